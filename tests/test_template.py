@@ -1,0 +1,461 @@
+"""Every combination of answers is baked and compared with what it should be; once per task it is tested and trained.
+
+The combinations come from cookiecutter.json, so a new choice is tested the day it appears, and fails until `ONLY_FOR`
+below spells out its files.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from cookiecutter.main import cookiecutter
+from cookiecutter.utils import create_env_with_context
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hooks import post_gen_project, pre_gen_project
+from tools.requirements import requirements
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = "{{cookiecutter.project_name}}"
+QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+CHOICES = {key: value for key, value in QUESTIONS.items() if isinstance(value, list) and not key.startswith("_")}
+COMBINATIONS = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+NAME = "my-Digits_2"
+
+# The files of a rendered project: those of every one, and those that one choice brings.
+COMMON = {
+    ".gitignore",
+    ".vscode/launch.json",
+    "README.md",
+    "core/__init__.py",
+    "core/annotations.py",
+    "core/command.py",
+    "core/errors.py",
+    "core/ingredients.py",
+    "core/parser.py",
+    "core/references.py",
+    "core/registry.py",
+    "core/settings.py",
+    "core/values.py",
+    "custom_functions.py",
+    "ingredients.ini",
+    "pantry/__init__.py",
+    "pantry/augment.py",
+    "pantry/data.py",
+    "pantry/losses.py",
+    "pantry/models.py",
+    "pantry/optimizers.py",
+    "pantry/preprocess.py",
+    "pantry/schedules.py",
+    "pyproject.toml",
+    "recipes/__init__.py",
+    "recipes/checkpoint.py",
+    "recipes/data.py",
+    "recipes/predict.py",
+    "recipes/runs.py",
+    "recipes/settings.py",
+    "recipes/train.py",
+    "recipes/validate.py",
+    "tests/test_data.py",
+    "train.py",
+}
+ONLY_FOR = {
+    ("task", "classification"): {"recipes/classification.py"},
+    ("data", "digits"): {"data/digits.tgz", "data/README.md"},
+    ("data", "mnist"): set(),
+    ("license", "MIT"): {"LICENSE"},
+    ("license", "Apache-2.0"): {"LICENSE"},
+    ("license", "BSD-3-Clause"): {"LICENSE"},
+    ("license", "none"): set(),
+}
+# Where a choice keeps one of several files under another name: what it is called in the template.
+SETTINGS = {"digits": "ingredients.ini", "mnist": "ingredients.mnist.ini"}
+ACCURACY = {"classification": 0.985}  # on validation, of the default training
+
+
+def combination_id(answers):
+    return "-".join(answers.values())
+
+
+every_combination = pytest.mark.parametrize("answers", COMBINATIONS, ids=combination_id)
+every_task = pytest.mark.parametrize("task", CHOICES["task"])
+
+
+@pytest.fixture(scope="module")
+def bake(cookies_session, template):
+    """Bake a project, once for the same answers; whoever writes into one asks for a fresh one."""
+    baked = {}
+
+    def bake(fresh=False, **answers):
+        key = tuple(answers.items())
+        if fresh or key not in baked:
+            result = cookies_session.bake(extra_context={"project_name": NAME} | answers, template=str(template))
+            assert result.exception is None, result.exception
+            if fresh:
+                return result.project_path
+            baked[key] = result.project_path
+        return baked[key]
+
+    return bake
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def run(command, cwd, env):
+    return subprocess.run([sys.executable, "-m", *command], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+# What is rendered
+
+
+@every_combination
+def test_exactly_these_files_are_rendered(bake, answers):
+    assert files_in(bake(**answers)) == COMMON.union(*(ONLY_FOR[item] for item in answers.items()))
+
+
+def test_every_file_of_the_template_reaches_some_project(tracked):
+    in_template = {name.removeprefix(f"{FOLDER}/") for name in tracked if name.startswith(f"{FOLDER}/")}
+    renamed = set(SETTINGS.values()) | {f"licenses/{name}.txt" for name in CHOICES["license"] if name != "none"}
+    assert in_template - renamed == COMMON.union(*ONLY_FOR.values()) - {"LICENSE", "ingredients.ini"}
+    assert renamed <= in_template
+
+
+@every_combination
+def test_python_and_archives_are_copied_byte_for_byte(bake, template, answers):
+    project = bake(**answers)
+    copied = [name for name in files_in(project) if name.endswith((".py", ".tgz", ".json", ".gitignore"))]
+    assert copied
+    for name in copied:
+        assert (project / name).read_bytes() == (template / FOLDER / name).read_bytes(), name
+
+
+@every_combination
+def test_no_jinja_is_left(bake, answers):
+    project = bake(**answers)
+    for name in files_in(project):
+        if not name.endswith((".py", ".tgz")):
+            text = (project / name).read_text(encoding="utf-8")
+            assert not re.search(r"\{\{|\{%|\{#|cookiecutter", text), name
+            assert text.endswith("\n") and not text.endswith("\n\n"), f"{name}: one newline at its end"
+
+
+@every_combination
+def test_settings_are_those_of_the_data_with_the_name_put_in(bake, template, answers):
+    source = (template / FOLDER / SETTINGS[answers["data"]]).read_text(encoding="utf-8")
+    rendered = (bake(**answers) / "ingredients.ini").read_text(encoding="utf-8")
+    assert rendered == source.replace("{{ cookiecutter.project_name }}", NAME)
+    assert f'name = "{NAME}"' in rendered
+
+
+@every_combination
+def test_pyproject_says_what_was_answered(bake, answers):
+    project = tomllib.loads((bake(**answers) / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == NAME
+    assert project["description"] == QUESTIONS["description"]
+    assert project["authors"] == [{"name": QUESTIONS["author"]}]
+    assert project.get("license", "none") == answers["license"]
+
+
+@every_combination
+def test_readme_names_the_project(bake, answers):
+    assert NAME in (bake(**answers) / "README.md").read_text(encoding="utf-8")
+
+
+LICENSE_OPENINGS = {
+    "MIT": f"MIT License\n\nCopyright (c) {QUESTIONS['author']}\n",
+    "Apache-2.0": "\n" + 33 * " " + "Apache License\n" + 27 * " " + "Version 2.0, January 2004\n",
+    "BSD-3-Clause": f"BSD 3-Clause License\n\nCopyright (c) {QUESTIONS['author']}\n",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CHOICES["license"] if name != "none"])
+def test_licence_is_the_one_chosen(bake, name):
+    assert (bake(license=name) / "LICENSE").read_text(encoding="utf-8").startswith(LICENSE_OPENINGS[name])
+
+
+@every_combination
+def test_rendering_is_lint_free(bake, user_env, answers):
+    for command in (["check"], ["format", "--check"]):
+        done = run(["ruff", *command, "--no-cache", "."], bake(**answers), user_env)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+# What it does
+
+
+@every_task
+def test_rendered_project_passes_its_own_tests(bake, user_env, task):
+    done = run(["pytest", "-q"], bake(fresh=True, task=task), user_env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+@every_task
+def test_rendered_project_trains_to_its_accuracy(bake, user_env, task):
+    project = bake(fresh=True, task=task)
+    done = subprocess.run([sys.executable, "train.py"], cwd=project, env=user_env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (metrics,) = project.glob("runs/*/*/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    assert max(line["accuracy"] for line in lines if line.get("split") != "testing") >= ACCURACY[task]
+    assert str(metrics.parent.relative_to(project)) in done.stdout.splitlines()[-1], "the last line names the run"
+
+
+def test_project_runs_where_it_lies(template, tmp_path, user_env):
+    project = shutil.copytree(template / FOLDER, tmp_path / FOLDER)
+    command = [sys.executable, "train.py", "--testing.debug", "True"]
+    done = subprocess.run(command, cwd=project, env=user_env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The questions
+
+
+def test_every_question_and_choice_is_put_in_words():
+    prompts = QUESTIONS["__prompts__"]
+    assert set(prompts) == {key for key in QUESTIONS if not key.startswith("_")}
+    for key, choices in CHOICES.items():
+        assert set(prompts[key]) == {"__prompt__", *choices}
+
+
+def test_hooks_know_every_choice():
+    for question, files_of in post_gen_project.ONLY_FOR.items():
+        assert set(files_of) == set(CHOICES[question])
+    assert set(post_gen_project.CHOSEN["license"]) == set(CHOICES["license"]) - {"none"}
+    assert set(post_gen_project.CHOSEN["data"]) == set(CHOICES["data"]) - {"digits"}
+
+
+@pytest.mark.parametrize("hook", sorted((ROOT / "hooks").glob("*.py")), ids=lambda hook: hook.stem)
+def test_hooks_take_answers_as_json_and_need_the_standard_library_alone(hook):
+    code = hook.read_text(encoding="utf-8")
+    assert re.findall(r"\{[{%#][^}]*", code) == ["{{ cookiecutter | tojson "]
+    assert set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M)) <= sys.stdlib_module_names
+
+
+# Refusals
+
+GOOD_NAMES = ["x", "a.b", "A_b-C", "9lives", "a--b", "test", "core", "json", "class", "my-torch", "x" * 64]
+BAD_NAMES = {  # each with a name that would do
+    "": "my-project",
+    ".": "my-project",
+    "..": "my-project",
+    "../x": "x",
+    "../../x/y": "x-y",
+    "a/b/c": "a-b-c",
+    "a\\b": "a-b",
+    "C:x": "C-x",
+    "~/x": "x",
+    "two words": "two-words",
+    "line\nbreak": "line-break",
+    "nul\0byte": "nul-byte",
+    "x\n": "x",
+    'x"; import os; os.system("touch pwned") #': "x-import-os-os-system-touch-pwned",
+    "x'''+__import__('os').system('touch pwned')+'''": "x-import-os-system-touch-pwned",
+    'x"""+__import__("os").system("touch pwned")+r"""': "x-import-os-system-touch-pwned-r",
+    "$(touch pwned)": "touch-pwned",
+    "-rf": "rf",
+    ".hidden": "hidden",
+    "trailing.": "trailing",
+    "trailing-": "trailing",
+    "d\u0456gits": "dgits",  # a Cyrillic letter that looks like an i
+    "\uff44igits": "digits",  # a fullwidth d
+    "d\xedgitos": "digitos",
+    "\U0001f600": "my-project",
+    "\udcff": "my-project",  # what a shell hands over for a byte that is no UTF-8
+    "x" * 300: "x" * 53,
+    "CON": "my-CON-project",
+    "com1.txt": "com1-txt",
+    "torch": "my-torch-project",
+    "typing.extensions": "my-typing-extensions-project",
+    "NVIDIA_cublas-cu13": "my-NVIDIA-cublas-cu13-project",
+}
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "/ABSOLUTE/x"], ids=ascii)
+def test_bad_name_is_refused_in_one_line_and_nothing_is_left(template, tmp_path, user_env, capfd, monkeypatch, name):
+    (tmp_path / "deep" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    name = name.replace("/ABSOLUTE", str(tmp_path))
+    better = BAD_NAMES.get(name, pre_gen_project.suggestion(name))
+    before = tree(tmp_path), tree(template)
+    with pytest.raises(Exception, match=r"^Hook script failed \(exit status: 1\)$"):
+        cookiecutter(
+            str(template),
+            no_input=True,
+            extra_context={"project_name": name},
+            output_dir=str(tmp_path / "deep" / "out"),
+            config_file=user_env["COOKIECUTTER_CONFIG"],
+        )
+    assert (tree(tmp_path), tree(template)) == before
+    refusals = [line for line in "".join(capfd.readouterr()).splitlines() if line]
+    assert len(refusals) == 1
+    assert re.fullmatch(rf"project_name .* will not do: .*\. This would: {re.escape(better)}", refusals[0])
+
+
+def test_bad_name_does_not_touch_a_folder_that_is_there(template, tmp_path, user_env):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "thesis.txt").touch()
+    (tmp_path / "out").mkdir()
+    command = ["cookiecutter", str(template), "--no-input", "--overwrite-if-exists", "-o", "out"]
+    done = run([*command, "project_name=../kept"], tmp_path, user_env)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, "the refusal is one line; cookiecutter adds its own report to stdout"
+    assert tree(tmp_path) == {"kept", "kept/thesis.txt", "out"}
+
+
+@pytest.mark.parametrize("key", ["description", "author"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "two\nlines", "tab\there", "bell\a", "\x7f", "\x85", "\u2028", "\udcff"], ids=ascii
+)
+def test_text_that_is_not_one_line_is_refused(key, text):
+    answers = {"__asked_name": "x", "description": "d", "author": "a", key: text}
+    assert re.fullmatch(rf"{key} .*: one line of text is needed.*", pre_gen_project.refusal(answers))
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_good_name_is_taken(name):
+    assert pre_gen_project.why_not(name) is None
+    assert rendered("__stand_in", project_name=name) == (name, "")
+
+
+def test_name_of_anything_installed_is_refused():
+    for requirement in requirements():
+        name = re.match(r"[\w.-]+", requirement)[0]
+        if name not in {"cookiecutter", "pytest-cookies", "pyyaml"}:  # the template's own
+            assert pre_gen_project.why_not(name) == "the project installs a package of that name"
+
+
+@given(st.text(max_size=80))
+@example("CON." + "x" * 80)
+@example("nvidia-" + "x" * 80)
+def test_suggested_name_will_do(name):
+    assert pre_gen_project.why_not(pre_gen_project.suggestion(name)) is None
+
+
+ENVIRONMENT = create_env_with_context({"cookiecutter": {}})
+
+
+def rendered(variable, **answers):
+    """The project's name afterwards, and the text of a private variable of cookiecutter.json."""
+    text = ENVIRONMENT.from_string(QUESTIONS[variable]).render(cookiecutter=answers)
+    return answers.get("project_name"), text
+
+
+@given(st.text(max_size=70) | st.text("aZ9._-/\\\n", max_size=70))
+def test_stand_in_replaces_every_name_that_is_no_plain_folder(name):
+    folder, _ = rendered("__stand_in", project_name=name)
+    if len(name) <= 64 and pre_gen_project.NAME.fullmatch(name):
+        assert folder == name
+    else:
+        assert re.fullmatch("refused-[a-zA-Z]{16}", folder)
+
+
+@pytest.mark.parametrize("key", ["description", "author"])
+@given(text=st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))))
+@example(text='\\"')
+@example(text="\\u0041 \\")
+def test_text_stands_in_toml_as_it_was_given(key, text):
+    _, escaped = rendered(f"__{key}_toml", **{key: text})
+    assert tomllib.loads(f'x = "{escaped}"') == {"x": text}
+
+
+NASTY = '""" \'\'\' \\ \\" \\n C:\\temp ${x} <b>&amp; $(touch pwned) % \u00e9 \u6f22 \U0001f600, # = [x]'
+
+
+def test_nasty_text_is_rendered_as_it_was_given(bake):
+    project = bake(description=NASTY, author=NASTY)
+    about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert about["description"] == NASTY
+    assert about["authors"] == [{"name": NASTY}]
+    assert f"Copyright (c) {NASTY}\n" in (project / "LICENSE").read_text(encoding="utf-8")
+
+
+# After rendering
+
+
+def test_next_commands_are_printed(template, tmp_path, user_env):
+    command = ["cookiecutter", str(template), "--no-input"]
+    done = run(command, tmp_path, user_env | {"PWD": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "\n    cd digits-classifier\n    python train.py\n" in done.stdout
+    done = run([*command, "-o", "else where"], tmp_path, user_env | {"PWD": str(tmp_path)})
+    assert f"\n    cd '{tmp_path}/else where/digits-classifier'\n" in done.stdout
+
+
+@every_combination
+def test_rendering_again_keeps_what_is_the_users(template, bake, user_env, answers):
+    project = bake(fresh=True, **answers)
+    before = files_in(project)
+    own = {"ingredients.large.ini", "data/mine/1.png", "runs/a/b/metrics.jsonl", "recipes/mine.py", "licenses/x.txt"}
+    for name in own:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("mine")
+    cookiecutter(
+        str(template),
+        no_input=True,
+        extra_context={"project_name": NAME} | answers,
+        output_dir=str(project.parent),
+        config_file=user_env["COOKIECUTTER_CONFIG"],
+        overwrite_if_exists=True,
+    )
+    assert files_in(project) == before | own
+    assert all((project / name).read_text() == "mine" for name in own)
+
+
+@every_combination
+def test_pruning_twice_changes_nothing(bake, monkeypatch, answers):
+    project = bake(**answers)
+    before = {name: (project / name).read_bytes() for name in files_in(project)}
+    monkeypatch.chdir(project)
+    post_gen_project.keep_chosen(answers)
+    assert {name: (project / name).read_bytes() for name in files_in(project)} == before
+
+
+# The commands
+
+
+def test_ci_and_workflow_call_make():
+    ci = ROOT / ".ci" / "run"
+    assert os.access(ci, os.X_OK)
+    assert ci.read_text().splitlines()[-1] == "make test"
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    steps = workflow["jobs"]["test"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make demo", "make test"]
+
+
+def test_ruff_is_one_version():
+    pinned = [requirement for requirement in requirements() if requirement.startswith("ruff==")]
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"
+    assert all(hook["additional_dependencies"] == pinned for hook in repo["hooks"])
+
+
+def test_old_python_is_refused_in_one_line(template, tmp_path, user_env):
+    shutil.copytree(template, tmp_path / "copy")
+    old = tmp_path / "python3.9"
+    old.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -c "import sys; sys.version_info = (3, 9); exec(sys.argv[1])" "$2"\n'
+    )
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "demo", f"PYTHON={old}"], cwd=tmp_path / "copy", env=user_env, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"Python 3.11 or newer is needed, {old} is 3.9: name another with make PYTHON=..." in done.stderr
+    assert not (tmp_path / "copy" / ".venv").exists()

@@ -1,0 +1,32 @@
+"""The ingredients language: an ini file -> a nested object, with functions called by name.
+
+>>> from core import parse, parse_and_resolve, registry
+>>> config = parse("ingredients.ini")  # values and references; functions stay names
+>>> config.training.scheme.epochs
+>>> config = parse_and_resolve("ingredients.ini")  # ... and functions called
+"""
+
+from pathlib import Path
+
+from .errors import IngredientsError, Place, Problem
+from .ingredients import Ingredients, located
+from .parser import parse, parse_string
+from .registry import registry, resolve
+
+__all__ = [
+    "Ingredients",
+    "IngredientsError",
+    "Place",
+    "Problem",
+    "located",
+    "parse",
+    "parse_and_resolve",
+    "parse_string",
+    "registry",
+    "resolve",
+]
+
+
+def parse_and_resolve(file: str | Path, overrides=()) -> Ingredients:
+    """Read an ini file and call the functions that it names. Raises IngredientsError with all problems found."""
+    return resolve(parse(file, overrides))

@@ -1,0 +1,64 @@
+"""The command line that all scripts share: an ini file, overrides by path, and errors without a traceback."""
+
+import sys
+
+from .errors import IngredientsError
+
+
+class Command:
+    """`with Command(...) as command:` ends the program with exit code 1 and a clear text on a mistake of the user.
+
+    A context manager, so that it adds no frame to the traceback of an error in the user's own code.
+    """
+
+    def __init__(self, description: str, declared: dict, argv: list[str] | None = None):
+        self.description, self.declared = description, declared
+        self.argv = list(sys.argv[1:] if argv is None else argv)
+        self.overrides, self.rest = _split_overrides(self.argv)
+        self.traceback = "--traceback" in self.rest
+
+    def parse(self, add_arguments=None):
+        """The arguments that are not overrides; `add_arguments(parser)` declares those of the script."""
+        import argparse
+
+        from .settings import help_text
+
+        parser = argparse.ArgumentParser(
+            description=self.description,
+            epilog="settings, each also as --section.key VALUE:\n\n" + help_text(self.declared),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            usage="%(prog)s [options] [--section.key VALUE ...]",
+        )
+        if add_arguments:
+            add_arguments(parser)
+        parser.add_argument("--add", metavar="PATH=VALUE", help="add a setting that the file does not have")
+        parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was found")
+        return parser.parse_args(self.rest)
+
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, IngredientsError) and not self.traceback:
+            print(f"{error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+def _split_overrides(argv: list[str]) -> tuple[list, list]:
+    """`--a.b.c value`, `--a.b.c=value` and `--add a.b=value` out of the arguments; the rest as it was."""
+    overrides, rest, tokens = [], [], iter(argv)
+    for token in tokens:
+        add = token == "--add" or token.startswith("--add=")
+        if add:
+            token = "--" + (token.partition("=")[2] if "=" in token else next(tokens, ""))
+        name, equals, value = token[2:].partition("=")
+        if token.startswith("--") and ("." in name or add):
+            if not equals and not add:
+                value = next(tokens, None)
+            if value is None or (add and not equals):
+                raise SystemExit(f"{token}: a value is missing; write {token}{'=' if add else ' '}VALUE")
+            overrides.append((name, value, add))
+        else:
+            rest.append(token)
+    return overrides, rest

@@ -1,0 +1,102 @@
+"""A run is a folder: the ingredients and functions as they were, the machine, the figures, the weights."""
+
+import json
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from core import Ingredients, IngredientsError
+from core.errors import suggest
+
+CHECKPOINTS = "checkpoints"
+
+
+def create(parent: Path, ingredients: Ingredients, name: str | None = None) -> Path:
+    """A new run folder in `parent`, named by the time, with all that is needed to do the run again."""
+    folder = parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
+    if name is not None and folder.exists():
+        shutil.rmtree(folder)
+    number = 2
+    while True:
+        try:
+            (folder / CHECKPOINTS).mkdir(parents=True)
+            break
+        except FileExistsError:  # another run of the same second
+            folder = parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{number}"
+            number += 1
+    (folder / "ingredients.ini").write_text(str(ingredients), encoding="utf-8")
+    if Path("custom_functions.py").is_file():
+        shutil.copy2("custom_functions.py", folder)
+    (folder / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def _environment() -> dict:
+    from importlib.metadata import distributions
+
+    packages = {found.metadata["Name"]: found.version for found in distributions() if found.metadata["Name"]}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": {"commit": _git("rev-parse", "HEAD"), "changes": _git("status", "--porcelain")},
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or no repository
+    return done.stdout.strip()
+
+
+def newest(parent: Path) -> Path | None:
+    """The run folder with the newest last checkpoint; debug runs do not count."""
+    found = [path for path in parent.glob(f"*/{CHECKPOINTS}/last.pt") if path.parent.parent.name != "debug"]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent.parent if found else None
+
+
+def find_checkpoint(parent: Path, named: str | None) -> Path:
+    """The checkpoint of a run folder (its best one) or file; without a name, of the newest run in `parent`."""
+    path = Path(named) if named else newest(parent)
+    if path is None:
+        raise IngredientsError(
+            f"{parent}: no run here yet; python train.py makes one, or name a checkpoint by --run PATH"
+        )
+    if path.is_dir():
+        path = path / CHECKPOINTS / "best.pt"
+    if not path.is_file():
+        runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
+        raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(named or str(path), runs)}")
+    return path
+
+
+def say(folder: Path, text: str) -> None:
+    """Print a line, without breaking a progress bar, and keep it in the run's log."""
+    tqdm.write(text)
+    with open(folder / "log.txt", "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def record(folder: Path, **figures) -> None:
+    """Append a line to metrics.jsonl."""
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(figures) + "\n")
+
+
+def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
+    """The settings in which two ingredients differ, as `path: old -> new`."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        where = f"{path}.{key}" if path else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Ingredients) and isinstance(after, Ingredients):
+            lines += differences(before, after, where)
+        elif before != after or type(before) is not type(after):
+            lines.append(f"{where}: {before} -> {after}")
+    return lines

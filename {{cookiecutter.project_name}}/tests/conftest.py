@@ -1,0 +1,71 @@
+"""A tiny data set as an archive, and the shipped ingredients turned to it: tests train in a second, elsewhere."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from core import resolve
+from recipes.settings import read_ingredients
+
+HERE = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory):
+    """tiny.tgz: 3 classes of 8x8 grey images, 20 of each for training, 5 for testing; two bright columns tell which."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("archive")
+    random = np.random.default_rng(0)
+    for split, count in (("training", 20), ("testing", 5)):
+        for label in range(3):
+            for index in range(count):
+                pixels = random.integers(0, 100, (8, 8), dtype=np.uint8)
+                pixels[:, label * 3 : label * 3 + 2] += 120
+                path = folder / "tiny" / split / f"class-{label}" / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    with tarfile.open(folder / "tiny.tgz", "w:gz") as tar:
+        tar.add(folder / "tiny", "tiny")
+    return folder / "tiny.tgz"
+
+
+@pytest.fixture
+def overrides(archive, tmp_path, monkeypatch):
+    """What turns the shipped ingredients to the tiny data, in a scratch folder that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return {
+        "project.name": "tiny",
+        "project.data.source": f"file:{archive}",
+        "project.data.root": f"{tmp_path}/data/",
+        "project.meta.n_classes": "3",
+        "training.load_dataset.source": f"{tmp_path}/data/tiny",
+        "training.scheme.epochs": "3",
+        "training.scheme.batch_size": "16",
+        "training.scheme.early_stop": "False",
+    }
+
+
+@pytest.fixture
+def read(overrides):
+    """read({"training.scheme.epochs": "5"}) -> the shipped ingredients, turned to the tiny data and changed."""
+
+    def read(changes=None):
+        merged = overrides | (changes or {})
+        return read_ingredients(HERE / "ingredients.ini", [(path, text, True) for path, text in merged.items()])
+
+    return read
+
+
+@pytest.fixture
+def train(read):
+    """train(changes) -> the run's folder."""
+    from recipes.train import train as train_recipe
+
+    def run(changes=None):
+        ingredients = read(changes)
+        return train_recipe(ingredients, resolve(ingredients))
+
+    return run
