@@ -51,6 +51,7 @@ COMMON = {
     "pantry/__init__.py",
     "pantry/augment.py",
     "pantry/data.py",
+    "pantry/download.py",
     "pantry/losses.py",
     "pantry/models.py",
     "pantry/optimizers.py",
@@ -65,7 +66,12 @@ COMMON = {
     "recipes/settings.py",
     "recipes/train.py",
     "recipes/validate.py",
+    "tests/cases.json",
+    "tests/conftest.py",
     "tests/test_data.py",
+    "tests/test_language.py",
+    "tests/test_pantry.py",
+    "tests/test_train.py",
     "train.py",
 }
 ONLY_FOR = {

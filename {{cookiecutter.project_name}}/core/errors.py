@@ -66,7 +66,10 @@ def suggest(name: str, names, quote: str = "{}") -> str:
     names = list(names)
     found = nearest(name, names)
     if found:
-        return "Did you mean " + " or ".join(quote.format(other) for other in found[:2]) + "?"
+        from difflib import SequenceMatcher
+
+        near = SequenceMatcher(None, name.lower(), found[0].lower()).ratio() > 0.85  # then a second only distracts
+        return "Did you mean " + " or ".join(quote.format(other) for other in found[: 1 if near else 2]) + "?"
     if not names:
         return "There are none."
     shown = ", ".join(quote.format(other) for other in names[:12])

@@ -49,8 +49,9 @@ def _torchvision_model(name: str, in_channels: int, output_classes: int):
     import torchvision
     from torch import nn
 
-    settings = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception_v3": {"aux_logits": False}}
-    model = torchvision.models.get_model(name, weights=None, num_classes=output_classes, **settings.get(name, {}))
+    # These two would give several outputs while they train, and warn of their slow initialisation.
+    plain = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=output_classes, **plain)
     if in_channels == 3:
         return model
 
