@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -216,6 +217,103 @@ def test_rendered_project_trains_to_its_accuracy(bake, user_env, task):
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     assert max(line["accuracy"] for line in lines if line.get("split") != "testing") >= ACCURACY[task]
     assert str(metrics.parent.relative_to(project)) in done.stdout.splitlines()[-1], "the last line names the run"
+
+
+def test_settings_of_the_other_data_pass_the_tests_of_the_recipe(bake, user_env):
+    done = run(["pytest", "-q", "tests/test_train.py"], bake(fresh=True, data="mnist"), user_env)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+ARTICLE_INI = """\
+[project]
+version = 0.0.1
+name = mnist-classification
+root = .
+[project.data]
+source = https://s3.amazonaws.com/fast-ai-imageclas/mnist_png.tgz
+root = ${root}/data/
+[project.meta]
+task = classification
+n_classes = 10
+
+[model]
+version= 0.0.0
+[model.architecture]
+backbone = small_cnn
+output_classes = ${project.meta.n_classes}
+
+[training.load_dataset]
+@load_dataset = load_mnist_from_disk
+source = ${project.data.root}
+[training.preprocess]
+@preprocess = divide_by_255
+[training.scheme]
+epochs = 10
+batch_size = 128
+early_stop = True
+[training.model]
+save_dir = ${project.root}/models/
+save_name = ${save_dir}/${model.version}/model.pth
+save_all_checkpoints = False
+
+[testing]
+debug = False
+[testing.preprocess]
+@preprocess = resize_and_divide_by_255
+"""
+ARTICLE_FUNCTIONS = """\
+from core import registry
+
+registry.create("load_dataset")
+registry.create("preprocess")
+
+@registry.load_dataset.register("load_mnist_from_disk")
+def wrapper(source):
+    def loader():
+        import tarfile, io
+        import numpy as np
+        from PIL import Image
+        with tarfile.open(source + "digits.tgz") as tar:
+            files = [m for m in tar.getmembers() if m.name.endswith(".png") and "/training/" in m.name]
+            X = np.stack([np.asarray(Image.open(io.BytesIO(tar.extractfile(m).read()))) for m in files])
+        y = np.array([int(m.name.split("/")[-2]) for m in files])
+        return X, y
+    return loader
+
+@registry.preprocess.register("divide_by_255")
+def wrapper():
+    def preprocess(input):
+        return input/255.
+    return preprocess
+
+@registry.preprocess.register("resize_and_divide_by_255")
+def wrapper():
+    def preprocess(input):
+        import numpy as np
+        from PIL import Image
+        input = np.asarray(Image.fromarray(input).resize((8, 8)))
+        return input/255.
+    return preprocess
+"""
+
+
+def test_experiment_of_the_articles_trains_as_it_is(bake, user_env):
+    """Their settings and functions, on the images at hand: sections that we add stay away, and defaults serve."""
+    project = bake(fresh=True, data="digits")
+    (project / "ingredients.ini").write_text(ARTICLE_INI, encoding="utf-8")
+    (project / "custom_functions.py").write_text(ARTICLE_FUNCTIONS, encoding="utf-8")
+    done = subprocess.run([sys.executable, "train.py"], cwd=project, env=user_env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1,200 training and 300 validation samples, 10 classes" in done.stdout
+    (metrics,) = project.glob("runs/mnist-classification/*/metrics.jsonl")
+    assert max(json.loads(line)["accuracy"] for line in metrics.read_text().splitlines()) >= 0.95
+    assert (project / "models/0.0.0/model.pth").is_file()
+    with tarfile.open(project / "data/digits.tgz") as tar:
+        image = next(member for member in tar.getmembers() if "/testing/7/" in member.name)
+        tar.extract(image, project, filter="data")
+    command = [sys.executable, "-m", "recipes.predict", image.name]
+    done = subprocess.run(command, cwd=project, env=user_env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[1] == "7", done.stdout + done.stderr
 
 
 def test_project_runs_where_it_lies(template, tmp_path, user_env):

@@ -2,9 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = ["matplotlib"]
 # ///
-"""Draw docs/demo.png, the picture of the README: `cd PROJECT && python TEMPLATE/tools/draw_result.py TEMPLATE/docs/demo.png`.
+"""Draw docs/demo.png, the picture of the README: in a trained project, `python TEMPLATE/tools/draw_result.py demo.png`.
 
-Runs in a trained project, in its environment with matplotlib added: accuracy by epoch, and test images as predicted.
+In the environment of that project, with matplotlib added. Accuracy by epoch, and test images as predicted.
 """
 
 import json
