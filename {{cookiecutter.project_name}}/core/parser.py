@@ -123,21 +123,22 @@ def _read_text(file: Path) -> str:
 
 def _merge(base: dict, over: dict, problems: list) -> None:
     """Lay the sections `over` on the sections `base`, in place."""
-    for path, section in over.items():
-        below = base.get(path)
-        if below is None:
-            base[path] = section
-            continue
-        if _function(below) and _function(section) and _function(below) != _function(section):
+    for path in [path for path in over if path in base]:
+        before, after = _function(base.get(path)), _function(over[path])
+        if before and after and before != after:
             _drop_arguments(base, path)
-            below = base[path]
-        below.place = section.place
-        below.entries.update(section.entries)
+    for path, section in over.items():
+        if path in base:
+            base[path].place = section.place
+            base[path].entries.update(section.entries)
+        else:
+            base[path] = section
     _check_shape(base, problems)
 
 
-def _function(section: Section):
-    return next(((key, entry.raw.strip("\"'")) for key, entry in section.entries.items() if key[0] == "@"), None)
+def _function(section: Section | None):
+    entries = section.entries.items() if section else ()
+    return next(((key, entry.raw.strip("\"'")) for key, entry in entries if key[0] == "@"), None)
 
 
 def _drop_arguments(sections: dict, path: str) -> None:
