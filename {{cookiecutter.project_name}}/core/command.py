@@ -40,6 +40,9 @@ class Command:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        if kind is KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None  # 128 + SIGINT, as shells count
         if isinstance(error, IngredientsError) and not self.traceback:
             print(f"{error}", file=sys.stderr)
             raise SystemExit(1) from None

@@ -22,9 +22,10 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        subject = f"{self.key} = {_short(self.raw)}" if self.raw else self.key
-        head = f"{self.place}: {subject}" if subject else f"{self.place}:"
-        return head + "\n    " + self.message.replace("\n", "\n    ")
+        raw = self.raw.replace("\n", " ")
+        subject = f"{self.key} = {raw[:119]}{'…' if len(raw) > 119 else ''}" if raw else self.key
+        message = self.message.replace("\n", "\n    ")
+        return f"{self.place}:{' ' + subject if subject else ''}\n    {message}"
 
 
 class IngredientsError(Exception):
@@ -38,39 +39,24 @@ class IngredientsError(Exception):
         super().__init__(problems)
 
     def __str__(self) -> str:
-        if not self.problems:
-            return str(self.args[0])
-        return "\n".join(str(problem) for problem in self.problems)
-
-
-def _short(raw: str, width: int = 120) -> str:
-    line = " ".join(raw.split("\n"))
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def nearest(name: str, names, most: int = 3) -> list[str]:
-    """The names most like `name`, best first; those that end in the same word come before others."""
-    from difflib import SequenceMatcher, get_close_matches
-
-    names = [other for other in dict.fromkeys(names) if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
-    lowered = name.lower()
-    same = [other for other in names if other.lower() == lowered]
-    last = lowered.replace(":", ".").rpartition(".")[2]
-    ending = [other for other in names if "." in other and other.lower().rpartition(".")[2] == last]
-    ending.sort(key=lambda other: -SequenceMatcher(None, lowered, other.lower()).ratio())
-    return list(dict.fromkeys(same + ending + get_close_matches(name, names, n=most, cutoff=0.6)))[:most]
+        return "\n".join(map(str, self.problems)) or str(self.args[0])
 
 
 def suggest(name: str, names, quote: str = "{}") -> str:
     """`Did you mean x?`, or the names that exist when none is near."""
-    names = list(names)
-    found = nearest(name, names)
-    if found:
-        from difflib import SequenceMatcher
+    from difflib import SequenceMatcher, get_close_matches
 
-        near = SequenceMatcher(None, name.lower(), found[0].lower()).ratio() > 0.85  # then a second only distracts
-        return "Did you mean " + " or ".join(quote.format(other) for other in found[: 1 if near else 2]) + "?"
-    if not names:
-        return "There are none."
-    shown = ", ".join(quote.format(other) for other in names[:12])
-    return f"There is {shown}" + (f" and {len(names) - 12} more." if len(names) > 12 else ".")
+    names = list(dict.fromkeys(names))
+    last = name.lower().replace(":", ".").rpartition(".")[2]
+
+    def likeness(other: str) -> float:
+        return SequenceMatcher(None, name.lower(), other.lower()).ratio()
+
+    near = [other for other in names if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
+    found = sorted((other for other in near if other.lower().rpartition(".")[2] == last), key=likeness, reverse=True)
+    found = list(dict.fromkeys([*found, *get_close_matches(name, near, n=2, cutoff=0.6)]))[:2]
+    if found:  # beside a very near name a second one only distracts
+        found = found[:1] if likeness(found[0]) > 0.85 else found
+        return f"Did you mean {' or '.join(map(quote.format, found))}?"
+    shown = ", ".join(map(quote.format, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"There is {shown}." if names else "There are none."

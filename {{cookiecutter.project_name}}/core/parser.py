@@ -5,17 +5,18 @@ import re
 from pathlib import Path
 
 from .errors import IngredientsError, Place, Problem, suggest
-from .ingredients import Entry, Ingredients, Section, build
+from .ingredients import Ingredients
 from .references import resolve_references
-from .settings import check_settings, declared_paths, is_declared
+from .settings import check_settings, declared_paths
 from .values import BIDIRECTIONAL, BROKEN, MAX_DEPTH, as_written, bracket_depth, read_value, strip_comment
 
 MAX_BYTES = 10_000_000
-COMMAND_LINE = Place("command line")
+COMMAND_LINE = "command line"
 
 _LINE_END = re.compile("\r\n|\r|\n")
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
+_DUNDER = "names with two leading underscores are Python's own; choose another"
 
 
 def parse(file: str | Path, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
@@ -27,32 +28,40 @@ def parse(file: str | Path, overrides=(), declared: dict | None = None, checks=(
     Raises IngredientsError with all problems found, those of the checks included.
     """
     problems = []
-    sections = _read_file(Path(file), problems, ())
-    _apply_overrides(sections, overrides, problems, declared or {})
-    if declared is not None:
-        checks = (lambda ingredients: check_settings(ingredients, declared), *checks)
-    return _finish(sections, problems, checks)
+    return _finish(_read_file(Path(file), problems, ()), problems, overrides, declared, checks)
 
 
 def parse_string(text: str, overrides=()) -> Ingredients:
     """Like `parse`, of a text."""
     problems = []
-    sections = _read_lines(text, "<text>", problems)
-    if "META" in sections and "base" in sections["META"].entries:
-        entry = sections["META"].entries["base"]
-        problems.append(Problem(entry.place, "META.base", entry.raw, "only a file can have a base file"))
-    _apply_overrides(sections, overrides, problems, {})
-    return _finish(sections, problems, ())
+    nodes = _read_lines(text, "<text>", problems)
+    if "base" in nodes.get("META", ()):
+        problems.append(_problem(nodes["META"], "base", "only a file can have a base file"))
+    return _finish(nodes, problems, overrides, None, ())
 
 
-def _finish(sections: dict, problems: list, checks) -> Ingredients:
-    resolve_references(sections, problems)
-    ingredients = build(sections)
+def _finish(nodes: dict, problems: list, overrides, declared: dict | None, checks) -> Ingredients:
+    for path, text, *add in overrides:
+        raw = text if isinstance(text, str) else as_written(text)
+        message = _override(nodes, path, raw, any(add), declared_paths(declared or {}))
+        if message:
+            problems.append(Problem(Place(COMMAND_LINE), "--" + path, raw, message))
+    root = Ingredients()
+    for path, node in nodes.items():
+        parent, _, name = path.rpartition(".")
+        (nodes[parent] if parent else root).setdefault(name, node)
+    resolve_references(nodes, problems)
+    if declared is not None:
+        problems += check_settings(root, declared)
     for check in checks:  # also where problems were found: all are told at once
-        problems += check(ingredients)
+        problems += check(root)
     if problems:
         raise IngredientsError(sorted(problems, key=lambda problem: problem.place))
-    return ingredients
+    return root
+
+
+def _problem(node: Ingredients, key: str, message: str) -> Problem:
+    return Problem(node.where(key), f"{node._path}.{key}", node.written(key), message)
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -60,99 +69,92 @@ def _finish(sections: dict, problems: list, checks) -> Ingredients:
 
 def _read_file(file: Path, problems: list, children: tuple) -> dict:
     """The sections of `file`, merged over those of its base files."""
-    sections = _read_lines(_read_text(file), _shown(file), problems)
-    meta = sections.get("META")
-    if meta is None or "base" not in meta.entries:
-        return sections
-    entry = meta.entries["base"]
-    chain = (*children, file.resolve())
-    bases = entry.value if isinstance(entry.value, list) else [entry.value]
-    merged = {}
-    for base in bases:
-        problem = None
-        if not isinstance(base, str) or not base:
-            problem = "name the base file as text, or a list of such names"
-        elif (file.parent / base).resolve() in chain:
-            names = [*chain[chain.index((file.parent / base).resolve()) :], (file.parent / base).resolve()]
-            problem = "base files go in a circle: " + " -> ".join(path.name for path in names)
-        elif not (file.parent / base).is_file():
-            near = [path.name for path in file.parent.glob("*.ini")]
-            problem = f"there is no file {file.parent / base}. " + suggest(base, near)
-        if problem:
-            problems.append(Problem(entry.place, "META.base", entry.raw, problem))
+    nodes = _read_lines(_read_text(file), _shown(file), problems)
+    meta = nodes.get("META", Ingredients())
+    if "base" not in meta:
+        return nodes
+    chain, merged = (*children, file.resolve()), {}
+    for base in meta["base"] if isinstance(meta["base"], list) else [meta["base"]]:
+        path = file.parent / base if isinstance(base, str) and base else None
+        if path is None:
+            problems.append(_problem(meta, "base", "name the base file as text, or a list of such names"))
+        elif path.resolve() in chain:
+            names = [other.name for other in (*chain[chain.index(path.resolve()) :], path.resolve())]
+            problems.append(_problem(meta, "base", "base files go in a circle: " + " -> ".join(names)))
+        elif not path.is_file():
+            near = suggest(base, [other.name for other in file.parent.glob("*.ini")])
+            problems.append(_problem(meta, "base", f"there is no file {path}. {near}"))
         else:
-            _merge(merged, _read_file(file.parent / base, problems, chain), problems)
-    del meta.entries["base"]
-    if not meta.entries:
-        del sections["META"]
-    _merge(merged, sections, problems)
+            _merge(merged, _read_file(path, problems, chain), problems)
+    del meta["base"], meta._entries["base"]
+    if not meta:
+        del nodes["META"]
+    _merge(merged, nodes, problems)
     return merged
 
 
 def _shown(file: Path) -> str:
     """The shorter of the path as given and the path from the current folder."""
     try:
-        relative = os.path.relpath(file)
-    except ValueError:  # another drive
+        return min(str(file), os.path.relpath(file), key=len)
+    except ValueError:  # on another drive
         return str(file)
-    return min(str(file), relative, key=len)
 
 
 def _read_text(file: Path) -> str:
     where = _shown(file)
     try:
-        size = file.stat().st_size
-        data = b"" if file.is_dir() or size > MAX_BYTES else file.read_bytes()
+        if file.is_dir():
+            raise IngredientsError(f"{where}: is a folder; name the ini file in it")
+        with open(file, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        near = [path.name for path in file.absolute().parent.glob("*.ini")]
-        raise IngredientsError(f"{where}: there is no such file. {suggest(file.name, near)}") from None
+        near = suggest(file.name, [path.name for path in file.absolute().parent.glob("*.ini")])
+        raise IngredientsError(f"{where}: there is no such file. {near}") from None
     except (OSError, ValueError) as error:
         raise IngredientsError(f"{where}: cannot be read ({error})") from None
-    if file.is_dir():
-        raise IngredientsError(f"{where}: is a folder; name the ini file in it")
-    if size > MAX_BYTES or len(data) > MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise IngredientsError(f"{where}: is larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = len(_LINE_END.findall(data[: error.start].decode("utf-8", "replace"))) + 1
-        raise IngredientsError(
-            [Problem(Place(where, line), "", "", f"byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8")]
-        ) from None
+        message = f"byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8"
+        raise IngredientsError([Problem(Place(where, line), "", "", message)]) from None
 
 
 def _merge(base: dict, over: dict, problems: list) -> None:
     """Lay the sections `over` on the sections `base`, in place."""
     for path in [path for path in over if path in base]:
-        before, after = _function(base.get(path)), _function(over[path])
+        before, after = _function(base.get(path, {})), _function(over[path])
         if before and after and before != after:
             _drop_arguments(base, path)
-    for path, section in over.items():
+    for path, node in over.items():
         if path in base:
-            base[path].place = section.place
-            base[path].entries.update(section.entries)
+            base[path]._place = node._place
+            base[path].update(node)
+            base[path]._entries.update(node._entries)
         else:
-            base[path] = section
+            base[path] = node
     _check_shape(base, problems)
 
 
-def _function(section: Section | None):
-    entries = section.entries.items() if section else ()
-    return next(((key, entry.raw.strip("\"'")) for key, entry in entries if key[0] == "@"), None)
+def _function(node: dict) -> tuple | None:
+    return next(((key, value) for key, value in node.items() if key[0] == "@"), None)
 
 
-def _drop_arguments(sections: dict, path: str) -> None:
+def _drop_arguments(nodes: dict, path: str) -> None:
     """Another function takes other arguments: those of the one before must not leak into it."""
-    for other in [other for other in sections if other.startswith(path + ".")]:
-        del sections[other]
-    sections[path] = Section(sections[path].place)
+    for other in [other for other in nodes if other.startswith(path + ".")]:
+        del nodes[other]
+    nodes[path] = Ingredients((), path, nodes[path]._place)
 
 
 # ---------------------------------------------------------------------------------------------------- lines
 
 
 def _read_lines(text: str, file: str, problems: list) -> dict:
-    """The sections of one text, flat: dotted path -> Section."""
+    """The sections of one text by their dotted path; values are read, references not yet resolved."""
 
     def problem(line, message, key="", raw=""):
         problems.append(Problem(Place(file, line), key, raw, message))
@@ -160,7 +162,7 @@ def _read_lines(text: str, file: str, problems: list) -> dict:
     lines = _LINE_END.split(text.removeprefix("\ufeff"))
     if _FORBIDDEN.search(text):
         _refuse_characters(lines, problem)
-    sections, section, path = {}, None, ""
+    nodes, node, path = {}, None, ""
     number, count = 0, len(lines)
     while number < count:
         line = lines[number]
@@ -169,211 +171,178 @@ def _read_lines(text: str, file: str, problems: list) -> dict:
         if first == "" or first in "#;":
             continue
         if first == "[":
-            path = _header(line, number, sections, problem)
-            section = sections[path] if path else Section(Place(file, number))
-            section.place = Place(file, number)
+            path = _header(line, number, nodes, problem)
+            node = Ingredients((), path, Place(file, number))
+            if path:
+                nodes[path] = node
             continue
         if first in " \t":
-            _stray_indented_line(line.strip(" \t"), number, problem)
+            if line.strip(" \t")[:1] not in ("", "#", ";"):
+                message = "an indented line, but no text value stands above that it could continue; unindent it"
+                problem(number, message, line.strip(" \t"))
             continue
         start = number
-        key, raw = _split(line)
+        key, equals, raw = line.partition("=")
+        if ":" in key:
+            key, equals, raw = line.partition(":")
+        key, raw = key.rstrip(" \t"), raw.strip(" \t")
+        if "#" in raw:
+            raw = strip_comment(raw).rstrip(" \t")
         if number < count and (lines[number][:1] in ("", " ", "\t", "#", ";") or raw[:1] in ("[", "{")):
-            raw, number = _continuation(lines, number, raw, path, key, problem)
-        message = _key_problem(key, section)
-        if message:
-            problem(start, message, f"{path}.{key}" if path and key else key or "", "" if key is None else raw)
-            continue
+            raw, number = _continuation(lines, number, raw, f"{path}.{key}", problem)
+        if not equals or node is None or not key or key[0] in "@_" or "." in key or key in node:
+            message = _key_problem(key, equals, node)
+            if message:
+                problem(start, message, f"{path}.{key}" if path and equals and key else key, raw)
+                continue
         try:
-            value, references = read_value(raw)
+            node[key], references = read_value(raw)
         except ValueError as error:
             problem(start, str(error), f"{path}.{key}", raw)
-            value, references = BROKEN, ()
-        section.entries[key] = Entry(path, key, value, raw, file, start, references)
-    _check_shape(sections, problems)
-    return sections
+            node[key], references = BROKEN, ()
+        node._entries[key] = (raw, file, start, references or None)
+    _check_shape(nodes, problems)
+    return nodes
 
 
 def _refuse_characters(lines: list, problem) -> None:
     for number, line in enumerate(lines, 1):
         for bad in dict.fromkeys(_FORBIDDEN.findall(line)):
-            kind = "NUL" if bad == "\0" else "a bidirectional control" if bad in BIDIRECTIONAL else "a lone surrogate"
-            problem(
-                number,
-                f'the character U+{ord(bad):04X} ({kind}) is not allowed; delete it, or write "\\u{ord(bad):04x}"',
+            kind = (
+                "NUL" if bad == "\0" else "a lone surrogate" if bad < "\uf000" and bad > "\ud700" else "it hides text"
             )
+            advice = f'delete it, or write "\\u{ord(bad):04x}"'
+            problem(number, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}")
 
 
-def _header(line: str, number: int, sections: dict, problem) -> str:
-    """The path of a `[section]` line, entered into `sections`; "" when it is wrong."""
-    inner, bracket, rest = line[1:].partition("]")
+def _header(line: str, number: int, nodes: dict, problem) -> str:
+    """The path of a `[section]` line; "" when it is wrong."""
+    path, bracket, rest = line[1:].partition("]")
     rest = rest.strip(" \t")
-    path = ".".join(part.strip(" \t") for part in inner.split("."))
+    if " " in path or "\t" in path:
+        path = ".".join(part.strip(" \t") for part in path.split("."))
     message = None
     if not bracket:
         message = f"the section does not close: write [{path}]"
     elif rest and rest[0] not in "#;":
         message = f"there is text after the section's name: {rest}; put it on a line of its own"
-    elif not all(path.split(".")):
-        message = "a section's name has non-empty parts between dots, as in [training.scheme]"
-    elif "[" in path or "$" in path or "@" in path:
+    elif not path or ".." in f".{path}." or "[" in path or "$" in path or "@" in path:
         message = "a section's name is plain words between dots, as in [training.scheme]"
     elif path == "DEFAULT":
         message = "[DEFAULT] would hand its values to every section unseen; write a section and refer to it by ${...}"
-    elif any(part.startswith("__") for part in path.split(".")):
-        message = "names with two leading underscores are Python's own; choose another"
+    elif "__" in path and any(part.startswith("__") for part in path.split(".")):
+        message = _DUNDER
     elif path.count(".") >= MAX_DEPTH:
         message = f"nested deeper than {MAX_DEPTH}"
-    elif path in sections:
-        message = f"[{path}] stands already at line {sections[path].place.line}; put both together"
+    elif path in nodes:
+        message = f"[{path}] stands already at line {nodes[path]._place.line}; put both together"
     if message:
         problem(number, message, f"[{path}" + ("]" if bracket else ""))
         return ""
-    sections[path] = Section(None)
     return path
 
 
-def _split(line: str) -> tuple:
-    equals, colon = line.find("="), line.find(":")
-    at = min(equals, colon) if equals >= 0 and colon >= 0 else max(equals, colon)
-    if at < 0:
-        return None, line.strip(" \t")
-    raw = line[at + 1 :].strip(" \t")
-    return line[:at].rstrip(" \t"), strip_comment(raw).rstrip(" \t") if raw else raw
-
-
-def _key_problem(key: str | None, section: Section | None) -> str | None:
-    if key is None:
+def _key_problem(key: str, equals: str, node: Ingredients | None) -> str | None:
+    if not equals:
         return "this is neither a [section], a key = value nor a # comment; write key = value"
     if not key:
         return "the key is missing: write key = value"
-    if section is None:
+    if node is None:
         return "a setting before any section; put a [section] line above it"
     if key.startswith("__"):
-        return "names with two leading underscores are Python's own; choose another"
+        return _DUNDER
     if "." in key:
         return (
             f"a key holds no dots; write [{key.rpartition('.')[0]}] below this section's name and the last word as key"
         )
-    if key in section.entries:
-        first = section.entries[key]
-        return f"{key} stands already at line {first.line} ({key} = {first.raw}); remove one"
-    if key[0] == "@":
-        other = next((name for name in section.entries if name[0] == "@"), None)
-        if other:
-            return f"a section calls one function, and this one has {other} at line {section.entries[other].line}"
-        if key == "@":
-            return "name the registry: write @registry = function"
-    return None
+    if key in node:
+        return f"{key} stands already at line {node.where(key).line} ({key} = {node.written(key)}); remove one"
+    other = next((name for name in node if name[0] == "@"), None)
+    if key[0] == "@" and other:
+        return f"a section calls one function, and this one has {other} at line {node.where(other).line}"
+    return "name the registry: write @registry = function" if key == "@" else None
 
 
-def _stray_indented_line(text: str, number: int, problem) -> None:
-    if text and text[0] not in "#;":
-        problem(number, "an indented line, but no text value stands above that it could continue; unindent it", text)
-
-
-def _continuation(lines: list, number: int, raw: str, path: str, key, problem) -> tuple:
+def _continuation(lines: list, number: int, raw: str, key: str, problem) -> tuple[str, int]:
     """`raw` with the indented lines after it, and the number of the last line taken."""
     is_open = raw[:1] in ("[", "{")
     depth = bracket_depth(raw) if is_open else 0
-    taken, start, parts = number, number, [raw]
-    while number < len(lines):
-        line = lines[number]
-        text = line.strip(" \t")
-        if text and text[0] not in "#;":
-            if line[0] not in " \t" and not (depth > 0 and line[0] in "]}"):
+    taken, parts = number, [raw]
+    for number in range(number, len(lines)):  # noqa: B020
+        text = lines[number].strip(" \t")
+        if not text or text[0] in "#;":
+            if is_open and depth <= 0:
                 break
-            message = _continuation_problem(text, parts[0], depth, is_open)
-            if message:
-                problem(number + 1, message, f"{path}.{key}" if key else "", text)
-            else:
-                text = strip_comment(text).rstrip(" \t")
-                depth += bracket_depth(text) if is_open else 0
-                parts.append(text)
-            taken = number + 1
-        elif is_open and depth <= 0:
+            continue
+        if lines[number][0] not in " \t" and not (depth > 0 and text[0] in "]}"):
             break
-        number += 1
-    return "\n".join(parts), max(taken, start)
+        message = None
+        if depth <= 0 and is_open:
+            message = "the list or object above is closed; unindent this line"
+        elif depth <= 0 and _LOOKS_LIKE_SETTING.match(text):
+            message = "an indented line that looks like a setting or a section: unindent it, or quote the text above"
+        elif depth <= 0 and not _is_text(raw):
+            message = "only plain text continues on an indented line; unindent it, or write the text without quotes"
+        if message:
+            problem(number + 1, f"{message}: {text}", key)
+        else:
+            text = strip_comment(text).rstrip(" \t")
+            depth += bracket_depth(text) if is_open else 0
+            parts.append(text)
+        taken = number + 1
+    return "\n".join(parts), taken
 
 
-def _continuation_problem(text: str, first: str, depth: int, is_open: bool) -> str | None:
-    if depth > 0:
-        return None
-    if is_open:
-        return "the list or object above is closed; unindent this line"
-    if _LOOKS_LIKE_SETTING.match(text):
-        return f"an indented line that looks like a setting or a section: unindent it, or quote the text above: {text}"
-    if first[:1] == '"' or not isinstance(_ready(first), str | None):
-        return "only plain text continues on an indented line; unindent it, or write the text without quotes"
-    return None
-
-
-def _ready(raw: str):
+def _is_text(raw: str) -> bool:
     try:
-        value, references = read_value(raw)
+        return raw[:1] != '"' and (not raw or "$" in raw or isinstance(read_value(raw)[0], str))
     except ValueError:
-        return None
-    return "" if references or value is None else value
+        return True  # which is told elsewhere
 
 
-def _check_shape(sections: dict, problems: list) -> None:
+def _check_shape(nodes: dict, problems: list) -> None:
     """Make missing parents; a name is a setting or a section, not both."""
-    for path in list(sections):
+    for path in list(nodes):
         parent, _, name = path.rpartition(".")
-        while parent and parent not in sections:
-            sections[parent] = Section(sections[path].place)
-            parent = parent.rpartition(".")[0]
-        parent = path.rpartition(".")[0]
-        if parent and name in sections[parent].entries:
-            entry, place = sections[parent].entries[name], sections[path].place
-            if entry.place == place:
-                continue
-            late = max(entry.place, place)
-            message = f"{name} is a setting ({entry.place}) and a section ([{path}], {place}); rename one"
-            problem = Problem(late, path, entry.raw if late == entry.place else "", message)
-            if problem not in problems:
-                problems.append(problem)
+        above = parent
+        while above and above not in nodes:
+            nodes[above] = Ingredients((), above, nodes[path]._place)
+            above = above.rpartition(".")[0]
+        if parent and name in nodes[parent]._entries:
+            setting, section = nodes[parent].where(name), nodes[path]._place
+            message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
+            problems.append(Problem(max(setting, section), path, "", message))
+            del nodes[parent]._entries[name], nodes[parent][name]
 
 
 # ------------------------------------------------------------------------------------------------ overrides
 
 
-def _apply_overrides(sections: dict, overrides, problems: list, declared: dict) -> None:
-    for override in overrides:
-        path, text, add = override if len(override) == 3 else (*override, False)
-        raw = text if isinstance(text, str) else as_written(text)
-        message = _override(sections, path, raw, add or is_declared(declared, path), declared)
-        if message:
-            problems.append(Problem(COMMAND_LINE, "--" + path, raw, message))
-
-
-def _override(sections: dict, path: str, raw: str, add: bool, declared: dict) -> str | None:
+def _override(nodes: dict, path: str, raw: str, add: bool, declared: list) -> str | None:
     """Set one value; the message where that cannot be done."""
     parent, _, key = path.rpartition(".")
-    known = parent in sections and key in sections[parent].entries
-    if path in sections:
-        inside = list(sections[path].entries)
-        return f"[{path}] is a section; " + (
-            f"name one of its settings: {', '.join(inside)}" if inside else "it is empty"
-        )
-    if not known and not add:
-        names = [f"{section}.{name}" for section, held in sections.items() for name in held.entries]
-        names += declared_paths(declared)
-        return f'there is no "{path}". {suggest(path, names, "--{}")} --add {path}={raw} makes a new setting.'
-    if not parent or not all(path.split(".")) or any(part.startswith("__") for part in path.split(".")):
+    parts = path.split(".")
+    known = parent in nodes and key in nodes[parent]._entries
+    if path in nodes:
+        return f"[{path}] is a section; name one of its settings: {', '.join(nodes[path]._entries) or 'it has none'}"
+    if not known and not add and path not in declared:
+        names = [f"{section}.{name}" for section, node in nodes.items() for name in node._entries]
+        advice = suggest(path, names + declared, "--{}")
+        return f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.'
+    if not parent or not all(parts) or any(part.startswith("__") for part in parts):
         return "name a section and a key, as in training.scheme.epochs"
+    for at in range(1, len(parts) - 1):
+        if parts[at] in nodes.get(".".join(parts[:at]), Ingredients())._entries:
+            return f"{'.'.join(parts[: at + 1])} is a setting, so nothing stands below it"
     try:
         value, references = read_value(raw)
     except ValueError as error:
         return str(error)
-    if parent not in sections:
-        sections[parent] = Section(COMMAND_LINE)
-        shape = []
-        _check_shape(sections, shape)
-        if shape:
-            return shape[0].message
-    if key[0] == "@" and known and sections[parent].entries[key].raw.strip("\"'") != raw.strip("\"'"):
-        _drop_arguments(sections, parent)
-    sections[parent].entries[key] = Entry(parent, key, value, raw, COMMAND_LINE.file, 0, references)
+    if parent not in nodes:
+        nodes[parent] = Ingredients((), parent, Place(COMMAND_LINE))
+        _check_shape(nodes, [])
+    if key[0] == "@" and known and nodes[parent][key] != value:
+        _drop_arguments(nodes, parent)
+    nodes[parent][key] = value
+    nodes[parent]._entries[key] = (raw, COMMAND_LINE, 0, references or None)
     return None

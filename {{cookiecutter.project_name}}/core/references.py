@@ -2,237 +2,229 @@
 
 import os
 
-from .errors import Problem, suggest
-from .ingredients import Entry, SectionCopy
-from .values import BROKEN, MAX_DEPTH, Reference, Text, as_written, children
+from .errors import Place, Problem, suggest
+from .ingredients import Ingredients, is_call
+from .values import BROKEN, MAX_DEPTH, Reference, Text, as_written, depth
 
 MAX_EXPANSION = 1_000_000  # characters that references may add to one file: the billion-laughs bound
+_NEW, _OPEN, _DONE = range(3)
+
+
+class Pending:
+    """A setting whose value holds references: where it stands, and what they refer to."""
+
+    __slots__ = ("key", "node", "references", "state", "targets")
+
+    def __init__(self, node: Ingredients, key: str, references: list):
+        self.node, self.key, self.references = node, key, references
+        self.state, self.targets = _NEW, {}
+
+    @property
+    def path(self) -> str:
+        return f"{self.node._path}.{self.key}"
+
+    def problem(self, message: str) -> Problem:
+        raw, file, line, _ = self.node._entries[self.key]
+        return Problem(Place(file, line), self.path, raw, message)
+
+
+def resolve_references(nodes: dict, problems: list) -> None:
+    """Put the values in place of the references, in all sections (`nodes`, by path)."""
+    pending = [
+        Pending(node, key, entry[3])
+        for node in nodes.values()
+        for key, entry in node._entries.items()
+        if entry[3] is not None
+    ]
+    by_path = {(item.node._path, item.key): item for item in pending}
+    within = {}  # section -> the settings with references in it and in its subsections
+    for item in pending:
+        path = item.node._path
+        while path:
+            within.setdefault(path, []).append(item)
+            path = path.rpartition(".")[0]
+    scope = _Scope(nodes, by_path, within, problems)
+    for item in pending:
+        if item.state == _NEW:
+            _settle(scope, item)
 
 
 class _Scope:
-    """The flat sections, what is looked up in them often, and what may still be spent."""
-
-    def __init__(self, sections: dict, problems: list):
-        self.sections = sections
-        self.problems = problems
+    def __init__(self, nodes: dict, by_path: dict, within: dict, problems: list):
+        self.nodes, self.by_path, self.within, self.problems = nodes, by_path, within, problems
         self.budget = MAX_EXPANSION
-        self.inside = {}  # section -> its subsections, one level
-        for path in sections:
-            self.inside.setdefault(path.rpartition(".")[0], []).append(path)
+
+    def spend(self, characters: int) -> None:
+        self.budget -= characters
+        if self.budget < 0:
+            text = f"the references of this file grow to more than {MAX_EXPANSION:,} characters; shorten the chain"
+            raise ValueError(text)
 
 
-def resolve_references(sections: dict, problems: list) -> None:
-    """Put the values in place of the references, in place; add what is wrong to `problems`."""
-    scope = None
-    for section in list(sections.values()):
-        for entry in section.entries.values():
-            if entry.references and entry.state == Entry.NEW:
-                scope = scope or _Scope(sections, problems)
-                _settle(scope, entry)
-
-
-def _settle(scope: _Scope, entry: Entry) -> None:
+def _settle(scope: _Scope, item: Pending) -> None:
     """Depth first, with a stack of our own: chains may be longer than Python's."""
-    stack = [(entry, _targets(scope, entry))]
+    stack = [(item, _needed(scope, item))]
     while stack:
-        entry, needed = stack[-1]
-        target = next(needed, None) if entry.state == Entry.OPEN else None
-        if target is None:
-            if entry.state == Entry.OPEN:
-                _fill(scope, entry)
+        item, needed = stack[-1]
+        other = next(needed, None) if item.state == _OPEN else None
+        if other is None:
+            if item.state == _OPEN:
+                _fill(scope, item)
             stack.pop()
-            if entry.state == Entry.BROKEN:
-                entry.value = BROKEN
-                if stack:
-                    stack[-1][0].state = Entry.BROKEN  # what is reported is the problem of the first
-        elif target.state == Entry.NEW:
-            stack.append((target, _targets(scope, target)))
-        elif target.state == Entry.OPEN:
-            _report_cycle(scope, [held for held, _ in stack], target)
-        elif target.state == Entry.BROKEN:
-            entry.state = Entry.BROKEN
+            if item.node[item.key] is BROKEN and stack:
+                _break(stack[-1][0])  # what is told is the problem of the first
+        elif other.state == _NEW:
+            stack.append((other, _needed(scope, other)))
+        elif other.state == _OPEN:
+            _report_cycle(scope, [held for held, _ in stack], other)
+        elif other.node[other.key] is BROKEN:
+            _break(item)
 
 
-def _targets(scope: _Scope, entry: Entry):
-    """Find what the entry refers to; an iterator over the entries to settle before it."""
-    entry.state = Entry.OPEN
-    entry.targets = {}
-    for reference in entry.references:
-        message = None
-        if reference.env is not None:
-            found, message = _environment(reference)
-        else:
-            found = _find(scope.sections, reference.parts, entry)
-            if found is None:
-                message = _not_found(scope, reference.parts)
-        if message:
-            scope.problems.append(Problem(entry.place, entry.path, entry.raw, message))
-            entry.state = Entry.BROKEN
-        entry.targets[reference] = found
-    return _needed(scope, list(entry.targets.values()))
+def _break(item: Pending) -> None:
+    item.state, item.node[item.key] = _DONE, BROKEN
 
 
-def _needed(scope: _Scope, targets: list):
-    for target in targets:
-        if isinstance(target, str):
-            yield from (found for found in _entries_within(scope, target) if found.references)
-        elif target is not None and target.references:
-            yield target
+def _needed(scope: _Scope, item: Pending):
+    """Find what the setting refers to; an iterator over the settings to settle before it."""
+    item.state, needed = _OPEN, []
+    for reference in item.references:
+        found = (None, reference.env) if reference.env is not None else _find(scope.nodes, reference.path, item)
+        if reference.env is not None and os.environ.get(reference.env, reference.default) is None:
+            advice = f"is not set; set it, or give a default: ${{env:{reference.env}:default}}"
+            scope.problems.append(item.problem(f"the environment variable {reference.env} {advice}"))
+            _break(item)
+        elif found is None:
+            scope.problems.append(item.problem(_not_found(scope, reference.path)))
+            _break(item)
+        elif found[1] is None:
+            needed += scope.within.get(found[0]._path, ())
+        elif (found[0] or {}).get(found[1]) is BROKEN:
+            _break(item)
+        elif found[0] is not None and (found[0]._path, found[1]) in scope.by_path:
+            needed.append(scope.by_path[found[0]._path, found[1]])
+        item.targets[reference] = found
+    return iter(needed)
 
 
-def _entries_within(scope: _Scope, path: str):
-    """Every entry of a section and of the sections in it."""
-    todo = [path]
-    while todo:
-        path = todo.pop()
-        yield from scope.sections[path].entries.values()
-        todo += scope.inside.get(path, ())
-
-
-def _find(sections: dict, parts: list, user: Entry):
-    """The Entry, or the path of the section, that the path means to `user`; None where there is none.
+def _find(nodes: dict, path: str, user: Pending) -> tuple | None:
+    """(section, key) of the setting that `path` means to `user`, (section, None) for a section; None for neither.
 
     A path of several parts is looked up from the root first; then both kinds go from the own section outwards.
     """
-    inner, name = ".".join(parts[:-1]), parts[-1]
-    found = _at(sections, inner, name) if inner else None
-    scope = user.section
+    inner, _, name = path.rpartition(".")
+    found = _at(nodes, inner, name) if inner else None
+    scope = user.node._path
     while found is None:
-        if inner or scope != user.section or name != user.key:
-            found = _at(sections, f"{scope}.{inner}" if scope and inner else scope or inner, name)
+        if inner or scope != user.node._path or name != user.key:
+            found = _at(nodes, f"{scope}.{inner}" if scope and inner else scope or inner, name)
         if not scope:
             break
         scope = scope.rpartition(".")[0]
     return found
 
 
-def _at(sections: dict, section: str, name: str):
-    held = sections.get(section)
-    if held is not None and name in held.entries:
-        return held.entries[name]
-    path = f"{section}.{name}" if section else name
-    return path if path in sections else None
+def _at(nodes: dict, section: str, name: str) -> tuple | None:
+    node = nodes.get(section)
+    if node is not None and name in node._entries:
+        return node, name
+    node = nodes.get(f"{section}.{name}" if section else name)
+    return None if node is None else (node, None)
 
 
-def _environment(reference: Reference):
-    value = os.environ.get(reference.env, reference.default)
-    if value is None:
-        advice = f"the environment variable {reference.env} is not set; set it, or give a default: "
-        return None, advice + f"${{env:{reference.env}:default}}"
-    return Entry("", reference.env, value, value, "environment", 0, ()), None
-
-
-def _not_found(scope: _Scope, parts: list) -> str:
-    known = 0
-    while ".".join(parts[: known + 1]) in scope.sections:
-        known += 1
-    section = ".".join(parts[:known])
-    if not known:
-        problem = f'there is no "{parts[0]}".'
-    elif parts[known] in scope.sections[section].entries:
-        problem = f"{section}.{parts[known]} is a setting, so nothing stands below it."
-    else:
-        problem = f'[{section}] has no "{parts[known]}".'
-    names = [*scope.sections, *(e.path for held in scope.sections.values() for e in held.entries.values())]
+def _not_found(scope: _Scope, path: str) -> str:
+    section, rest = "", path
+    while rest and (inner := f"{section}.{rest.partition('.')[0]}".lstrip(".")) in scope.nodes:
+        section, rest = inner, rest.partition(".")[2]
+    name = rest.partition(".")[0]
+    problem = f'[{section}] has no "{name}".' if section else f'there is no "{name}".'
+    if section and name in scope.nodes[section]._entries:
+        problem = f"{section}.{name} is a setting, so nothing stands below it."
     if len(scope.problems) > 50:  # the search for near names takes its time
         return problem
-    return f"{problem} {suggest('.'.join(parts), names, '${{{}}}')}"
+    names = [f"{name}.{key}" if key else name for name, node in scope.nodes.items() for key in ["", *node._entries]]
+    return f"{problem} {suggest(path, filter(None, names), '${{{}}}')}"
 
 
-def _report_cycle(scope: _Scope, stack: list, target: Entry) -> None:
+def _report_cycle(scope: _Scope, stack: list, target: Pending) -> None:
     chain = stack[stack.index(target) :]
-    names = [f"{entry.path} ({entry.place})" for entry in chain]
+    names = [f"{item.path} ({item.problem('').place})" for item in chain]
     if len(names) > 20:
         names[10:-10] = [f"… {len(names) - 20} more …"]
-    message = "refers to itself: " + " -> ".join([*names, target.path])
-    scope.problems.append(Problem(target.place, target.path, target.raw, message))
-    for entry in chain:
-        entry.state = Entry.BROKEN
+    scope.problems.append(target.problem("refers to itself: " + " -> ".join([*names, target.path])))
+    for item in chain:
+        _break(item)
 
 
-def _fill(scope: _Scope, entry: Entry) -> None:
-    """Replace the references of an entry whose targets are all ready."""
-    template = entry.value
+def _fill(scope: _Scope, item: Pending) -> None:
+    """Replace the references of a setting whose targets are all ready."""
+    template = item.node[item.key]
     try:
-        entry.value = _put(scope, entry, template)
-        if isinstance(template, Reference):
-            target = entry.targets[template]
-            entry.written = None if isinstance(target, str) else target.text
-        elif not isinstance(template, Text) and not _copies(entry.value):
-            entry.written = as_written(entry.value)
-        if _depth(entry.value) + entry.section.count(".") + 1 > MAX_DEPTH:
-            raise ValueError(f"the section that this copies makes it nested deeper than {MAX_DEPTH}")
-        entry.state = Entry.DONE
+        value = _put(scope, item, template)
+        if isinstance(value, dict | list) and depth(value) + item.node._path.count(".") + 1 > MAX_DEPTH:
+            raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
     except ValueError as error:
-        scope.problems.append(Problem(entry.place, entry.path, entry.raw, str(error)))
-        entry.state = Entry.BROKEN
+        scope.problems.append(item.problem(str(error)))
+        _break(item)
+        return
+    raw, file, line, _ = item.node._entries[item.key]
+    text = None
+    if not isinstance(value, str):  # a list with references in it, or what another setting holds
+        text = _text_of(item.targets[template], template) if isinstance(template, Reference) else as_written(value)
+    item.node._entries[item.key] = (raw, file, line, text)
+    item.node[item.key], item.state = value, _DONE
 
 
-def _put(scope: _Scope, entry: Entry, value):
+def _put(scope: _Scope, item: Pending, value):
     """`value` with its references replaced, at any depth of lists and objects."""
     if isinstance(value, Reference):
-        return _whole(scope, entry.targets[value], shared=value is entry.value)
+        found, key = item.targets[value]
+        result = _text_of((None, key), value) if found is None else found if key is None else found[key]
+        if isinstance(result, Ingredients):
+            result = result if is_call(result) else _copy(result)
+        if isinstance(result, dict | list) or value is not item.node[item.key]:
+            scope.spend(_size(result))
+        return result
     if isinstance(value, Text):
-        return "".join(part if isinstance(part, str) else _as_text(scope, entry.targets[part]) for part in value)
+        parts = [part if isinstance(part, str) else _as_text(scope, item.targets[part], part) for part in value]
+        return "".join(parts)
     if isinstance(value, list):
-        return [_put(scope, entry, item) for item in value]
+        return [_put(scope, item, part) for part in value]
     if isinstance(value, dict):
-        return {key: _put(scope, entry, item) for key, item in value.items()}
+        return {key: _put(scope, item, part) for key, part in value.items()}
     return value
 
 
-def _whole(scope: _Scope, target, shared: bool):
-    """The value that an unquoted reference stands for, with its type; a section as a copy to be made."""
-    if isinstance(target, str):
-        size = sum(len(other.key) + _size(other) for other in _entries_within(scope, target))
-        _spend(scope, size)
-        return SectionCopy(target, _section_depth(scope, target), size)
-    if not shared or isinstance(target.value, SectionCopy):
-        _spend(scope, _size(target))
-    return target.value
+def _size(value) -> int:
+    if isinstance(value, dict):
+        return sum(len(key) + _size(item) for key, item in value.items())
+    return sum(map(_size, value)) if isinstance(value, list) else len(str(value))
 
 
-def _as_text(scope: _Scope, target) -> str:
-    copies = [SectionCopy(target, 0, 0)] if isinstance(target, str) else _copies(target.value)
-    if copies:
-        path = copies[0].path
-        inside = [f"{path}.{key}" for key in scope.sections[path].entries]
-        raise ValueError(f"[{path}] is a section, which has no text. {suggest(path, inside, '${{{}}}')}")
-    _spend(scope, len(target.text))
-    return target.text
+def _copy(value):
+    """A section is copied at all depths, but one that calls a function is shared: it is called once."""
+    if isinstance(value, Ingredients) and not is_call(value):
+        return value.with_items({key: _copy(item) for key, item in value.items()})
+    return value
 
 
-def _spend(scope: _Scope, characters: int) -> None:
-    scope.budget -= characters
-    if scope.budget < 0:
-        raise ValueError(
-            f"the references of this file grow to more than {MAX_EXPANSION:,} characters; shorten the chain"
-        )
+def _as_text(scope: _Scope, target: tuple, reference: Reference) -> str:
+    node, key = target
+    held = node if key is None else node[key] if node is not None else None
+    if isinstance(held, Ingredients):
+        inside = [f"{held._path}.{name}" for name in held._entries]
+        raise ValueError(f"[{held._path}] is a section, which has no text. {suggest(held._path, inside, '${{{}}}')}")
+    text = _text_of(target, reference)
+    scope.spend(len(text))
+    return text
 
 
-def _copies(value) -> list:
-    """The SectionCopy objects in a value."""
-    if isinstance(value, SectionCopy):
-        return [value]
-    if isinstance(value, list | dict):
-        return [copy for item in children(value) for copy in _copies(item)]
-    return []
-
-
-def _size(entry: Entry) -> int:
-    copies = _copies(entry.value) if entry.references else ()
-    return len(entry.written or entry.raw) + sum(copy.size for copy in copies)
-
-
-def _section_depth(scope: _Scope, path: str) -> int:
-    """Levels of a section, those that its values add included."""
-    own = [_depth(entry.value) for entry in scope.sections[path].entries.values()]
-    return 1 + max([0, *own, *(_section_depth(scope, inner) for inner in scope.inside.get(path, ()))])
-
-
-def _depth(value) -> int:
-    if isinstance(value, SectionCopy):
-        return value.depth
-    if isinstance(value, list | dict):
-        return 1 + max(map(_depth, children(value)), default=0)
-    return 0
+def _text_of(target: tuple, reference: Reference) -> str | None:
+    """What a reference inside text puts there: text itself, all else as it stands in its file; None for a section."""
+    node, key = target
+    if node is None:
+        return os.environ.get(key, reference.default)
+    if key is None or isinstance(node[key], Ingredients):
+        return None
+    raw, _, _, text = node._entries[key]
+    return node[key] if isinstance(node[key], str) else raw if text is None else text

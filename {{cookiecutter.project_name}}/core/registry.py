@@ -4,7 +4,7 @@ import inspect
 
 from .annotations import adapt, fits, hints_of, mend
 from .errors import IngredientsError, Place, Problem, suggest
-from .ingredients import Ingredients, _like, is_call
+from .ingredients import Ingredients, is_call
 from .values import BROKEN
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -233,7 +233,7 @@ def _resolve(node, done: dict):
         if is_call(node):
             done[id(node)] = _call(node, inside)
         else:
-            resolved = _like(node, inside)
+            resolved = node.with_items(inside)
             resolved._parsed = node
             done[id(node)] = resolved
     return done[id(node)]

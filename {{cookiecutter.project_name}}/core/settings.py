@@ -67,9 +67,6 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
 
 
 def _place(ingredients: Ingredients, path: str) -> Place:
-    node = ingredients.at(path)
-    if isinstance(node, Ingredients) and node._section is not None:
-        return node._section.place
     return ingredients.where(path) or Place("")
 
 

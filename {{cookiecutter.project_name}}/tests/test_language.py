@@ -116,7 +116,7 @@ def test_base_files(tmp_path):
     assert config == {"a": {"x": 2, "y": 2}, "f": {"@kind": "two"}}
     assert str(config.where("a.y")).endswith("base.ini:3")
     (tmp_path / "base.ini").write_text("[f]\n@kind = one\n[f.g]\nk = 1\n[f.h]\n")
-    (tmp_path / "child.ini").write_text("[META]\nbase = [\"base.ini\"]\n[f.g]\nl = 2\n[f]\n@kind = two\n")
+    (tmp_path / "child.ini").write_text('[META]\nbase = ["base.ini"]\n[f.g]\nl = 2\n[f]\n@kind = two\n')
     assert parse(tmp_path / "child.ini") == {"f": {"@kind": "two", "g": {"l": 2}}}
     (tmp_path / "base.ini").write_text("[META]\nbase = child.ini\n")
     with pytest.raises(IngredientsError, match="circle: child.ini -> base.ini -> child.ini"):
