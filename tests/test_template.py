@@ -38,7 +38,7 @@ COMMON = {
     ".vscode/launch.json",
     "README.md",
     "core/__init__.py",
-    "core/annotations.py",
+    "core/arguments.py",
     "core/command.py",
     "core/errors.py",
     "core/ingredients.py",

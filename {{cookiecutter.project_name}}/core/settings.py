@@ -6,9 +6,9 @@ the section calls: `{"training.scheme": Scheme, "training.preprocess": "preproce
 
 from dataclasses import MISSING, field, fields
 
-from .annotations import adapt, describe, fits, hints_of, mend
+from .arguments import adapt, check_arguments, describe, signature_of
 from .errors import Place, Problem, suggest
-from .ingredients import Ingredients, is_call
+from .ingredients import Ingredients
 
 FREE = "project"  # may carry facts that no code reads
 
@@ -21,16 +21,9 @@ def setting(default, doc: str):
 def read_section(ingredients: Ingredients, path: str, declared: type):
     """The declared section at `path` as an instance of its dataclass; absent settings take their defaults."""
     section = ingredients.at(path, {})
-    hints = hints_of(declared)
+    hints = signature_of(declared)[1]
     known = [item.name for item in fields(declared)]
     return declared(**{name: adapt(section[name], hints.get(name)) for name in known if name in section})
-
-
-def is_declared(declared: dict, path: str) -> bool:
-    """Whether a recipe declares the setting at this dotted path."""
-    section, _, key = path.rpartition(".")
-    kind = declared.get(section)
-    return isinstance(kind, type) and key in (item.name for item in fields(kind))
 
 
 def declared_paths(declared: dict) -> list[str]:
@@ -40,71 +33,39 @@ def declared_paths(declared: dict) -> list[str]:
 
 def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
     """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
-    parents = {path[:at] for path in declared for at, letter in enumerate(path) if letter == "."}
+    known = {*declared, *(path[:at] for path in declared for at, letter in enumerate(path) if letter == ".")}
     problems, todo = [], [(ingredients, "")]
-    while todo:
-        node, path = todo.pop(0)
-        kind = declared.get(path)
-        below = [
-            (value, f"{path}.{key}" if path else key) for key, value in node.items() if isinstance(value, Ingredients)
-        ]
-        if isinstance(kind, str) or is_call(node):
-            problems += _check_slot(ingredients, node, path, kind if isinstance(kind, str) else None, declared)
-            continue
-        if isinstance(kind, type):
+    for node, path in todo:  # which grows on the way
+        kind, free = declared.get(path), path.partition(".")[0] in ("", FREE)
+        called = next((key for key in node if key[:1] == "@"), None)
+        message = None
+        if isinstance(kind, str) and called != f"@{kind}":
+            message = f"this section calls a function: write @{kind} = name"
+        elif called and not free and not isinstance(kind, str):
+            slots = [name for name, other in declared.items() if other == called[1:]]
+            message = f"no recipe calls a function here. {suggest(path, slots, '[{}]')}"
+        elif not called and not free and path not in known:
+            advice = suggest(path, [*declared, *sorted(known - {*declared})], "[{}]")
+            message = f"no recipe reads this section. {advice} Facts of your own belong below [{FREE}]"
+        elif isinstance(kind, type) or (not called and not free):
             problems += _check_declared(node, path, kind)
-        elif path and path not in parents and path.partition(".")[0] != FREE:
-            known = [*declared, *sorted(parents)]
-            message = (
-                f"no recipe reads this section. {suggest(path, known, '[{}]')} Facts of your own belong below [project]"
-            )
-            problems.append(Problem(_place(ingredients, path), f"[{path}]", "", message))
-            continue
-        elif path and path.partition(".")[0] != FREE:
-            problems += _check_declared(node, path, None)
-        todo += below
+        if message:
+            subject = f"{path}.{called}" if called else f"[{path}]"
+            place = node.where(called or "") or Place(path)
+            problems.append(Problem(place, subject, node.written(called) if called else "", message))
+        elif not called:
+            inside = ((key, value) for key, value in node.items() if isinstance(value, Ingredients))
+            todo += ((value, f"{path}.{key}".lstrip(".")) for key, value in inside)
     return problems
-
-
-def _place(ingredients: Ingredients, path: str) -> Place:
-    return ingredients.where(path) or Place("")
-
-
-def _check_slot(ingredients, node, path: str, kind: str | None, declared: dict) -> list[Problem]:
-    called = next((key for key in node if key[:1] == "@"), None)
-    if called == f"@{kind}" or (kind is None and path.partition(".")[0] == FREE):
-        return []
-    if kind is None:
-        slots = [name for name, other in declared.items() if other == called[1:]]
-        message = f"no recipe calls a function here. {suggest(path, slots, '[{}]')}"
-    else:
-        message = f"this section calls a function: write @{kind} = name"
-    place = (node.where(called) if called else None) or _place(ingredients, path)
-    return [
-        Problem(place, f"{path}.{called}" if called else f"[{path}]", node.written(called) if called else "", message)
-    ]
 
 
 def _check_declared(node: Ingredients, path: str, kind: type | None) -> list[Problem]:
-    problems = []
-    hints = hints_of(kind) if kind else {}
-    known = {item.name: item for item in fields(kind)} if kind else {}
-    for key, value in node.items():
-        if isinstance(value, Ingredients):
-            if key in known:
-                problems.append(Problem(_place(node, key), f"[{path}.{key}]", "", f"{key} is a setting of [{path}]"))
-            continue
-        raw, message = node.written(key), None
-        if key not in known:
-            message = f"no such setting. {suggest(key, known)}" if known else f"[{path}] has no settings of its own"
-        elif not fits(value, hints[key]):
-            message = mend(value, raw, hints[key])
-        if message:
-            problems.append(Problem(node.where(key) or Place(path), f"{path}.{key}", raw, message))
-    missing = [name for name, item in known.items() if item.default is MISSING and name not in node]
-    for name in missing:
-        problems.append(Problem(_place(node, ""), f"{path}.{name}", "", f"missing: {describe(hints[name])} is needed"))
-    return problems
+    """Subsections that are declared themselves, or unknown, are looked at in their own turn."""
+    fields_alone = {key: value for key, value in node.items() if not isinstance(value, Ingredients)}
+    if kind is None:
+        message = f"[{path}] has no settings of its own"
+        return [Problem(node.where(key), f"{path}.{key}", node.written(key), message) for key in fields_alone]
+    return check_arguments(node.with_items(fields_alone), path, kind, "setting")
 
 
 def help_text(declared: dict) -> str:
@@ -114,7 +75,7 @@ def help_text(declared: dict) -> str:
         lines.append(
             f"\n[{path}]" + ("" if isinstance(kind, type) else f"  @{kind} = name of a function, and its arguments")
         )
-        hints = hints_of(kind) if isinstance(kind, type) else {}
+        hints = signature_of(kind)[1] if isinstance(kind, type) else {}
         for item in fields(kind) if hints else ():
             default = "" if item.default is MISSING else f" = {item.default}"
             lines.append(

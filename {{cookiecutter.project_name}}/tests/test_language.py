@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import Ingredients, IngredientsError, parse, parse_and_resolve, parse_string, registry, resolve
-from core.annotations import fits, mend
+from core.arguments import fits, mend
 from core.registry import Registries
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
@@ -186,10 +186,10 @@ def test_functions_are_called(kinds):
     [
         ("[f]\n@test_kynd = join\n", "there is no registry test_kynd. Did you mean @test_kind?"),
         ("[f]\n@test_kind = jion\n", 'the registry test_kind has no "jion". Did you mean join?'),
-        ("[f]\n@test_kind = join\n", "join needs first"),
+        ("[f]\n@test_kind = join\n", "f.first\n    missing: text is needed"),
         (
             "[f]\n@test_kind = join\nfirst = a\ncuont = 1\n",
-            'f.cuont = 1\n    the function has no argument "cuont". Did',
+            "f.cuont = 1\n    no such argument. Did you mean count?",
         ),
         ("[f]\n@test_kind = join\nfirst = 1\n", "f.first = 1\n    `1` is an integer; text is needed; as text write"),
         ("[f]\n@test_kind = join\nfirst = a\nrate = .5\n", "`.5` is text; write 0.5"),
