@@ -146,4 +146,4 @@ def _call(node: Ingredients, inside: dict):
         return function(*(value for _, value in positional(inside)), **named)
     except ValueError as error:  # a setting that the function refuses; any other error is the function's own
         message = f"{error} ({name} stands in {source(function)})"
-        raise IngredientsError([Problem(node._place or Place(node._path), node._path, "", message)]) from error
+        raise IngredientsError([Problem(node.where(key) or Place(node._path), node._path, "", message)]) from error
