@@ -1,8 +1,7 @@
 """Train what ingredients.ini describes: `python train.py [INGREDIENTS] [--section.key VALUE ...]`."""
 
-from core import resolve
 from core.command import Command
-from recipes.settings import SECTIONS, read_ingredients
+from recipes.settings import SECTIONS, call_functions, read_ingredients
 
 
 def main() -> None:
@@ -13,7 +12,7 @@ def main() -> None:
 
         arguments = command.parse(add_arguments)
         ingredients = read_ingredients(arguments.ingredients, command.overrides)
-        functions = resolve(ingredients)
+        functions = call_functions(ingredients)
         from recipes.train import train  # torch is imported only now: a mistake in the file shows at once
 
         train(ingredients, functions)

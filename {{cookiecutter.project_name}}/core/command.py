@@ -52,16 +52,17 @@ def _split_overrides(argv: list[str]) -> tuple[list, list]:
     """`--a.b.c value`, `--a.b.c=value` and `--add a.b=value` out of the arguments; the rest as it was."""
     overrides, rest, tokens = [], [], iter(argv)
     for token in tokens:
-        add = token == "--add" or token.startswith("--add=")
-        if add:
-            token = "--" + (token.partition("=")[2] if "=" in token else next(tokens, ""))
-        name, equals, value = token[2:].partition("=")
-        if token.startswith("--") and ("." in name or add):
-            if not equals and not add:
-                value = next(tokens, None)
-            if value is None or (add and not equals):
-                raise SystemExit(f"{token}: a value is missing; write {token}{'=' if add else ' '}VALUE")
-            overrides.append((name, value, add))
+        if token == "--add" or token.startswith("--add="):
+            path, equals, value = (next(tokens, "") if token == "--add" else token[6:]).partition("=")
+            if not path or not equals:
+                raise SystemExit(f"--add {path}: write --add {path or 'section.key'}=VALUE")
+            overrides.append((path, value, True))
+        elif token.startswith("--") and "." in token.partition("=")[0]:
+            path, equals, value = token[2:].partition("=")
+            value = value if equals else next(tokens, None)
+            if value is None:
+                raise SystemExit(f"{token}: a value is missing; write {token} VALUE")
+            overrides.append((path, value, False))
         else:
             rest.append(token)
     return overrides, rest

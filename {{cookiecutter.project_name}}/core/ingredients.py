@@ -91,7 +91,7 @@ def is_call(section: dict) -> bool:
 
 def located(ingredients: Ingredients, path: str, message: str) -> IngredientsError:
     """The error for one setting or section, with its file, line and value as written; for a recipe to raise."""
-    place = ingredients.where(path) or Place("ingredients")
+    place = ingredients.where(path) or ingredients.where("") or Place("ingredients")
     return IngredientsError([Problem(place, path, ingredients.written(path), message)])
 
 

@@ -27,26 +27,26 @@ def parse(file: str | Path, overrides=(), declared: dict | None = None, checks=(
     `checks`: further functions that take the ingredients and give a list of problems.
     Raises IngredientsError with all problems found, those of the checks included.
     """
-    problems = []
-    return _finish(_read_file(Path(file), problems, ()), problems, overrides, declared, checks)
+    problems, file = [], Path(file)
+    return _finish(_read_file(file, problems, ()), problems, overrides, declared, checks, Place(_shown(file)))
 
 
-def parse_string(text: str, overrides=()) -> Ingredients:
+def parse_string(text: str, overrides=(), declared: dict | None = None) -> Ingredients:
     """Like `parse`, of a text."""
     problems = []
     nodes = _read_lines(text, "<text>", problems)
     if "base" in nodes.get("META", ()):
         problems.append(_problem(nodes["META"], "base", "only a file can have a base file"))
-    return _finish(nodes, problems, overrides, None, ())
+    return _finish(nodes, problems, overrides, declared, (), Place("<text>"))
 
 
-def _finish(nodes: dict, problems: list, overrides, declared: dict | None, checks) -> Ingredients:
+def _finish(nodes: dict, problems: list, overrides, declared: dict | None, checks, place: Place) -> Ingredients:
     for path, text, *add in overrides:
         raw = text if isinstance(text, str) else as_written(text)
         message = _override(nodes, path, raw, any(add), declared_paths(declared or {}))
         if message:
             problems.append(Problem(Place(COMMAND_LINE), "--" + path, raw, message))
-    root = Ingredients()
+    root = Ingredients(place=place)
     for path, node in nodes.items():
         parent, _, name = path.rpartition(".")
         (nodes[parent] if parent else root).setdefault(name, node)

@@ -95,7 +95,7 @@ def _needed(scope: _Scope, item: Pending):
             scope.problems.append(item.problem(f"the environment variable {reference.env} {advice}"))
             _break(item)
         elif found is None:
-            scope.problems.append(item.problem(_not_found(scope, reference.path)))
+            scope.problems.append(item.problem(_not_found(scope, reference.path, item.path)))
             _break(item)
         elif found[1] is None:
             needed += scope.within.get(found[0]._path, ())
@@ -132,7 +132,7 @@ def _at(nodes: dict, section: str, name: str) -> tuple | None:
     return None if node is None else (node, None)
 
 
-def _not_found(scope: _Scope, path: str) -> str:
+def _not_found(scope: _Scope, path: str, user: str) -> str:
     section, rest = "", path
     while rest and (inner := f"{section}.{rest.partition('.')[0]}".lstrip(".")) in scope.nodes:
         section, rest = inner, rest.partition(".")[2]
@@ -143,7 +143,7 @@ def _not_found(scope: _Scope, path: str) -> str:
     if len(scope.problems) > 50:  # the search for near names takes its time
         return problem
     names = [f"{name}.{key}" if key else name for name, node in scope.nodes.items() for key in ["", *node._entries]]
-    return f"{problem} {suggest(path, filter(None, names), '${{{}}}')}"
+    return f"{problem} {suggest(path, (name for name in names if name not in ('', user)), '${{{}}}')}"
 
 
 def _report_cycle(scope: _Scope, stack: list, target: Pending) -> None:

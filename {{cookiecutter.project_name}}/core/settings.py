@@ -56,6 +56,9 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
         elif not called:
             inside = ((key, value) for key, value in node.items() if isinstance(value, Ingredients))
             todo += ((value, f"{path}.{key}".lstrip(".")) for key, value in inside)
+    for path, kind in declared.items():
+        if isinstance(kind, type) and path not in (seen for _, seen in todo):
+            problems += check_arguments(Ingredients((), path, ingredients.where("")), path, kind, "setting")
     return problems
 
 

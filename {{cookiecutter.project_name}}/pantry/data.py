@@ -58,7 +58,7 @@ class ImageFolder:
 
     classes: names, in the order of the indices; paths: N files; y: int64 (N,)
     X: uint8 (N, C, H, W), or None where it would not fit into `memory` (GB)
-    channels, image_size: C and [H, W] of every image
+    channels, image_size: C and [H, W] of every image; resized: [H, W] if they were brought to it, else None
     """
 
     def __init__(self, classes, paths, labels, image_size=None, channels=None, memory=2.0):
@@ -67,6 +67,7 @@ class ImageFolder:
         self.classes, self.paths, self.y = classes, paths, torch.tensor(labels, dtype=torch.int64)
         first, (height, width, found) = _first_readable(paths)
         self.image_size, self.channels = list(image_size or (height, width)), channels or found
+        self.resized = image_size
         threads = min(os.cpu_count() or 1, 8) if height * width > SMALL else 1
         first = None if image_size else first
         native = channels is None and found == 1  # grey, until an image in colour is met

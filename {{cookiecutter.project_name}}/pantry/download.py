@@ -166,7 +166,7 @@ def _fetch(url: str, archive: Path, sha256: str, timeout: float, tries: int) -> 
                 reason = f"the server answered {code} {responses.get(code, '')}" if code else reason
                 raise IngredientsError(
                     f"{url}: cannot be downloaded ({attempt} of {tries} tries): {reason}. Check source in "
-                    f"[project.data.download], or download it yourself and write source = file:/path/to/{archive.name}"
+                    f"[project.data], or download it yourself and write source = file:/path/to/{archive.name}"
                 ) from error
         finally:
             part.unlink(missing_ok=True)
@@ -215,7 +215,11 @@ def _unpack(source: str, archive: Path, sha256: str, local: Path | None, work: P
         if local is None:
             archive.unlink()
             archive.with_name(archive.name + ".json").unlink(missing_ok=True)
-        kept = "The file was left as it is" if local else "It was deleted; check [project.data.download] and run again"
+        kept = (
+            "The file was left as it is"
+            if local
+            else "It was deleted; check the source in [project.data] and run again"
+        )
         raise IngredientsError(f"{source}: the archive is refused: {error}. {kept}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -49,6 +49,8 @@ def _torchvision_model(name: str, in_channels: int, output_classes: int):
     import torchvision
     from torch import nn
 
+    if in_channels not in (1, 3):
+        raise ValueError(f"takes images of 1 or 3 channels, but these have {in_channels}")
     # These two would give several outputs while they train, and warn of their slow initialisation.
     plain = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = torchvision.models.get_model(name, weights=None, num_classes=output_classes, **plain)

@@ -19,16 +19,17 @@ def check(ingredients: Ingredients, architecture) -> None:
 
 
 def check_data(ingredients: Ingredients, architecture, samples) -> int:
-    """The number of classes. Raises IngredientsError where the head or the targets do not fit."""
-    targets = samples.targets
+    """The number of classes of the training data. Raises IngredientsError where the head or the targets do not fit."""
+    targets, wanted = samples.targets, architecture.output_classes
     if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
-        raise IngredientsError(
-            f"[training.load_dataset]: y is {targets.dtype} {list(targets.shape)}; (N,) integers are needed"
-        )
-    if targets is not None and int(targets.min()) < 0:
-        raise IngredientsError(f"[training.load_dataset]: class {int(targets.min())}; classes count from 0")
-    counted = len(samples.classes) if samples.classes else int(targets.max()) + 1 if targets is not None else None
-    wanted = architecture.output_classes
+        message = f"y is {targets.dtype} {list(targets.shape)}; class indices (N,) are needed, whole numbers from 0 up"
+        raise located(ingredients, "training.load_dataset", message)
+    least, counted = 0, len(samples.classes) if samples.classes else None
+    if counted is None and targets is not None:
+        least, counted = int(targets.min()), int(targets.max()) + 1
+    if least < 0 or (least == 1 and wanted == counted - 1):
+        message = f"the classes in y go from {least} to {counted - 1}; classes count from 0"
+        raise located(ingredients, "training.load_dataset", message)
     if wanted is None and counted is None:
         raise located(
             ingredients, "model.architecture", "write output_classes: this data set does not tell its classes"
@@ -40,21 +41,30 @@ def check_data(ingredients: Ingredients, architecture, samples) -> int:
     return wanted or counted
 
 
-def build_model(ingredients: Ingredients, architecture, sample: torch.Tensor, classes: int) -> torch.nn.Module:
-    """The network for samples like `sample` (C, H, W), tried once so that a misfit shows before training."""
-    build = find_backbone(architecture.backbone)
+def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+    """Refuse validation or test data of other classes than those in training, or of other channels."""
+    known, targets = meta["classes"], samples.targets
+    message = None
+    if samples.classes and list(samples.classes) != list(known):
+        message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(known)}"
+    elif targets is not None and not 0 <= int(targets.min()) <= int(targets.max()) < len(known):
+        message = f"it has classes {int(targets.min())} to {int(targets.max())}, but training has 0 to {len(known) - 1}"
+    elif samples.shape[0] != meta["shape"][0]:
+        message = f"a sample is {samples.shape}, but in training {meta['shape']}"
+    if message:
+        raise located(ingredients, section, message)
+
+
+def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:
+    """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
-    if sample.ndim != 3 or sample.shape[0] not in (1, 3) and architecture.backbone != "small_cnn":
-        message = f"takes images (C, H, W) of 1 or 3 channels, but a preprocessed sample is {list(sample.shape)}"
-        raise located(ingredients, where, message)
-    model = build(in_channels=sample.shape[0], output_classes=classes)
     try:
+        model = find_backbone(architecture.backbone)(in_channels=shape[0], output_classes=classes)
         with torch.inference_mode():
-            outputs = model.eval()(torch.zeros(2, *sample.shape))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        size = "x".join(map(str, sample.shape[1:]))
-        message = f"cannot take images of {size} pixels ({str(error).splitlines()[0]}); enlarge them by preprocess"
-        raise located(ingredients, where, message) from None
+            outputs = model.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change their size by preprocess"
+        raise located(ingredients, where, message) from error
     if outputs.shape != (2, classes):
         message = f"gives {list(outputs.shape)} for 2 samples, but [2, {classes}] is needed"
         raise located(ingredients, where, message)

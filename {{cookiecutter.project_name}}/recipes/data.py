@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError
+from core import Ingredients, IngredientsError, located
+from pantry.data import ImageFolder
+from pantry.preprocess import to_image
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,11 @@ class Samples:
     dataset: object | None
     classes: list[str] | None  # names in the order of their index, where the loader knows them
     form: dict  # what one sample was before `preprocess`, so that predict can make the same of an image file
+
+    @property
+    def shape(self) -> list[int]:
+        """Of one preprocessed sample."""
+        return list((self.dataset[0][0] if self.inputs is None else self.inputs[0]).shape)
 
     def __len__(self) -> int:
         return len(self.inputs if self.dataset is None else self.dataset)
@@ -46,25 +53,38 @@ def load(section: str, functions: Ingredients, preprocess, memory: float) -> Sam
     classes = getattr(loaded, "classes", None)
     if isinstance(loaded, tuple) and len(loaded) == 2:
         inputs, targets = loaded
+    elif hasattr(loaded, "__len__") and hasattr(loaded, "__getitem__") and not isinstance(loaded, dict | tuple):
+        inputs, targets = loaded.X if isinstance(loaded, ImageFolder) else None, getattr(loaded, "y", None)
     else:
-        inputs, targets = getattr(loaded, "X", None), getattr(loaded, "y", None)
-        if not (hasattr(loaded, "__len__") and hasattr(loaded, "__getitem__")):
-            raise IngredientsError(
-                f"{where}: the loader gave {type(loaded).__name__}; give (X, y) or a map-style data set"
-            )
-    if len(loaded if inputs is None else inputs) == 0:
+        raise IngredientsError(f"{where}: the loader gave {type(loaded).__name__}; give (X, y) or a map-style data set")
+    count = len(loaded if inputs is None else inputs)
+    if count == 0:
         raise IngredientsError(f"{where}: the loader gave no samples")
+    targets = None if targets is None else _as_targets(targets, where)
+    if targets is not None and len(targets) != count:
+        raise IngredientsError(f"{where}: {count} samples, but {len(targets)} targets")
     if inputs is None:
-        return Samples(None, targets, Preprocessed(loaded, preprocess), classes, _form(loaded[0][0]))
-    if len(inputs) != len(targets):
-        raise IngredientsError(f"{where}: {len(inputs)} samples, but {len(targets)} targets")
-    form = _form(inputs[0])
+        pair = loaded[0]
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise IngredientsError(
+                f"{where}: an item of the data set is {type(pair).__name__}; a pair (x, y) is needed"
+            )
+        return Samples(None, targets, Preprocessed(loaded, preprocess), classes, _form(pair[0], loaded))
+    form = _form(inputs[0], loaded)
     first = as_input(preprocess(inputs[0]))
-    targets = torch.as_tensor(targets)
-    if first.nbytes * len(inputs) > memory * 1e9:
+    if first.nbytes * count > memory * 1e9:
         pairs = Preprocessed(list(zip(inputs, targets, strict=True)), preprocess)
         return Samples(None, targets, pairs, classes, form)
     return Samples(_preprocess_all(inputs, first, preprocess, where), targets, None, classes, form)
+
+
+def _as_targets(targets, where: str) -> torch.Tensor:
+    try:
+        targets = torch.as_tensor(targets)
+    except (TypeError, ValueError):
+        kind = type(targets[0]).__name__
+        raise IngredientsError(f"{where}: y holds {kind}; numbers are needed, for classes from 0 up") from None
+    return targets if targets.is_floating_point() else targets.long()  # losses refuse some kinds of integers
 
 
 def _preprocess_all(inputs, first: torch.Tensor, preprocess, where: str) -> torch.Tensor:
@@ -84,43 +104,40 @@ def _preprocess_all(inputs, first: torch.Tensor, preprocess, where: str) -> torc
 
 
 def as_input(sample) -> torch.Tensor:
-    """A preprocessed sample as a float tensor; an image as (C, H, W), from (H, W) or an array (H, W, C)."""
-    is_array = not isinstance(sample, torch.Tensor)
-    sample = torch.as_tensor(sample)
+    """A preprocessed sample as a float tensor; an image as (C, H, W)."""
+    if sample is None:
+        raise IngredientsError("preprocess gave None; let it return the sample")
+    sample = to_image(sample)
     if not sample.is_floating_point():
-        raise IngredientsError(
-            f"preprocess gave {sample.dtype}, but a model takes floats: divide by 255, as divide_by_255 does"
-        )
-    if sample.ndim == 2:
-        sample = sample[None]
-    elif is_array and sample.ndim == 3 and sample.shape[-1] in (1, 3, 4) and sample.shape[0] not in (1, 3, 4):
-        sample = sample.permute(2, 0, 1)
+        message = f"preprocess gave {sample.dtype}, but a model takes floats: divide by 255, as divide_by_255 does"
+        raise IngredientsError(message)
     return sample.float()
 
 
 def scale(sample):
     """The preprocess of a project that names none: bytes become floats from 0 to 1, floats stay."""
-    sample = torch.as_tensor(sample)
+    sample = to_image(sample)
     return sample if sample.is_floating_point() else sample / 255
 
 
-def first_input(samples: Samples) -> torch.Tensor:
-    """One preprocessed sample, on the CPU, for its shape."""
-    return samples.inputs[0].cpu() if samples.dataset is None else samples.dataset[0][0]
+def _form(sample, loaded) -> dict:
+    """What one sample is before it is preprocessed, so that predict can make the same of an image file."""
+    kind = "tensor" if isinstance(sample, torch.Tensor) else "array" if hasattr(sample, "shape") else "image"
+    image = to_image(sample)
+    return {
+        "kind": kind,
+        "axes": len(getattr(sample, "shape", "HW")),
+        "channels": image.shape[0],
+        "channels_last": kind == "array" and image.ndim == 3 and sample.shape[-1] == image.shape[0] != sample.shape[0],
+        "size": getattr(loaded, "resized", None),
+        # of a loader that gives floats, the range tells whether it divided by 255
+        "float": image.is_floating_point(),
+        "divided": image.is_floating_point() and float(image.max()) <= 1,
+    }
 
 
-def _form(sample) -> dict:
-    """Channels of an image, and whether the preprocess function meets a tensor or an array, with how many axes."""
-    shape = list(sample.shape)
-    is_array = not isinstance(sample, torch.Tensor)
-    channels = 1 if len(shape) < 3 else shape[-1] if is_array and shape[-1] in (1, 3, 4) else shape[0]
-    return {"array": is_array, "axes": len(shape), "channels": channels}
-
-
-def split_off(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
+def split_off(ingredients: Ingredients, samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
     """(training, validation): a seeded share of each class goes to validation."""
-    if not 0 < fraction < 1:
-        raise IngredientsError(f"training.scheme.validation_fraction = {fraction}: write a number between 0 and 1")
     count = len(samples)
     groups = torch.zeros(count, dtype=torch.long) if samples.targets is None else samples.targets
     if groups.ndim > 1 or groups.is_floating_point():  # no classes to keep in proportion
@@ -131,10 +148,8 @@ def split_off(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Sa
         members = order[groups[order] == group]
         held_back[members[: round(fraction * len(members))]] = True
     if not held_back.any() or held_back.all():
-        raise IngredientsError(
-            f"validation_fraction = {fraction} of {count} samples leaves a side empty; "
-            "write another share, or give [validation.load_dataset]"
-        )
+        message = f"this share of {count} samples leaves a side empty; write another, or give [validation.load_dataset]"
+        raise located(ingredients, "training.scheme.validation_fraction", message)
     return _subset(samples, ~held_back), _subset(samples, held_back)
 
 

@@ -4,8 +4,9 @@ python -m recipes.predict a.png b.jpg                    with the best weights o
 python -m recipes.predict a.png --run models/0.0.0/model.pth
 """
 
+from core import IngredientsError, parse
 from core.command import Command
-from recipes.settings import SECTIONS, read_ingredients
+from recipes.settings import SECTIONS
 
 
 def main() -> None:
@@ -17,34 +18,42 @@ def main() -> None:
             parser.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
 
         arguments = command.parse(add_arguments)
-        ingredients = read_ingredients(arguments.ingredients, command.overrides)
+        ingredients = parse(arguments.ingredients, command.overrides, SECTIONS)
         from recipes import data
         from recipes.train import load_task
         from recipes.validate import open_model
 
         ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
         preprocess = functions.at("testing.preprocess") or functions.at("training.preprocess") or data.scale
-        device = next(model.parameters()).device
+        device, task = next(model.parameters()).device, load_task(ingredients)
         samples = [read_sample(path, meta["form"]) for path in arguments.images]  # all are read before the first answer
         width = max(map(len, arguments.images))
         for path, sample in zip(arguments.images, samples, strict=True):
             inputs = data.as_input(preprocess(sample))[None].to(device)
-            [(name, confidence)] = load_task(ingredients).predict(model, inputs, meta["classes"])
+            try:
+                [(name, confidence)] = task.predict(model, inputs, meta["classes"])
+            except RuntimeError as error:
+                shapes = f"{list(inputs.shape[1:])} after preprocess, but {meta['shape']} in training"
+                raise IngredientsError(f"{path}: {shapes}; resize in [testing.preprocess]") from error
             print(f"{path:<{width}}  {name}  {confidence:.4f}")
 
 
 def read_sample(path: str, form: dict):
-    """An image file in the form that the training loader gave: a tensor (C, H, W), or an array (H, W) or (H, W, C)."""
-    from pathlib import Path
-
+    """An image file in the form that the training loader gave, before preprocess (see `_form` in recipes/data.py)."""
     from pantry.data import decode_image
 
-    image = decode_image(Path(path), form["channels"])
+    image = decode_image(path, form["channels"], form["size"])
+    if form["float"]:
+        image = image / 255 if form["divided"] else image.float()
+    if form["kind"] == "image":
+        from PIL import Image
+
+        return Image.fromarray((image[0] if form["channels"] == 1 else image.permute(1, 2, 0)).numpy())
     if form["axes"] == 2:
         image = image[0]
-    elif form["array"]:
+    elif form["channels_last"]:
         image = image.permute(1, 2, 0)
-    return image.numpy() if form["array"] else image
+    return image.numpy() if form["kind"] == "array" else image
 
 
 if __name__ == "__main__":

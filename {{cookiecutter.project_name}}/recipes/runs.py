@@ -4,12 +4,13 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError
+from core import Ingredients, IngredientsError, located
 from core.errors import suggest
 
 CHECKPOINTS = "checkpoints"
@@ -29,8 +30,9 @@ def create(parent: Path, ingredients: Ingredients, name: str | None = None) -> P
             folder = parent / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{number}"
             number += 1
     (folder / "ingredients.ini").write_text(str(ingredients), encoding="utf-8")
-    if Path("custom_functions.py").is_file():
-        shutil.copy2("custom_functions.py", folder)
+    used = getattr(sys.modules.get("custom_functions"), "__file__", None)
+    if used:
+        shutil.copy2(used, folder / "custom_functions.py")
     (folder / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -74,6 +76,34 @@ def find_checkpoint(parent: Path, named: str | None) -> Path:
         runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
         raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(named or str(path), runs)}")
     return path
+
+
+def folder_of(ingredients: Ingredients, parent: str) -> Path:
+    """The folder of this project's runs; a project name that leads elsewhere is refused."""
+    name = str(ingredients.at("project.name", "project"))
+    if not name or name != Path(name).name or name in (".", ".."):
+        raise located(
+            ingredients, "project.name", "names the folder of the runs: plain letters, digits, - and _, no slash"
+        )
+    if Path(parent).is_file():
+        raise located(ingredients, "training.model.runs", "is a file; name a folder")
+    return Path(parent) / name
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run got to its end: test figures and weights are written."""
+    return any("finished" in line for line in _lines(folder))
+
+
+def restore_metrics(folder: Path, history: list[dict]) -> None:
+    """metrics.jsonl with the epochs that the checkpoint knows: one whose checkpoint was not written is done again."""
+    rest = [line for line in _lines(folder) if "train_loss" not in line]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*history, *rest]))
+
+
+def _lines(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def say(folder: Path, text: str) -> None:

@@ -4,10 +4,12 @@ Imports nothing of torch, so that a misspelt setting is told at once.
 """
 
 import importlib
+import importlib.util
+import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from core import Ingredients, parse
+from core import Ingredients, located, parse, resolve
 from core.registry import check_functions
 from core.settings import setting
 
@@ -71,11 +73,37 @@ SECTIONS = {
 
 
 def read_ingredients(file: str | Path, overrides=()) -> Ingredients:
-    """The ingredients of a file, checked as a whole: language, settings, functions and their arguments."""
-    return parse(file, overrides, SECTIONS, checks=[_check_functions])
+    """The ingredients of a file, checked as a whole: language, settings, functions and their arguments.
+
+    The functions are those of the custom_functions.py beside the file (as in a run folder), else of the project's.
+    """
+
+    def check(ingredients: Ingredients) -> list:
+        import_functions(Path(file).parent)
+        return check_functions(ingredients)
+
+    return parse(file, overrides, SECTIONS, checks=[check])
 
 
-def _check_functions(ingredients: Ingredients) -> list:
+def import_functions(folder: Path) -> None:
+    """Register the pantry's functions, then yours: of custom_functions.py in `folder` where there is one."""
     importlib.import_module("pantry")  # its registries exist before yours are filled
-    importlib.import_module("custom_functions")
-    return check_functions(ingredients)
+    own = folder / "custom_functions.py"
+    if "custom_functions" in sys.modules or not own.is_file():
+        if importlib.util.find_spec("custom_functions") is not None:  # a project without functions of its own is fine
+            importlib.import_module("custom_functions")
+        return
+    spec = importlib.util.spec_from_file_location("custom_functions", own)
+    sys.modules["custom_functions"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def call_functions(ingredients: Ingredients) -> Ingredients:
+    """The ingredients with their functions called; each section of SECTIONS gives what the recipe can call."""
+    functions = resolve(ingredients)
+    for path, kind in SECTIONS.items():
+        if isinstance(kind, str) and ingredients.at(path) is not None and not callable(functions.at(path)):
+            name = ingredients.at(path)[f"@{kind}"]
+            message = f"{name} gave back {type(functions.at(path)).__name__}; a factory returns the function to call"
+            raise located(ingredients, path, message)
+    return functions

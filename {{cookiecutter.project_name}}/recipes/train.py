@@ -33,22 +33,25 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
     check_scheme(ingredients, scheme)
     task.check(ingredients, architecture)
     device = choose_device(ingredients, scheme.device)
-    parent = Path(saving.runs) / str(ingredients.at("project.name", "project"))
+    parent = runs.folder_of(ingredients, saving.runs)
+    weights = weights_file(ingredients, saving)
     folder, state = find_run(ingredients, scheme, parent, debug)
-    if state is not None and state["epoch"] >= scheme.epochs:
-        runs.say(folder, f"{folder} has all its {state['epoch']} epochs; raise training.scheme.epochs to go on")
+    if state is not None and is_over(state, scheme) and runs.is_finished(folder):
+        runs.say(folder, f"{folder} is finished after epoch {state['epoch']}; raise epochs (or patience) to go on")
         return folder
 
     # Data
     training, validation = load_training_data(ingredients, functions, scheme)
     n_classes = task.check_data(ingredients, architecture, training)
+    meta = describe(ingredients, training, n_classes)
+    task.check_other_data(ingredients, "validation.load_dataset", validation, meta)
     training, validation = data.to_device(training, device), data.to_device(validation, device)
     if debug:
         scheme = one_batch(scheme)
 
     # Model, optimizer
     torch.manual_seed(data.seed_of("model", scheme.seed))
-    model = task.build_model(ingredients, architecture, data.first_input(training), n_classes)
+    model = task.build_model(ingredients, architecture, training.shape, n_classes)
     model = model.to(device, memory_format=torch.channels_last)  # convolutions run up to twice as fast, CPUs too
     criterion = functions.at("training.loss") or task.default_loss()
     augment = functions.at("training.augment")
@@ -58,8 +61,7 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
     batch_size = min(scheme.batch_size, len(training))
     steps_per_epoch = 1 if debug else len(training) // batch_size  # the samples left over wait for another epoch
     steps = scheme.epochs * steps_per_epoch
-    first_epoch, best, since_best = restore(state, model, optimizer)
-    meta = describe(ingredients, training, n_classes)
+    first_epoch, best, since_best, history = restore(ingredients, folder, state, model, optimizer)
     if folder is None:  # not before all input has proved good
         folder = runs.create(parent, ingredients, "debug" if debug else None)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -68,6 +70,9 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
 
     # The loop
     for epoch in range(first_epoch, scheme.epochs):
+        if scheme.early_stop and since_best >= scheme.patience:
+            runs.say(folder, f"early stop: no better {task.BEST} for {since_best} epochs")
+            break
         started = time.perf_counter()
         model.train()
         order = torch.randperm(len(training), generator=data.generator("order", scheme.seed, epoch))
@@ -91,10 +96,8 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
         train_loss = float(total) / steps_per_epoch
         seconds = time.perf_counter() - started
         if train_loss - train_loss != 0:
-            raise IngredientsError(
-                f"epoch {epoch + 1}: the training loss is {train_loss}; "
-                "lower training.optimizer.learning_rate, or look for NaN in the data"
-            )
+            message = f"the loss of epoch {epoch + 1} is {train_loss}; lower it, or look for NaN in the data"
+            raise located(ingredients, "training.optimizer.learning_rate", message)
 
         # Validation
         shown = data.batches(validation, first_batch(validation, debug), 512, device, scheme.workers)
@@ -103,21 +106,19 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
         # Checkpoint
         is_best = best is None or rank(figures, task.BEST) > rank(best, task.BEST)
         best, since_best = (figures, 0) if is_best else (best, since_best + 1)
+        history.append({"epoch": epoch + 1, "train_loss": train_loss, **figures, "seconds": round(seconds, 3)})
         state = {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"best": best, "since_best": since_best, "figures": figures, "meta": meta}
+        state |= {"best": best, "since_best": since_best, "figures": figures, "history": history, "meta": meta}
         save(folder, state, is_best, saving.save_all_checkpoints)
-        runs.record(folder, epoch=epoch + 1, train_loss=train_loss, **figures, seconds=round(seconds, 3))
+        runs.record(folder, **history[-1])
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         runs.say(
             folder,
             f"epoch {epoch + 1:>3}/{scheme.epochs}  train loss {train_loss:.4f}  validation {said}  {seconds:.1f} s"
             + ("  best" if is_best else ""),
         )
-        if scheme.early_stop and since_best >= scheme.patience:
-            runs.say(folder, f"early stop: no better {task.BEST} for {since_best} epochs")
-            break
 
-    finish(ingredients, functions, folder, model, saving, debug)
+    finish(ingredients, functions, folder, model, None if debug else weights, debug)
     return folder
 
 
@@ -128,16 +129,35 @@ def load_task(ingredients: Ingredients):
     """The module recipes/<task>.py that [project.meta] task names."""
     name = ingredients.at("project.meta.task", "classification")
     here = Path(__file__).parent
-    names = [path.stem for path in here.glob("*.py") if "BEST = " in path.read_text(encoding="utf-8")]
+    names = [path.stem for path in here.glob("*.py") if "\nBEST = " in path.read_text(encoding="utf-8")]
     if name not in names:
         raise located(ingredients, "project.meta.task", f"there is no such task. {suggest(str(name), names)}")
     return importlib.import_module(f"recipes.{name}")
 
 
 def check_scheme(ingredients: Ingredients, scheme: Scheme) -> None:
-    for name in ("epochs", "batch_size", "patience"):
-        if getattr(scheme, name) < 1:
-            raise located(ingredients, f"training.scheme.{name}", "write 1 or more")
+    """Refuse numbers that no training can use, all at once."""
+    least = {"epochs": 1, "batch_size": 1, "patience": 1, "workers": 0, "memory": 0}
+    wrong = [(name, f"write {low} or more") for name, low in least.items() if getattr(scheme, name) < low]
+    if not 0 < scheme.validation_fraction < 1:
+        wrong.append(("validation_fraction", "write a number between 0 and 1"))
+    errors = [located(ingredients, f"training.scheme.{name}", message) for name, message in wrong]
+    if errors:
+        raise IngredientsError([problem for error in errors for problem in error.problems])
+
+
+def weights_file(ingredients: Ingredients, saving: Saving) -> Path:
+    """Where the best weights go. Refused before training where no file can be written there."""
+    name = Path(saving.save_name)
+    path = Path(saving.save_dir) / name if name.parent == Path() else name
+    if not name.name or path.is_dir():
+        raise located(ingredients, "training.model.save_name", "name a file, such as model.pth")
+    return path
+
+
+def is_over(state: dict, scheme: Scheme) -> bool:
+    """Whether a run needs no further epoch."""
+    return state["epoch"] >= scheme.epochs or (scheme.early_stop and state["since_best"] >= scheme.patience)
 
 
 def choose_device(ingredients: Ingredients, name: str) -> torch.device:
@@ -152,19 +172,25 @@ def choose_device(ingredients: Ingredients, name: str) -> torch.device:
     return torch.device(name)
 
 
+# What the weights so far depend on: with another value of these a run cannot go on.
+FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
+FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
+
+
 def find_run(ingredients: Ingredients, scheme: Scheme, parent: Path, debug: bool) -> tuple:
     """(folder, state) of the run to continue; (None, None) for a new one."""
     folder = runs.newest(parent) if scheme.resume and not debug else None
     if folder is None:
         return None, None
-    state = checkpoint.load(folder / runs.CHECKPOINTS / "last.pt")
+    last = folder / runs.CHECKPOINTS / "last.pt"
+    state = checkpoint.load(last)
     changed = runs.differences(parse(folder / "ingredients.ini"), ingredients)
-    other_model = [line for line in changed if line.startswith("model.architecture")]
-    if other_model:
-        message = (
-            f"cannot continue {folder}, which trained another model ({'; '.join(other_model)}); write resume = False"
-        )
+    if other := [line for line in changed if line.startswith(FIXED)]:
+        message = f"cannot continue {folder}, which was trained otherwise ({'; '.join(other)}); write resume = False"
         raise located(ingredients, "training.scheme.resume", message)
+    if state["since_best"] == 0:  # it may have been stopped before the best weights got their name
+        checkpoint.link(last, last.with_name("best.pt"))
+    runs.restore_metrics(folder, state["history"])
     runs.say(folder, f"continue {folder} after epoch {state['epoch']}")
     for line in changed:
         runs.say(folder, f"  changed since: {line}")
@@ -173,16 +199,16 @@ def find_run(ingredients: Ingredients, scheme: Scheme, parent: Path, debug: bool
 
 def load_training_data(ingredients: Ingredients, functions: Ingredients, scheme: Scheme):
     """(training, validation); validation is a share of training where no section gives it."""
+    if functions.at("training.load_dataset") is None:
+        message = "missing; write [training.load_dataset] with @load_dataset = load_image_folder, or a loader of yours"
+        raise located(ingredients, "training.load_dataset", message)
     download = functions.at("project.data.download")
     if download is not None:
         download()
     preprocess = functions.at("training.preprocess") or data.scale
-    if functions.at("training.load_dataset") is None:
-        message = "missing; write [training.load_dataset] with @load_dataset = load_image_folder, or a loader of yours"
-        raise located(ingredients, "training.load_dataset", message)
     training = data.load("training.load_dataset", functions, preprocess, scheme.memory)
     if functions.at("validation.load_dataset") is None:
-        return data.split_off(training, scheme.validation_fraction, scheme.seed)
+        return data.split_off(ingredients, training, scheme.validation_fraction, scheme.seed)
     return training, data.load("validation.load_dataset", functions, preprocess, scheme.memory)
 
 
@@ -193,23 +219,26 @@ def one_batch(scheme: Scheme) -> Scheme:
     return replace(scheme, epochs=1, workers=0)
 
 
-def restore(state: dict | None, model, optimizer) -> tuple:
-    """(first epoch, best figures, epochs since) from a checkpoint; the optimizer's rates stay those of the ini."""
+def restore(ingredients: Ingredients, folder: Path | None, state: dict | None, model, optimizer) -> tuple:
+    """(first epoch, best figures, epochs since, history); the optimizer's rates stay those of the ini."""
     if state is None:
-        return 0, None, 0
-    model.load_state_dict(state["model"])
+        return 0, None, 0, []
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:  # the data or a function changed, though no setting did
+        message = f"cannot continue {folder}: {str(error).splitlines()[0]}; write resume = False"
+        raise located(ingredients, "training.scheme.resume", message) from error
     for group, kept in zip(optimizer.param_groups, settings, strict=True):
         group.update(kept)
-    return state["epoch"], state["best"], state["since_best"]
+    return state["epoch"], state["best"], state["since_best"], state["history"]
 
 
 def describe(ingredients: Ingredients, training: data.Samples, n_classes: int) -> dict:
     """What validate and predict need beside the weights."""
     classes = training.classes or [str(index) for index in range(n_classes)]
-    shape = list(data.first_input(training).shape)
-    return {"ingredients": str(ingredients), "classes": classes, "form": training.form, "shape": shape}
+    return {"ingredients": str(ingredients), "classes": classes, "form": training.form, "shape": training.shape}
 
 
 # ------------------------------------------------------------------------------------------- in and after the loop
@@ -237,23 +266,22 @@ def save(folder: Path, state: dict, is_best: bool, keep_all: bool) -> None:
         checkpoint.link(last, last.with_name(f"epoch-{state['epoch']:03}.pt"))
 
 
-def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model, saving: Saving, debug: bool) -> None:
-    """Measure the best weights once on the test data, and write best and last weights under their names."""
+def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model, weights: Path | None, debug) -> None:
+    """Measure the best weights once on the test data; write best and last weights under their names (not in debug)."""
     from recipes.validate import measure
 
     best = checkpoint.load(folder / runs.CHECKPOINTS / "best.pt")
     if functions.at("testing.load_dataset") is not None:
         model.load_state_dict(best["model"])
-        figures, count = measure(ingredients, functions, model, "testing", debug)
+        figures, count = measure(ingredients, functions, model, "testing", best["meta"], debug)
         runs.record(folder, split="testing", epoch=best["epoch"], **figures)
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         runs.say(folder, f"best epoch {best['epoch']} on {count:,} test samples: {said}")
-    if not debug:
-        name = Path(saving.save_name)
-        name = Path(saving.save_dir) / name if name.parent == Path() else name
+    if weights is not None:
         last = checkpoint.load(folder / runs.CHECKPOINTS / "last.pt")
-        for path, state in ((name, best), (name.with_stem(name.stem + "-last"), last)):
+        for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
             del state["optimizer"]
             checkpoint.save(path, state)
-        runs.say(folder, f"weights: {name}")
+        runs.say(folder, f"weights: {weights}")
+    runs.record(folder, finished=True)
     runs.say(folder, f"run: {folder}")

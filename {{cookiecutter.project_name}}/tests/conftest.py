@@ -55,11 +55,12 @@ def overrides(archive, tmp_path, monkeypatch):
 
 @pytest.fixture
 def read(overrides):
-    """read({"training.scheme.epochs": "5"}) -> the shipped ingredients, turned to the tiny data and changed."""
+    """read({"a.b": "5"}) -> the shipped ingredients, turned to the tiny data and changed; None leaves one out."""
 
     def read(changes=None):
         merged = overrides | (changes or {})
-        return read_ingredients(HERE / "ingredients.ini", [(path, text, True) for path, text in merged.items()])
+        taken = [(path, text, True) for path, text in merged.items() if text is not None]
+        return read_ingredients(HERE / "ingredients.ini", taken)
 
     return read
 

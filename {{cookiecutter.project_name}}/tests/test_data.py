@@ -227,7 +227,7 @@ def test_a_dead_url_is_named_with_the_way_out(server, packed, root, behaviour):
     with pytest.raises(IngredientsError, match=reason) as caught:
         download_archive(url, root)()
     assert url in str(caught.value) and "file:/path/to/set.tgz" in str(caught.value)
-    assert "[project.data.download]" in str(caught.value) and "long page" not in str(caught.value)
+    assert "[project.data]" in str(caught.value) and "long page" not in str(caught.value)
     assert len(server.requests) == {"missing": 1, "broken": 3, "short": 3}[behaviour]
     assert listed(root) == set()
 

@@ -66,6 +66,7 @@ def test_all_problems_at_once():
     [
         ("[a]\nx = ${b}\n[c]\nbb = 1\n", 'there is no "b"'),
         ("[project]\nroot = 1\n[x]\ny = ${project.rot}", '[project] has no "rot". Did you mean ${project.root}'),
+        ("[a]\nx = ${x}\n", 'there is no "x". There is ${a}.'),
         ("[a]\nx = 1\n[b]\ny = ${a.x.z}", "a.x is a setting, so nothing stands below it."),
         ("[a]\nx = 1\n  2\n", "only plain text continues"),
         ("[a]\nx = [1]\n  2\n", "the list or object above is closed"),
@@ -288,6 +289,24 @@ def test_core_imports_the_standard_library_alone():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             assert all(name.split(".")[0] in sys.stdlib_module_names for name in names), (file, names)
+
+
+def test_command_line():
+    from core.command import _split_overrides
+
+    argv = ["x.ini", "--a.b", "1", "--a.c=x=y", "--add", "p.q=2", "--add=p.r=3", "--traceback"]
+    split = (
+        [("a.b", "1", False), ("a.c", "x=y", False), ("p.q", "2", True), ("p.r", "3", True)],
+        ["x.ini", "--traceback"],
+    )
+    assert _split_overrides(argv) == split
+    for wrong, told in (
+        (["--a.b"], "a value is missing"),
+        (["--add"], "section.key=VALUE"),
+        (["--add", "x"], "x=VALUE"),
+    ):
+        with pytest.raises(SystemExit, match=told):
+            _split_overrides(wrong)
 
 
 def test_parse_and_resolve(tmp_path, kinds):

@@ -40,15 +40,16 @@ def test_run_folder(train, tmp_path, capsys):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         "ingredients.ini",
+        "custom_functions.py",
         "environment.json",
         "metrics.jsonl",
         "log.txt",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
-    }  # custom_functions.py too, where it stands in the current folder
-    lines = figures(folder)
-    assert [line.get("epoch") for line in lines[:-1]] == [*range(1, 9)] and lines[-1]["split"] == "testing"
-    assert lines[-2]["accuracy"] == 1.0 and lines[-1]["accuracy"] >= 0.9
+    }
+    *lines, tested, last = figures(folder)
+    assert [line.get("epoch") for line in lines] == [*range(1, 9)] and last == {"finished": True}
+    assert lines[-1]["accuracy"] == 1.0 and tested["split"] == "testing" and tested["accuracy"] >= 0.9
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == f"run: {folder}" and said == (folder / "log.txt").read_text()
@@ -90,18 +91,19 @@ def test_interrupted_and_resumed_ends_as_uninterrupted(train, read):
     assert figures(folder) == figures(whole)
     for name in ("last.pt", "best.pt"):
         one, other = state(folder, name), state(whole, name)
-        one.pop("meta"), other.pop("meta")
+        for unlike in ("meta", "history"):  # the name of the project, the seconds
+            one.pop(unlike), other.pop(unlike)
         assert same(one, other)
 
 
 def test_resume_says_what_differs_and_refuses_another_model(train, capsys):
     folder = train()
     assert train({"training.scheme.resume": "True"}) == folder
-    assert "has all its 8 epochs; raise training.scheme.epochs" in capsys.readouterr().out
+    assert "is finished after epoch 8; raise epochs" in capsys.readouterr().out
     assert train({"training.scheme.resume": "True", "training.scheme.epochs": "9"}) == folder
     assert "changed since: training.scheme.epochs: 8 -> 9" in capsys.readouterr().out
-    assert len(figures(folder)) == 8 + 1 + 1 + 1
-    with pytest.raises(IngredientsError, match=r"training.scheme.resume = True\n.*trained another model .*resnet18"):
+    assert len(figures(folder)) == 8 + 1 + 2 * 2
+    with pytest.raises(IngredientsError, match=r"training.scheme.resume = True\n.*trained otherwise .*resnet18"):
         train({"training.scheme.resume": "True", "model.architecture.backbone": "resnet18"})
     with pytest.raises(IngredientsError, match="training.scheme.resume"):
         train({"training.scheme.resume": "True", "project.meta.n_classes": "4"})
@@ -111,7 +113,7 @@ def test_debug_runs_one_batch_and_keeps_nothing(train, tmp_path):
     before = train()
     folder = train({"testing.debug": "True", "training.model.save_name": str(tmp_path / "debug.pth")})
     assert folder.name == "debug" and not (tmp_path / "debug.pth").exists()
-    assert [line.get("epoch") for line in figures(folder)] == [1, 1] and runs.newest(folder.parent) == before
+    assert [line.get("epoch") for line in figures(folder)] == [1, 1, None] and runs.newest(folder.parent) == before
     assert train({"testing.debug": "True"}) == folder
 
 
@@ -119,7 +121,7 @@ def test_early_stop(train):
     flat = {"training.optimizer.learning_rate": "0.0", "training.scheme.epochs": "9", "training.scheme.patience": "2"}
     # Nothing is learned, but the statistics of the norms go on; a constant output gives constant figures.
     folder = train(flat | {"training.scheme.early_stop": "True", "model.architecture.backbone": "test_constant"})
-    assert [line["epoch"] for line in figures(folder)[:-1]] == [1, 2, 3]
+    assert [line["epoch"] for line in figures(folder)[:-2]] == [1, 2, 3]
     assert "early stop: no better accuracy for 2 epochs" in (folder / "log.txt").read_text()
 
 
@@ -244,7 +246,66 @@ def test_test_data_is_measured_once_and_not_before_the_end(train, read):
     train_recipe(ingredients, functions)
     assert len(calls) == 1 and set(calls[0]) == {"last.pt", "best.pt"}
     del ingredients["testing"]["load_dataset"]
-    assert "split" not in figures(train_recipe(ingredients, resolve(ingredients)))[-1]
+    assert "split" not in figures(train_recipe(ingredients, resolve(ingredients)))[-2]
+
+
+RESUME = {"training.scheme.resume": "True"}
+
+
+@pytest.mark.parametrize("stopped_at", ["link", "record", "finish"])
+def test_stopped_between_two_writes_and_resumed_ends_as_uninterrupted(train, monkeypatch, stopped_at):
+    """Killed after last.pt is written, before best.pt or metrics.jsonl are; or after the last epoch."""
+    from recipes import train as recipe
+
+    whole = train({"project.name": "whole"})
+    module = {"link": checkpoint, "record": runs, "finish": recipe}[stopped_at]
+    original, calls = getattr(module, stopped_at), []
+
+    def stop(*arguments, **figures):
+        calls.append(1)
+        if len(calls) == (1 if stopped_at == "finish" else 3):
+            raise KeyboardInterrupt
+        return original(*arguments, **figures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, stopped_at, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    folder = train(RESUME)
+    assert figures(folder) == figures(whole)
+    assert same(state(folder, "best.pt")["model"], state(whole, "best.pt")["model"])
+
+
+def test_a_run_that_stopped_early_is_over(train):
+    changes = {"training.scheme.early_stop": "True", "training.scheme.patience": "1", "training.scheme.epochs": "20"}
+    folder = train(changes)
+    before = figures(folder)
+    assert len(before) < 20 and train(changes | RESUME) == folder and figures(folder) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.optimizer.@optimizer": "adamw"},
+        {"training.scheme.seed": "7"},
+        {"training.scheme.validation_fraction": "0.5"},
+        {"training.load_dataset.channels": "3"},
+    ],
+)
+def test_resume_refuses_what_the_weights_depend_on(train, changes):
+    folder = train({"training.scheme.epochs": "1"})
+    with pytest.raises(IngredientsError, match="training.scheme.resume = True\n.*trained otherwise"):
+        train(RESUME | changes)
+    assert len(figures(folder)) == 3
+
+
+def test_debug_says_how_many_samples_it_measured(train, capsys):
+    train({"testing.debug": "True"})
+    assert "on 15 test samples" in capsys.readouterr().out
+    samples = data.Samples(torch.zeros(1000), None, None, None, {})
+    from recipes.train import first_batch
+
+    assert len(first_batch(samples, True)) == 512 and first_batch(samples, False) is None
 
 
 # ------------------------------------------------------------------------------------------------------ refused
@@ -272,7 +333,9 @@ def test_misspelt_backbone(train):
 
 
 def test_backbone_that_cannot_take_the_images(train):
-    refused(train, {"model.architecture.backbone": "alexnet"}, "cannot take images of .* enlarge them by preprocess")
+    refused(
+        train, {"model.architecture.backbone": "alexnet"}, "cannot take samples of .* change their size by preprocess"
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,16 +343,25 @@ def test_backbone_that_cannot_take_the_images(train):
     [
         ({"training.scheme.device": "meta-device"}, "training.scheme.device = meta-device\n.*write auto or cpu"),
         ({"training.scheme.epochs": "0"}, "training.scheme.epochs = 0\n.*write 1 or more"),
-        ({"training.scheme.validation_fraction": "1.5"}, "validation_fraction = 1.5: write a number between 0 and 1"),
+        ({"training.scheme.validation_fraction": "1.5"}, "validation_fraction = 1.5\n.*write a number between 0 and 1"),
         ({"training.scheme.validation_fraction": "0.001"}, "leaves a side empty"),
         ({"project.meta.task": "clasification"}, "no such task. Did you mean classification"),
+        ({"project.meta.task": "train"}, "no such task"),
+        ({"project.name": "../elsewhere"}, "project.name = ../elsewhere\n.*no slash"),
+        ({"training.scheme.workers": "-1"}, "write 0 or more"),
+        ({"training.optimizer.learning_rate": "-1"}, "learning_rate = -1: write 0 or more"),
+        ({"training.model.save_name": "."}, "training.model.save_name = .\n.*name a file"),
+        ({"training.model.runs": __file__}, "is a file; name a folder"),
         ({"training.scheme.epchs": "1"}, "no such setting. Did you mean epochs"),
         ({"trainig.scheme.epochs": "1"}, r"no recipe reads this section. Did you mean \[training\]"),
         ({"training.model.@optimizer": "sgd"}, "no recipe calls a function here"),
         ({"training.loss.@loss": "cross_entropi"}, "Did you mean cross_entropy"),
         ({"training.loss.label_smoothing": "2"}, r"label_smoothing = 2: write a number from 0"),
         ({"training.augment.@augment": "random_flip", "training.augment.probability": "2"}, "from 0 to 1"),
-        ({"training.optimizer.learning_rate": "1e20"}, "lower training.optimizer.learning_rate"),
+        (
+            {"training.optimizer.learning_rate": "1e20"},
+            "training.optimizer.learning_rate = 1e20\n.*the loss of epoch 1 is nan; lower it",
+        ),
     ],
 )
 def test_refused(train, changes, match):
@@ -350,7 +422,7 @@ def test_a_traceback_out_of_a_users_loss_is_short_and_all_project_code(read, mon
 
     functions.training["loss"] = broken
     monkeypatch.setattr("train.read_ingredients", lambda *_: ingredients)
-    monkeypatch.setattr("train.resolve", lambda _: functions)
+    monkeypatch.setattr("train.call_functions", lambda _: functions)
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(AttributeError) as caught:
         entry.main()
@@ -382,8 +454,8 @@ def test_loader_of_arrays_as_in_the_articles(read):
     functions.training["load_dataset"] = lambda: (X.astype(np.uint8), y)
     functions.training["preprocess"] = preprocess
     folder = train_recipe(ingredients, functions)
-    assert seen[0] == (np.ndarray, (8, 8)) and figures(folder)[-1]["accuracy"] > 0.8
-    assert state(folder)["meta"]["form"] == {"array": True, "axes": 2, "channels": 1}
+    assert seen[0] == (np.ndarray, (8, 8)) and figures(folder)[-2]["accuracy"] > 0.8
+    assert state(folder)["meta"]["form"]["kind"] == "array"
     functions.training["load_dataset"] = lambda: (X.astype(np.uint8), y[:10])
     with pytest.raises(IngredientsError, match="60 samples, but 10 targets"):
         train_recipe(ingredients, functions)
@@ -399,11 +471,11 @@ def test_loader_of_arrays_as_in_the_articles(read):
 def test_split_is_stratified_and_seeded():
     targets = torch.arange(300) % 3
     samples = data.Samples(torch.arange(300.0), targets, None, None, {})
-    training, validation = data.split_off(samples, 0.2, seed=3)
+    training, validation = data.split_off(None, samples, 0.2, seed=3)
     assert validation.targets.bincount().tolist() == [20, 20, 20]
     assert sorted(training.inputs.tolist() + validation.inputs.tolist()) == list(range(300))
-    assert torch.equal(data.split_off(samples, 0.2, seed=3)[1].inputs, validation.inputs)
-    assert not torch.equal(data.split_off(samples, 0.2, seed=4)[1].inputs, validation.inputs)
+    assert torch.equal(data.split_off(None, samples, 0.2, seed=3)[1].inputs, validation.inputs)
+    assert not torch.equal(data.split_off(None, samples, 0.2, seed=4)[1].inputs, validation.inputs)
 
 
 def test_scripts_measure_and_predict(train, overrides, archive, tmp_path, capsys, monkeypatch):
@@ -452,3 +524,182 @@ def test_predict_applies_the_preprocess_of_testing(train, tmp_path, monkeypatch,
     predict.main()
     small, large = capsys.readouterr().out.splitlines()
     assert small.split()[1:] == large.split()[1:]
+
+
+def test_predict_sees_images_as_the_loader_gave_them(train, tmp_path, monkeypatch, capsys):
+    """The size that the loader brings images to holds for predict as well, whatever preprocess does."""
+    from PIL import Image
+
+    from recipes import predict
+
+    sizes = {"training.load_dataset.image_size": "[16, 16]", "testing.load_dataset.image_size": "[16, 16]"}
+    plain = {"training.preprocess.@preprocess": "divide_by_255", "testing.preprocess.@preprocess": "divide_by_255"}
+    unsized = {"training.preprocess.size": None, "testing.preprocess.size": None}
+    folder = train(sizes | plain | unsized)
+    images = sorted((tmp_path / "data/tiny/testing").glob("*/*.png"))
+    Image.open(images[0]).resize((40, 40), Image.Resampling.NEAREST).save(images[0])
+    ini = ["--ingredients", str(folder / "ingredients.ini")]
+    monkeypatch.setattr("sys.argv", ["predict", *map(str, images), *ini])
+    capsys.readouterr()
+    predict.main()
+    right = [line.split()[1] == Path(line.split()[0]).parent.name for line in capsys.readouterr().out.splitlines()]
+    tested = next(line for line in figures(folder) if line.get("split") == "testing")
+    assert sum(right) / len(right) == tested["accuracy"] > 0.9
+
+
+def test_other_classes_in_validation_or_testing_are_refused(train, tmp_path):
+    train({"training.scheme.epochs": "1"})
+    other = tmp_path / "data/other/testing"
+    (tmp_path / "data/tiny/testing").rename(tmp_path / "data/gone")
+    other.parent.mkdir()
+    (tmp_path / "data/gone").rename(other)
+    (other / "class-0").rename(other / "zebra")
+    section = {"@load_dataset": "load_image_folder", "source": str(other.parent), "split": "testing"}
+    with pytest.raises(IngredientsError, match="its classes are class-1, class-2, zebra, but training has class-0"):
+        train({f"validation.load_dataset.{key}": value for key, value in section.items()})
+
+
+def functions_with(read, load, preprocess=None):
+    """The ingredients and functions of a run with another loader, and without testing."""
+    ingredients = read()
+    del ingredients["testing"], ingredients["project"]["data"]["download"]
+    if preprocess is None:
+        del ingredients["training"]["preprocess"]
+    functions = resolve(ingredients)
+    functions.training["load_dataset"] = load
+    if preprocess is not None:
+        functions.training["preprocess"] = preprocess
+    return ingredients, functions
+
+
+def arrays():
+    """Images (30, 8, 8, 3) in bytes, and their classes."""
+    import numpy as np
+
+    y = np.arange(30) % 3
+    X = np.zeros((30, 8, 8, 3), np.uint8)
+    X[np.arange(30), :, :, y] = 200
+    return X, y
+
+
+class Pairs:
+    """A map-style data set of PIL images, its targets a list."""
+
+    def __init__(self):
+        from PIL import Image
+
+        X, y = arrays()
+        self.items, self.y = (
+            [(Image.fromarray(image), int(label)) for image, label in zip(X, y, strict=True)],
+            y.tolist(),
+        )
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def read_only():
+    X, y = arrays()
+    X.flags.writeable = False
+    return X, y
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        arrays,
+        read_only,
+        Pairs,
+        lambda: (torch.from_numpy(arrays()[0]).permute(0, 3, 1, 2), torch.from_numpy(arrays()[1]).int()),
+        lambda: (arrays()[0] / 255, arrays()[1].tolist()),
+        lambda: (arrays()[0].astype("float64").transpose(0, 3, 1, 2) / 255, arrays()[1].astype("int32")),
+        lambda: list(zip(arrays()[0], arrays()[1].tolist(), strict=True)),
+    ],
+)
+def test_loaders_of_all_kinds_train_without_a_preprocess(read, load):
+    folder = train_recipe(*functions_with(read, load))
+    assert figures(folder)[-2]["accuracy"] == 1.0
+    assert state(folder)["meta"]["form"]["channels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("load", "match"),
+    [
+        (lambda: {"X": 1}, r"gave dict; give \(X, y\)"),
+        (lambda: (1, 2, 3), "gave tuple"),
+        (lambda: list(arrays()), "an item of the data set is ndarray; a pair"),
+        (lambda: (arrays()[0], ["a"] * 30), "y holds str; numbers are needed"),
+        (lambda: (arrays()[0], arrays()[1] + 1), "the classes in y go from 1 to 3; classes count from 0"),
+        (lambda: (arrays()[0], arrays()[1] / 2), "class indices"),
+        (lambda: (arrays()[0][:0], arrays()[1][:0]), "gave no samples"),
+        (lambda: (torch.from_numpy(arrays()[0]), arrays()[1]), "a tensor has its channels first"),
+    ],
+)
+def test_loaders_that_cannot_be_used_are_refused(read, load, match):
+    with pytest.raises(IngredientsError, match=match):
+        train_recipe(*functions_with(read, load))
+    assert not Path("runs").exists()
+
+
+def test_preprocess_that_gives_nothing_is_refused(read):
+    with pytest.raises(IngredientsError, match="preprocess gave None"):
+        train_recipe(*functions_with(read, arrays, preprocess=lambda sample: None))
+
+
+def test_factories_that_give_nothing_are_refused(read):
+    from recipes.settings import call_functions
+
+    name = "test_nothing"
+    if name not in registry.preprocess:
+        registry.preprocess.register(name)(lambda: None)
+    ingredients = read({"training.preprocess.@preprocess": name, "training.preprocess.size": None})
+    with pytest.raises(IngredientsError, match="test_nothing gave back NoneType; a factory returns the function"):
+        call_functions(ingredients)
+
+
+def test_backbone_of_ones_own_takes_any_samples(read):
+    if "test_flat" not in registry.backbone:
+
+        @registry.backbone.register("test_flat")
+        def flat(in_channels, output_classes):
+            return torch.nn.Linear(in_channels, output_classes)
+
+    ingredients, functions = functions_with(read, lambda: (torch.eye(3).repeat(20, 1), torch.arange(60) % 3))
+    ingredients["model"]["architecture"]["backbone"] = "test_flat"
+    del ingredients["training"]["augment"], functions["training"]["augment"]
+    assert figures(train_recipe(ingredients, functions))[-2]["accuracy"] == 1.0
+
+
+def test_empty_ingredients_are_told_what_is_missing(tmp_path):
+    from recipes.settings import read_ingredients
+
+    (tmp_path / "empty.ini").write_text("")
+    with pytest.raises(IngredientsError, match=r"empty.ini: model.architecture.backbone\n    missing: text is needed"):
+        read_ingredients(tmp_path / "empty.ini")
+
+
+def test_a_saved_run_uses_its_own_functions(tmp_path):
+    """A custom_functions.py beside the file goes before the project's; in a process of its own, which has none yet."""
+    import subprocess
+    import sys
+
+    (tmp_path / "custom_functions.py").write_text("MARK = 'mine'\n")
+    code = "import sys; from pathlib import Path; from recipes.settings import import_functions;"
+    code += f"import_functions(Path({str(tmp_path)!r})); print(sys.modules['custom_functions'].MARK)"
+    here = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "mine"
+
+
+def test_validate_takes_declared_settings_that_the_file_lacks(train, capsys, monkeypatch):
+    from recipes import validate
+
+    folder = train({"training.scheme.epochs": "1"})
+    device = ["--training.scheme.device", "cpu", "--training.scheme.memory", "0.0"]
+    monkeypatch.setattr("sys.argv", ["validate", str(folder / "ingredients.ini"), *device])
+    capsys.readouterr()
+    validate.main()
+    assert "(12 samples)" in capsys.readouterr().out
