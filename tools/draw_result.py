@@ -19,7 +19,7 @@ from matplotlib.image import imread
 def main() -> None:
     metrics = max(Path("runs").glob("*/*/metrics.jsonl"))
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    epochs = [line for line in lines if "split" not in line]
+    epochs = [line for line in lines if "train_loss" in line]
     images = sorted(Path("data").glob("*/testing/*/*.png"))[::12][:24]
     command = [sys.executable, "-m", "recipes.predict", *map(str, images)]
     answers = [line.split()[-2:] for line in subprocess.check_output(command, text=True).splitlines()]
