@@ -185,6 +185,7 @@ def find_run(ingredients: Ingredients, scheme: Scheme, parent: Path, debug: bool
     last = folder / runs.CHECKPOINTS / "last.pt"
     state = checkpoint.load(last)
     changed = runs.differences(parse(folder / "ingredients.ini"), ingredients)
+    changed = [line for line in changed if not line.startswith("training.scheme.resume")]
     if other := [line for line in changed if line.startswith(FIXED)]:
         message = f"cannot continue {folder}, which was trained otherwise ({'; '.join(other)}); write resume = False"
         raise located(ingredients, "training.scheme.resume", message)
