@@ -41,6 +41,7 @@ COMMON = {
     "core/arguments.py",
     "core/command.py",
     "core/errors.py",
+    "core/explain.py",
     "core/ingredients.py",
     "core/parser.py",
     "core/references.py",

@@ -12,6 +12,7 @@ def main() -> None:
 
         arguments = command.parse(add_arguments)
         ingredients = read_ingredients(arguments.ingredients, command.overrides)
+        command.answer(arguments, ingredients)
         functions = call_functions(ingredients)
         from recipes.train import train  # torch is imported only now: a mistake in the file shows at once
 

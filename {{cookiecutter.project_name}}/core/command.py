@@ -33,8 +33,24 @@ class Command:
         if add_arguments:
             add_arguments(parser)
         parser.add_argument("--add", metavar="PATH=VALUE", help="add a setting that the file does not have")
+        parser.add_argument("--print", action="store_true", help="print the ingredients as they hold, and stop")
+        parser.add_argument("--explain", metavar="PATH", help="say where a setting comes from and goes to, and stop")
         parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was found")
         return parser.parse_args(self.rest)
+
+    def answer(self, arguments, ingredients) -> None:
+        """Do what --print and --explain ask, and end the program; nothing where neither was given."""
+        from .explain import explain, resolved_text
+
+        if arguments.explain:
+            print(explain(ingredients, arguments.explain, self.declared))
+        elif arguments.print:
+            with open(arguments.ingredients, encoding="utf-8-sig") as file:
+                text = file.read()
+            has_base = "[META]" in text  # what came from other files has no line of its own in this one
+            print(resolved_text(ingredients, str(ingredients) if has_base else text, self.declared), end="")
+        if arguments.explain or arguments.print:
+            raise SystemExit(0)
 
     def __enter__(self) -> "Command":
         return self

@@ -19,6 +19,7 @@ def main() -> None:
 
         arguments = command.parse(add_arguments)
         ingredients = parse(arguments.ingredients, command.overrides, SECTIONS)
+        command.answer(arguments, ingredients)
         from recipes import data
         from recipes.train import load_task
         from recipes.validate import open_model

@@ -67,6 +67,7 @@ def main() -> None:
 
         arguments = command.parse(add_arguments)
         ingredients = parse(arguments.ingredients, command.overrides, SECTIONS)
+        command.answer(arguments, ingredients)
         ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
         figures, count = measure(ingredients, functions, model, arguments.on, meta)
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

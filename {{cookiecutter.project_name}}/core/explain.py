@@ -1,0 +1,142 @@
+"""What `--print` and `--explain` show: the settings as they hold, and where one of them comes from and goes to."""
+
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from .arguments import describe
+from .errors import IngredientsError, suggest
+from .ingredients import Ingredients, is_call
+from .settings import declared_paths
+from .values import as_written, strip_comment
+
+
+def resolved_text(ingredients: Ingredients, text: str, declared: dict) -> str:
+    """`text`, from which the ingredients were read, with references and overrides replaced by the values that hold.
+
+    Comments and order stay. Declared settings that it lacks are added with their defaults, and marked so. It reads back
+    to the same ingredients. References to whole sections stay references: they mean one object.
+    """
+    blocks, replaced = [["", []]], False  # of each section: its path and its lines
+    for line in re.split("\r\n|\r|\n", text.rstrip()):
+        path, lines = blocks[-1]
+        if line[:1] == "[":
+            path = ".".join(part.strip() for part in line[1 : line.index("]")].split("."))
+            blocks.append([path, [line]])
+            continue
+        if line[:1] not in ("", " ", "\t", "#", ";"):
+            line, replaced = _resolved_line(ingredients, path, line)
+        elif replaced and line[:1] in (" ", "\t") and line.strip()[:1] not in ("", "#", ";"):
+            continue  # the rest of a value that stands on one line now
+        lines.append(line)
+    known = [*_sections(ingredients), *(path for path, kind in declared.items() if isinstance(kind, type))]
+    written = {path for path, _ in blocks}
+    blocks += [[path, []] for path in dict.fromkeys(known) if path not in written]
+    lines = []
+    for path, block in blocks:
+        added = _missing_lines(ingredients, path, block, declared.get(path))
+        end = len(block) - next((i for i, line in enumerate(reversed(block)) if line and line[0] not in "#;"), 0)
+        lines += (block[:end] or (["", f"[{path}]"] if added else [])) + added + block[end:]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _resolved_line(ingredients: Ingredients, path: str, line: str) -> tuple[str, bool]:
+    key = re.split("[=:]", line, maxsplit=1)[0].rstrip()
+    where, value = f"{path}.{key}", ingredients.at(path)[key]
+    if isinstance(value, Ingredients) or not ("$" in ingredients.written(where) or not ingredients.where(where).line):
+        return line, False
+    raw = re.split("[=:]", line, maxsplit=1)[1].strip()
+    note = raw[len(strip_comment(raw)) :] if raw else ""
+    return f"{key} = {as_written(value)}{note}", True
+
+
+def _sections(ingredients: Ingredients, above: str = ""):
+    for key, value in ingredients.items():
+        path = f"{above}.{key}".lstrip(".")
+        if isinstance(value, Ingredients) and value._path == path:
+            yield path
+            yield from _sections(value, path)
+
+
+def _missing_lines(ingredients: Ingredients, path: str, block: list, kind) -> list[str]:
+    """Settings of a section that its text lacks: those of the command line, then defaults."""
+    node = ingredients.at(path, {})
+    held = {re.split("[=:]", line, maxsplit=1)[0].rstrip() for line in block}
+    own = [(key, value) for key, value in node.items() if not isinstance(value, Ingredients) and key not in held]
+    lines = [f"{key} = {as_written(value)}" for key, value in own] if path else []
+    for item in fields(kind) if isinstance(kind, type) else ():
+        if item.name not in node and item.default is not MISSING:
+            lines.append(f"{item.name} = {as_written(item.default)}  # default")
+    return lines
+
+
+def explain(ingredients: Ingredients, path: str, declared: dict) -> str:
+    """Value, kind, origin, users and reader of the setting at a dotted path. IngredientsError where there is none."""
+    section, _, key = path.rpartition(".")
+    place, lines = ingredients.where(path), []
+    if place is None and path not in declared_paths(declared):
+        names = [*_settings(ingredients), *declared_paths(declared)]
+        raise IngredientsError(f"--explain {path}: there is no such setting. {suggest(path, names)}")
+    if place is not None:
+        value, raw = ingredients.at(path), ingredients.written(path)
+        lines.append(f"{path} = {'[section]' if isinstance(value, Ingredients) else as_written(value)}")
+        lines.append(f"    kind: {describe(type(value)) if not isinstance(value, Ingredients) else 'a section'}")
+        lines.append(f"    from: {place}" + (f", written {raw}" if "$" in raw else ""))
+    kind = declared.get(section)
+    for item in fields(kind) if isinstance(kind, type) else ():
+        if item.name == key:
+            if place is None:
+                lines = [f"{path} = {as_written(item.default)}", "    from: its default; the file does not set it"]
+            lines.append(f"    meaning: {item.metadata.get('doc', '')}")
+            lines.append(f"    read by: {', '.join(_readers(kind, key)) or 'nothing'}")
+    lines += [f"    used in: {user} ({ingredients.where(user)})" for user in _users(ingredients, path)]
+    caller = ingredients.at(section)
+    if isinstance(caller, Ingredients) and is_call(caller) and key[:1] != "@":
+        from .registry import registry, source
+
+        registered, name = next((key[1:], value) for key, value in caller.items() if key[:1] == "@")
+        if registered in registry and name in registry[registered]:
+            lines.append(f"    goes to: {name} ({source(registry[registered].get(name))})")
+    return "\n".join(lines)
+
+
+def _settings(ingredients: Ingredients):
+    for path in _sections(ingredients):
+        yield from (
+            f"{path}.{key}" for key, value in ingredients.at(path).items() if not isinstance(value, Ingredients)
+        )
+
+
+def _users(ingredients: Ingredients, wanted: str):
+    """The settings whose references mean `wanted`; looked up as the language says."""
+    for user in _settings(ingredients):
+        raw, section = ingredients.written(user), user.rpartition(".")[0]
+        for inner in re.findall(r"\$\{([^{}$]*)\}", raw):
+            path = inner.strip().replace(":", ".")
+            scopes = [*(section[: len(section) - len(rest)] for rest in _endings(section)), ""]
+            for scope in ["", *scopes] if "." in path else scopes:
+                found = f"{scope}.{path}".lstrip(".")
+                if found != user and ingredients.where(found) is not None:
+                    if found == wanted:
+                        yield user
+                    break
+
+
+def _endings(section: str) -> list[str]:
+    """ "" and then ever longer ends of a dotted path, so that what is left of it goes outwards."""
+    parts = section.split(".")
+    return ["", *("." + ".".join(parts[at:]) for at in range(len(parts) - 1, 0, -1))]
+
+
+def _readers(kind: type, key: str) -> list[str]:
+    """Lines of the scripts beside a dataclass that read its field from a variable of its name, or at once."""
+    import sys
+
+    here = Path(sys.modules[kind.__module__].__file__)
+    read = re.compile(rf"(?<![.\w])({kind.__name__.lower()}|.*\b{kind.__name__}\))\.{key}\b")
+    return [
+        f"{file.parent.name}/{file.name}:{number}"
+        for file in sorted(here.parent.glob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if read.search(line)
+    ]
