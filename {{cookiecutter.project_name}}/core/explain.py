@@ -7,7 +7,7 @@ from pathlib import Path
 from .arguments import describe
 from .errors import IngredientsError, suggest
 from .ingredients import Ingredients, is_call
-from .settings import declared_paths
+from .settings import FREE, declared_paths
 from .values import as_written, strip_comment
 
 
@@ -98,6 +98,14 @@ def explain(ingredients: Ingredients, path: str, declared: dict) -> str:
         if registered in registry and name in registry[registered]:
             lines.append(f"    goes to: {name} ({source(registry[registered].get(name))})")
     return "\n".join(lines)
+
+
+def unread(ingredients: Ingredients, read: set[str]) -> list[str]:
+    """Settings of the free-form sections that no reference, function or code (`read`) takes: facts for people."""
+    calls = {path for path in _sections(ingredients) if is_call(ingredients.at(path))}
+    free = [path for path in _settings(ingredients) if path.startswith(FREE + ".")]
+    mine = [path for path in free if path not in read and path.rpartition(".")[0] not in calls]
+    return [path for path in mine if next(_users(ingredients, path), None) is None]
 
 
 def _settings(ingredients: Ingredients):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from core import Ingredients, IngredientsError, located, parse
 from core.errors import suggest
+from core.explain import unread
 from core.settings import read_section
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
@@ -172,6 +173,8 @@ def choose_device(ingredients: Ingredients, name: str) -> torch.device:
     return torch.device(name)
 
 
+READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
+
 # What the weights so far depend on: with another value of these a run cannot go on.
 FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
 FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
@@ -284,5 +287,7 @@ def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model
             del state["optimizer"]
             checkpoint.save(path, state)
         runs.say(folder, f"weights: {weights}")
+    if facts := unread(ingredients, READ):
+        runs.say(folder, f"nothing read: {', '.join(facts)}")
     runs.record(folder, finished=True)
     runs.say(folder, f"run: {folder}")

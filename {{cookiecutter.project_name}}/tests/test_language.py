@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core import Ingredients, IngredientsError, parse, parse_and_resolve, parse_string, registry, resolve
 from core.arguments import fits, mend
-from core.explain import explain, resolved_text
+from core.explain import explain, resolved_text, unread
 from core.registry import Registries
 from core.settings import declared_paths
 from recipes.settings import SECTIONS
@@ -363,6 +363,11 @@ def test_explain(kinds):
         explain(ingredients, "kitchen.ovn", declared)
     told = explain(parse(Path(__file__).parent.parent / "ingredients.ini"), "testing.debug", SECTIONS)
     assert "read by: recipes/train.py:" in told
+
+
+def test_unread_facts(kinds):
+    text = "[project]\nname = x\nn = 3\nfact = 1\n[project.f]\n@test_kind = join\nfirst = a\n[b]\nk = ${project.n}\n"
+    assert unread(parse_string(text), {"project.name"}) == ["project.fact"]
 
 
 def test_parse_and_resolve(tmp_path, kinds):
