@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from core import IngredientsError, registry
@@ -59,6 +60,11 @@ def download_archive(source: str, root: Path, sha256: str = "", timeout: float =
             return dest
         try:
             _run_locked(store, name, fetch, unpack)
+        except IngredientsError:
+            (store / f"{name}.lock").unlink(missing_ok=True)
+            with suppress(OSError):  # other archives are kept there
+                store.rmdir()
+            raise
         except OSError as error:
             raise IngredientsError(f"{source}: cannot be unpacked into {dest}: {error}") from error
         return dest

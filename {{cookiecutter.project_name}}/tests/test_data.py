@@ -229,7 +229,7 @@ def test_a_dead_url_is_named_with_the_way_out(server, packed, root, behaviour):
     assert url in str(caught.value) and "file:/path/to/set.tgz" in str(caught.value)
     assert "[project.data]" in str(caught.value) and "long page" not in str(caught.value)
     assert len(server.requests) == {"missing": 1, "broken": 3, "short": 3}[behaviour]
-    assert listed(root) == set()
+    assert listed(root, hidden=True) == set()
 
 
 def test_nobody_listens(root, server):
