@@ -6,7 +6,7 @@
 >>> config = parse_and_resolve("ingredients.ini")  # ... and functions called
 """
 
-from pathlib import Path
+import os
 
 from .errors import IngredientsError, Place, Problem
 from .ingredients import Ingredients, located
@@ -27,6 +27,6 @@ __all__ = [
 ]
 
 
-def parse_and_resolve(file: str | Path, overrides=()) -> Ingredients:
+def parse_and_resolve(file: str | os.PathLike, overrides=()) -> Ingredients:
     """Read an ini file and call the functions that it names. Raises IngredientsError with all problems found."""
     return resolve(parse(file, overrides))

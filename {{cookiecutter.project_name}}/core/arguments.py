@@ -6,68 +6,67 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .errors import Place, Problem, suggest
-from .ingredients import Ingredients
+from .errors import Problem, suggest
+from .ingredients import Ingredients, problem_of
 from .values import BROKEN
 
 _PLAIN = {str: "text", int: "an integer", float: "a number", bool: "True or False", Path: "a path", type(None): "None"}
 _LISTS = (list, tuple, set, frozenset, Sequence)
 _UNIONS = (typing.Union, types.UnionType)
+_MORE, _ANY_NAME = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD  # *args, **kwargs
 _ALIASES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False, "null": None}
 
 
-def check_arguments(node: Ingredients, path: str, function, noun: str) -> list[Problem]:
-    """The problems of a section whose settings go to `function`: missing, unknown (a `noun`), of the wrong kind."""
-    parameters, hints = signature_of(function)
-    if parameters is None:  # a builtin that does not tell
-        return []
-    problems = []
+class Signature:
+    """What a function or class takes, as the check below needs it."""
+
+    def __init__(self, function):
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (ValueError, TypeError):  # a builtin that does not tell: anything goes
+            parameters = [inspect.Parameter(f"_{kind}", kind) for kind in (_MORE, _ANY_NAME)]
+        hints = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
+        if any(isinstance(hint, str) for hint in hints.values()):
+            try:
+                hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+            except (NameError, AttributeError, TypeError):
+                hints = {name: hint for name, hint in hints.items() if not isinstance(hint, str)}
+        kinds = [p.kind for p in parameters]
+        self.hints = hints  # by name, but for those that cannot be looked up (a package not imported yet)
+        self.slots = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self.names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        self.needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (_MORE, _ANY_NAME)]
+        self.takes_more, self.takes_any_name = _MORE in kinds, _ANY_NAME in kinds
+
+
+def check_arguments(node: Ingredients, path: str, signature: Signature, noun: str) -> list[Problem]:
+    """The problems of settings as arguments: missing, unknown (a `noun`), given twice, of the wrong kind."""
+    problems, hints = [], signature.hints
 
     def problem(key, message):
-        place = node.where(key.partition(".")[0]) or node._place or Place(path)
-        problems.append(Problem(place, f"{path}.{key}", node.written(key), message))
+        problems.append(problem_of(node, key, message, path))
 
-    slots = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    given = positional(node)
-    taken = {parameter.name: argument for parameter, argument in zip(slots, given, strict=False)}
-    if len(given) > len(slots) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        problem("*", f"{len(given)} positional arguments, but the function takes {len(slots)}")
-    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    given = positional(node) if "*" in node else ()
+    if len(given) > len(signature.slots) and not signature.takes_more:
+        problem("*", f"{len(given)} positional arguments, but the function takes {len(signature.slots)}")
+    filled = [(name, key, value) for name, (key, value) in zip(signature.slots, given, strict=False)]
+    taken = {name for name, _, _ in filled}
     for key, value in node.items():
         if key in taken:
             problem(key, f'"{key}" is given already by *; remove one')
-        elif key in named:
-            taken[key] = (key, value)
-        elif key != "*" and key[0] != "@" and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            problem(key, f"no such {noun}. {suggest(key, named)}")
-    for name, (key, value) in taken.items():
+        elif key in signature.names:
+            filled.append((key, key, value))
+        elif key != "*" and key[0] != "@" and not signature.takes_any_name:
+            problem(key, f"no such {noun}. {suggest(key, signature.names)}")
+    for name, key, value in filled:
         hint = hints.get(name, typing.Any)
-        if not isinstance(value, Ingredients) and not fits(value, hint):
+        if type(value) is not hint and not isinstance(value, Ingredients) and not fits(value, hint):
             problem(key, mend(value, node.written(key), hint))
-    for parameter in (*slots, *(p for p in parameters if p.kind is p.KEYWORD_ONLY)):
-        if parameter.default is parameter.empty and parameter.name not in taken:
-            needed = f": {describe(hints[parameter.name])} is needed" if parameter.name in hints else ""
-            problem(parameter.name, f"missing{needed}")
+    taken.update(name for name, _, _ in filled)
+    for name in signature.needed:
+        if name not in taken:
+            problem(name, "missing" + (f": {describe(hints[name])} is needed" if name in hints else ""))
     return problems
-
-
-def signature_of(function) -> tuple:
-    """(parameters, annotations by name) of a function or class; (None, {}) of a builtin that does not tell.
-
-    Annotations that cannot be looked up (a package not imported yet) are left out.
-    """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
-        return None, {}
-    hints = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
-    if any(isinstance(hint, str) for hint in hints.values()):
-        target = function.__init__ if isinstance(function, type) else function
-        try:
-            hints = typing.get_type_hints(target)
-        except (NameError, AttributeError, TypeError):
-            hints = {name: hint for name, hint in hints.items() if not isinstance(hint, str)}
-    return parameters, hints
 
 
 def positional(node: Ingredients) -> list[tuple]:
@@ -102,8 +101,10 @@ def fits(value, hint) -> bool:
 
 def adapt(value, hint):
     """A text given for a Path becomes one; all else stays as it is."""
+    if hint is str or not isinstance(value, str):
+        return value
     args = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-    return Path(value) if isinstance(value, str) and Path in args and str not in args else value
+    return Path(value) if Path in args and str not in args else value
 
 
 def describe(hint) -> str:

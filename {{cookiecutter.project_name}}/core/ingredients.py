@@ -3,6 +3,8 @@
 from .errors import IngredientsError, Place, Problem, suggest
 from .values import as_written
 
+_set = object.__setattr__  # past __setattr__ below, which makes settings
+
 
 class Ingredients(dict):
     """A section: `config.training.scheme.epochs`, or `config["training"]["scheme"]["epochs"]`.
@@ -11,13 +13,17 @@ class Ingredients(dict):
     `str()` gives an ini that parses back to the same.
     """
 
-    # entries: key -> (text as written, file, line, text for references in text or None);
+    # entries: key -> (text as written, file, line);
     # parsed: the section that this one was resolved from, with its functions not yet called
     __slots__ = ("_entries", "_parsed", "_path", "_place")
 
     def __init__(self, items=(), path: str = "", place: Place | None = None):
-        super().__init__(items)
-        self._path, self._place, self._entries, self._parsed = path, place, {}, None
+        if items:
+            self.update(items)
+        _set(self, "_path", path)
+        _set(self, "_place", place)
+        _set(self, "_entries", {})
+        _set(self, "_parsed", None)
 
     def __getattr__(self, name: str):
         if name in self:
@@ -29,7 +35,7 @@ class Ingredients(dict):
 
     def __setattr__(self, name: str, value):
         if name in Ingredients.__slots__:
-            super().__setattr__(name, value)
+            _set(self, name, value)
         else:
             self[name] = value
 
@@ -62,7 +68,7 @@ class Ingredients(dict):
     def where(self, path: str) -> Place | None:
         """The place (file and line) of the setting or section at a dotted path; None where there is none."""
         node, entry = self._find(path)
-        return Place(*entry[1:3]) if entry else node._place if isinstance(node, Ingredients) else None
+        return Place(*entry[1:]) if entry else node._place if isinstance(node, Ingredients) else None
 
     def written(self, path: str) -> str:
         """The text of the setting at a dotted path as it stands in its file; "" for a section."""
@@ -84,9 +90,24 @@ class Ingredients(dict):
     __repr__ = dict.__repr__
 
 
+def call_key(section: dict) -> str | None:
+    """`@registry` where the section calls a function, else None."""
+    for key in section:  # a generator would take three times as long
+        if isinstance(key, str) and key[:1] == "@":
+            return key
+    return None
+
+
 def is_call(section: dict) -> bool:
     """Whether a section calls a function: `@registry = name`."""
-    return any(key[:1] == "@" for key in section if isinstance(key, str))
+    return call_key(section) is not None
+
+
+def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> Problem:
+    """The problem of one setting, with place and value as written; `path` where the section stands elsewhere."""
+    path = path or section._path
+    place = section.where(key.partition(".")[0]) or section._place or Place(path)
+    return Problem(place, f"{path}.{key}", section.written(key), message)
 
 
 def located(ingredients: Ingredients, path: str, message: str) -> IngredientsError:

@@ -1,25 +1,35 @@
 """Text -> Ingredients: sections, values, base files, overrides. Every mistake is found in one pass, with its line."""
 
-import os
+import os  # not pathlib: it would cost 10 ms of import
 import re
-from pathlib import Path
 
 from .errors import IngredientsError, Place, Problem, suggest
-from .ingredients import Ingredients
+from .ingredients import Ingredients, call_key, problem_of
 from .references import resolve_references
-from .settings import check_settings, declared_paths
-from .values import BIDIRECTIONAL, BROKEN, MAX_DEPTH, as_written, bracket_depth, read_value, strip_comment
+from .values import (
+    BIDIRECTIONAL,
+    BROKEN,
+    MAX_DEPTH,
+    Reference,
+    Text,
+    as_written,
+    bracket_depth,
+    read_value,
+    strip_comment,
+)
 
 MAX_BYTES = 10_000_000
 COMMAND_LINE = "command line"
 
-_LINE_END = re.compile("\r\n|\r|\n")
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
+# What a line or value may begin with; frozensets, since a line is asked several times.
+_COMMENT, _INDENT, _BRACKETS = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
+_NO_SETTING = _COMMENT | _INDENT | {"["}
 _DUNDER = "names with two leading underscores are Python's own; choose another"
 
 
-def parse(file: str | Path, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
+def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
     """Read an ini file with its base files and resolve its references; functions stay names.
 
     `overrides`: (path, text) pairs, or (path, text, True) to add a setting that the file does not have.
@@ -27,7 +37,7 @@ def parse(file: str | Path, overrides=(), declared: dict | None = None, checks=(
     `checks`: further functions that take the ingredients and give a list of problems.
     Raises IngredientsError with all problems found, those of the checks included.
     """
-    problems, file = [], Path(file)
+    problems, file = [], os.fspath(file)
     return _finish(_read_file(file, problems, ()), problems, overrides, declared, checks, Place(_shown(file)))
 
 
@@ -36,20 +46,21 @@ def parse_string(text: str, overrides=(), declared: dict | None = None) -> Ingre
     problems = []
     nodes = _read_lines(text, "<text>", problems)
     if "base" in nodes.get("META", ()):
-        problems.append(_problem(nodes["META"], "base", "only a file can have a base file"))
+        problems.append(problem_of(nodes["META"], "base", "only a file can have a base file"))
     return _finish(nodes, problems, overrides, declared, (), Place("<text>"))
 
 
 def _finish(nodes: dict, problems: list, overrides, declared: dict | None, checks, place: Place) -> Ingredients:
+    if declared is not None:
+        from .settings import check_settings, declared_paths  # which import dataclasses: 10 ms
+    known = declared_paths(declared) if declared else []
     for path, text, *add in overrides:
         raw = text if isinstance(text, str) else as_written(text)
-        message = _override(nodes, path, raw, any(add), declared_paths(declared or {}))
+        message = _override(nodes, path, raw, any(add), known)
         if message:
             problems.append(Problem(Place(COMMAND_LINE), "--" + path, raw, message))
-    root = Ingredients(place=place)
-    for path, node in nodes.items():
-        parent, _, name = path.rpartition(".")
-        (nodes[parent] if parent else root).setdefault(name, node)
+    root = nodes[""] = Ingredients(place=place)
+    _link(nodes, problems)
     resolve_references(nodes, problems)
     if declared is not None:
         problems += check_settings(root, declared)
@@ -60,56 +71,75 @@ def _finish(nodes: dict, problems: list, overrides, declared: dict | None, check
     return root
 
 
-def _problem(node: Ingredients, key: str, message: str) -> Problem:
-    return Problem(node.where(key), f"{node._path}.{key}", node.written(key), message)
+def _link(nodes: dict, problems: list) -> None:
+    """Put each section into the one above it, and make those that are missing; "" is the root."""
+    for path, node in list(nodes.items()):
+        above = None
+        while path and above is None:
+            parent, _, name = path.rpartition(".")
+            above = nodes.get(parent)
+            holder = above
+            if holder is None:
+                holder = nodes[parent] = Ingredients((), parent, node._place)
+            elif name in holder._entries:
+                setting, section = holder.where(name), node._place
+                message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
+                problems.append(Problem(max(setting, section), path, "", message))
+                del holder._entries[name]
+            holder[name] = node
+            path, node = parent, holder
 
 
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _read_file(file: Path, problems: list, children: tuple) -> dict:
+def _read_file(file: str, problems: list, children: tuple) -> dict:
     """The sections of `file`, merged over those of its base files."""
     nodes = _read_lines(_read_text(file), _shown(file), problems)
     meta = nodes.get("META", Ingredients())
     if "base" not in meta:
         return nodes
-    chain, merged = (*children, file.resolve()), {}
-    for base in meta["base"] if isinstance(meta["base"], list) else [meta["base"]]:
-        path = file.parent / base if isinstance(base, str) and base else None
+    chain, merged = (*children, os.path.realpath(file)), {}
+    for base in meta["base"] if type(meta["base"]) is list else [meta["base"]]:
+        path = os.path.join(os.path.dirname(file), base) if isinstance(base, str) and base else None
         if path is None:
-            problems.append(_problem(meta, "base", "name the base file as text, or a list of such names"))
-        elif path.resolve() in chain:
-            names = [other.name for other in (*chain[chain.index(path.resolve()) :], path.resolve())]
-            problems.append(_problem(meta, "base", "base files go in a circle: " + " -> ".join(names)))
-        elif not path.is_file():
-            near = suggest(base, [other.name for other in file.parent.glob("*.ini")])
-            problems.append(_problem(meta, "base", f"there is no file {path}. {near}"))
+            problems.append(problem_of(meta, "base", "name the base file as text, or a list of such names"))
+        elif (real := os.path.realpath(path)) in chain:
+            names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
+            problems.append(problem_of(meta, "base", "base files go in a circle: " + " -> ".join(names)))
+        elif not os.path.isfile(path):
+            message = f"there is no file {path}. {suggest(base, _ini_files(os.path.dirname(file)))}"
+            problems.append(problem_of(meta, "base", message))
         else:
-            _merge(merged, _read_file(path, problems, chain), problems)
+            _merge(merged, _read_file(path, problems, chain))
     del meta["base"], meta._entries["base"]
     if not meta:
         del nodes["META"]
-    _merge(merged, nodes, problems)
+    _merge(merged, nodes)
     return merged
 
 
-def _shown(file: Path) -> str:
+def _ini_files(folder: str) -> list[str]:
+    return [name for name in os.listdir(folder or ".") if name.endswith(".ini")] if os.path.isdir(folder or ".") else []
+
+
+def _shown(file: str) -> str:
     """The shorter of the path as given and the path from the current folder."""
     try:
-        return min(str(file), os.path.relpath(file), key=len)
+        return min(os.path.normpath(file), os.path.relpath(file), key=len)
     except ValueError:  # on another drive
-        return str(file)
+        return file
 
 
-def _read_text(file: Path) -> str:
+def _read_text(file: str) -> str:
     where = _shown(file)
     try:
-        if file.is_dir():
+        if os.path.isdir(file):
             raise IngredientsError(f"{where}: is a folder; name the ini file in it")
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        near = suggest(file.name, [path.name for path in file.absolute().parent.glob("*.ini")])
+        near = suggest(os.path.basename(file), _ini_files(os.path.dirname(file)))
         raise IngredientsError(f"{where}: there is no such file. {near}") from None
     except (OSError, ValueError) as error:
         raise IngredientsError(f"{where}: cannot be read ({error})") from None
@@ -118,16 +148,16 @@ def _read_text(file: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = len(_LINE_END.findall(data[: error.start].decode("utf-8", "replace"))) + 1
+        line = len(_lines(data[: error.start].decode("utf-8", "replace")))
         message = f"byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8"
         raise IngredientsError([Problem(Place(where, line), "", "", message)]) from None
 
 
-def _merge(base: dict, over: dict, problems: list) -> None:
+def _merge(base: dict, over: dict) -> None:
     """Lay the sections `over` on the sections `base`, in place."""
     for path in [path for path in over if path in base]:
-        before, after = _function(base.get(path, {})), _function(over[path])
-        if before and after and before != after:
+        before, after = call_key(base.get(path, {})), call_key(over[path])
+        if before and after and (before, base[path][before]) != (after, over[path][after]):
             _drop_arguments(base, path)
     for path, node in over.items():
         if path in base:
@@ -136,11 +166,6 @@ def _merge(base: dict, over: dict, problems: list) -> None:
             base[path]._entries.update(node._entries)
         else:
             base[path] = node
-    _check_shape(base, problems)
-
-
-def _function(node: dict) -> tuple | None:
-    return next(((key, value) for key, value in node.items() if key[0] == "@"), None)
 
 
 def _drop_arguments(nodes: dict, path: str) -> None:
@@ -153,31 +178,36 @@ def _drop_arguments(nodes: dict, path: str) -> None:
 # ---------------------------------------------------------------------------------------------------- lines
 
 
+def _lines(text: str) -> list[str]:
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.split("\n")
+
+
 def _read_lines(text: str, file: str, problems: list) -> dict:
     """The sections of one text by their dotted path; values are read, references not yet resolved."""
 
     def problem(line, message, key="", raw=""):
         problems.append(Problem(Place(file, line), key, raw, message))
 
-    lines = _LINE_END.split(text.removeprefix("\ufeff"))
-    if _FORBIDDEN.search(text):
+    lines = _lines(text.removeprefix("\ufeff"))
+    if "\0" in text or not (text.isascii() or _FORBIDDEN.search(text) is None):
         _refuse_characters(lines, problem)
-    nodes, node, path = {}, None, ""
+    nodes, node, entries, path = {}, None, {}, ""
     number, count = 0, len(lines)
+    lines.append("[")  # so that there is always a next line
     while number < count:
         line = lines[number]
         number += 1  # from here on the line's number as people count
         first = line[:1]
-        if first == "" or first in "#;":
-            continue
-        if first == "[":
-            path = _header(line, number, nodes, problem)
-            node = Ingredients((), path, Place(file, number))
-            if path:
-                nodes[path] = node
-            continue
-        if first in " \t":
-            if line.strip(" \t")[:1] not in ("", "#", ";"):
+        if first in _NO_SETTING:
+            if first == "[":
+                path = _header(line, number, nodes, problem)
+                node = Ingredients((), path, Place(file, number))
+                entries = node._entries
+                if path:
+                    nodes[path] = node
+            elif line.strip(" \t")[:1] not in _COMMENT:
                 message = "an indented line, but no text value stands above that it could continue; unindent it"
                 problem(number, message, line.strip(" \t"))
             continue
@@ -188,20 +218,21 @@ def _read_lines(text: str, file: str, problems: list) -> dict:
         key, raw = key.rstrip(" \t"), raw.strip(" \t")
         if "#" in raw:
             raw = strip_comment(raw).rstrip(" \t")
-        if number < count and (lines[number][:1] in ("", " ", "\t", "#", ";") or raw[:1] in ("[", "{")):
-            raw, number = _continuation(lines, number, raw, f"{path}.{key}", problem)
+        while lines[number][:1] in _COMMENT:
+            number += 1
+        if lines[number][:1] in _INDENT or raw[:1] in _BRACKETS:
+            raw, number = _continuation(lines, number, raw, f"{path}.{key}".lstrip("."), problem)
         if not equals or node is None or not key or key[0] in "@_" or "." in key or key in node:
             message = _key_problem(key, equals, node)
             if message:
                 problem(start, message, f"{path}.{key}" if path and equals and key else key, raw)
                 continue
+        entries[key] = (raw, file, start)
         try:
-            node[key], references = read_value(raw)
+            node[key] = read_value(raw)
         except ValueError as error:
-            problem(start, str(error), f"{path}.{key}", raw)
-            node[key], references = BROKEN, ()
-        node._entries[key] = (raw, file, start, references or None)
-    _check_shape(nodes, problems)
+            problem(start, str(error), f"{path}.{key}".lstrip("."), raw)
+            node[key] = BROKEN
     return nodes
 
 
@@ -257,7 +288,7 @@ def _key_problem(key: str, equals: str, node: Ingredients | None) -> str | None:
         )
     if key in node:
         return f"{key} stands already at line {node.where(key).line} ({key} = {node.written(key)}); remove one"
-    other = next((name for name in node if name[0] == "@"), None)
+    other = call_key(node)
     if key[0] == "@" and other:
         return f"a section calls one function, and this one has {other} at line {node.where(other).line}"
     return "name the registry: write @registry = function" if key == "@" else None
@@ -265,12 +296,12 @@ def _key_problem(key: str, equals: str, node: Ingredients | None) -> str | None:
 
 def _continuation(lines: list, number: int, raw: str, key: str, problem) -> tuple[str, int]:
     """`raw` with the indented lines after it, and the number of the last line taken."""
-    is_open = raw[:1] in ("[", "{")
+    is_open = raw[:1] in _BRACKETS
     depth = bracket_depth(raw) if is_open else 0
     taken, parts = number, [raw]
-    for number in range(number, len(lines)):  # noqa: B020
+    for number in range(number, len(lines) - 1):  # noqa: B020
         text = lines[number].strip(" \t")
-        if not text or text[0] in "#;":
+        if text[:1] in _COMMENT:
             if is_open and depth <= 0:
                 break
             continue
@@ -295,24 +326,9 @@ def _continuation(lines: list, number: int, raw: str, key: str, problem) -> tupl
 
 def _is_text(raw: str) -> bool:
     try:
-        return raw[:1] != '"' and (not raw or "$" in raw or isinstance(read_value(raw)[0], str))
+        return raw[:1] != '"' and isinstance(read_value(raw), str | Text | Reference)
     except ValueError:
         return True  # which is told elsewhere
-
-
-def _check_shape(nodes: dict, problems: list) -> None:
-    """Make missing parents; a name is a setting or a section, not both."""
-    for path in list(nodes):
-        parent, _, name = path.rpartition(".")
-        above = parent
-        while above and above not in nodes:
-            nodes[above] = Ingredients((), above, nodes[path]._place)
-            above = above.rpartition(".")[0]
-        if parent and name in nodes[parent]._entries:
-            setting, section = nodes[parent].where(name), nodes[path]._place
-            message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
-            problems.append(Problem(max(setting, section), path, "", message))
-            del nodes[parent]._entries[name], nodes[parent][name]
 
 
 # ------------------------------------------------------------------------------------------------ overrides
@@ -335,14 +351,13 @@ def _override(nodes: dict, path: str, raw: str, add: bool, declared: list) -> st
         if parts[at] in nodes.get(".".join(parts[:at]), Ingredients())._entries:
             return f"{'.'.join(parts[: at + 1])} is a setting, so nothing stands below it"
     try:
-        value, references = read_value(raw)
+        value = read_value(raw)
     except ValueError as error:
         return str(error)
     if parent not in nodes:
         nodes[parent] = Ingredients((), parent, Place(COMMAND_LINE))
-        _check_shape(nodes, [])
     if key[0] == "@" and known and nodes[parent][key] != value:
         _drop_arguments(nodes, parent)
     nodes[parent][key] = value
-    nodes[parent]._entries[key] = (raw, COMMAND_LINE, 0, references or None)
+    nodes[parent]._entries[key] = (raw, COMMAND_LINE, 0)
     return None

@@ -1,11 +1,9 @@
 """Names -> functions. Every section with `@registry = name` is checked before the first one is called."""
 
-import inspect
 import os
 
-from .arguments import adapt, check_arguments, positional, signature_of
 from .errors import IngredientsError, Place, Problem, suggest
-from .ingredients import Ingredients, is_call
+from .ingredients import Ingredients, call_key, is_call, problem_of
 from .values import BROKEN
 
 
@@ -14,7 +12,7 @@ class Registry:
 
     def __init__(self, name: str):
         self.name = name
-        self._functions = {}
+        self._functions, self._signatures = {}, {}
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
@@ -27,6 +25,7 @@ class Registry:
                 taken = f'"{name}" is taken in the registry {self.name} by {source(other)}'
                 raise IngredientsError(f"{source(function)}: {taken}; give one of them another name")
             self._functions[name] = function
+            self._signatures.pop(name, None)
             return function
 
         return enter
@@ -38,6 +37,14 @@ class Registry:
         if name not in self._functions:
             raise IngredientsError(f'the registry {self.name} has no "{name}". {suggest(str(name), self)}')
         return self._functions[name]
+
+    def signature(self, name: str):
+        """What the function under `name` takes; asked for once."""
+        if name not in self._signatures:
+            from .arguments import Signature  # late: inspect and typing would cost 15 ms of `import core`
+
+            self._signatures[name] = Signature(self.get(name))
+        return self._signatures[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._functions
@@ -70,6 +77,8 @@ registry = Registries()
 
 def source(function) -> Place:
     """The file and line where a function or class was written; the file from the current folder where it is in it."""
+    import inspect
+
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     try:
@@ -105,30 +114,29 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
 
 
 def _check_call(node: Ingredients, path: str) -> list[Problem]:
-    key, name = _called(node)
+    from .arguments import check_arguments
+
+    key = call_key(node)
+    name = node[key]
     functions = registry.get(key[1:])
     if functions is not None and isinstance(name, str) and name in functions:
-        told = f" ({name} stands in {source(functions.get(name))})"
-        found = check_arguments(node, path, functions.get(name), "argument")
+        found = check_arguments(node, path, functions.signature(name), "argument")
+        told = f" ({name} stands in {source(functions.get(name))})" if found else ""
         return [problem._replace(message=problem.message + told) for problem in found]
     if functions is None:
         message = f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}"
     else:
         message = f'the registry {key[1:]} has no "{name}". {suggest(str(name), functions)}'
-    place = node.where(key) or node._place or Place(path)
-    return [] if name is BROKEN else [Problem(place, f"{path}.{key}", node.written(key) or str(name), message)]
+    problem = problem_of(node, key, message, path)
+    return [] if name is BROKEN else [problem._replace(raw=problem.raw or str(name))]
 
 
-def _called(node: Ingredients) -> tuple:
-    return next((key, name) for key, name in node.items() if key[:1] == "@")
-
-
-def _resolve(node, done: dict):
+def _resolve(node: Ingredients, done: dict):
     """`node` with its calls made, arguments before their function; `done` holds what each section gave."""
-    if not isinstance(node, Ingredients):
-        return node
     if id(node) not in done:
-        inside = {key: _resolve(value, done) for key, value in node.items()}
+        inside = {
+            key: _resolve(value, done) if isinstance(value, Ingredients) else value for key, value in node.items()
+        }
         if is_call(node):
             done[id(node)] = _call(node, inside)
         else:
@@ -138,9 +146,11 @@ def _resolve(node, done: dict):
 
 
 def _call(node: Ingredients, inside: dict):
-    key, name = _called(node)
-    function = registry[key[1:]].get(name)
-    hints = signature_of(function)[1]
+    from .arguments import adapt, positional
+
+    key = call_key(node)
+    name, functions = node[key], registry[key[1:]]
+    function, hints = functions.get(name), functions.signature(name).hints
     named = {name: adapt(value, hints.get(name)) for name, value in inside.items() if name[0] not in "@*"}
     try:
         return function(*(value for _, value in positional(inside)), **named)

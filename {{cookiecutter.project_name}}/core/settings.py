@@ -6,9 +6,9 @@ the section calls: `{"training.scheme": Scheme, "training.preprocess": "preproce
 
 from dataclasses import MISSING, field, fields
 
-from .arguments import adapt, check_arguments, describe, signature_of
+from .arguments import Signature, adapt, check_arguments, describe
 from .errors import Place, Problem, suggest
-from .ingredients import Ingredients
+from .ingredients import Ingredients, call_key, problem_of
 
 FREE = "project"  # may carry facts that no code reads
 
@@ -21,7 +21,7 @@ def setting(default, doc: str):
 def read_section(ingredients: Ingredients, path: str, declared: type):
     """The declared section at `path` as an instance of its dataclass; absent settings take their defaults."""
     section = ingredients.at(path, {})
-    hints = signature_of(declared)[1]
+    hints = Signature(declared).hints
     known = [item.name for item in fields(declared)]
     return declared(**{name: adapt(section[name], hints.get(name)) for name in known if name in section})
 
@@ -37,7 +37,7 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
     problems, todo = [], [(ingredients, "")]
     for node, path in todo:  # which grows on the way
         kind, free = declared.get(path), path.partition(".")[0] in ("", FREE)
-        called = next((key for key in node if key[:1] == "@"), None)
+        called = call_key(node)
         message = None
         if isinstance(kind, str) and called != f"@{kind}":
             message = f"this section calls a function: write @{kind} = name"
@@ -58,7 +58,7 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
             todo += ((value, f"{path}.{key}".lstrip(".")) for key, value in inside)
     for path, kind in declared.items():
         if isinstance(kind, type) and path not in (seen for _, seen in todo):
-            problems += check_arguments(Ingredients((), path, ingredients.where("")), path, kind, "setting")
+            problems += check_arguments(Ingredients((), path, ingredients.where("")), path, Signature(kind), "setting")
     return problems
 
 
@@ -67,8 +67,8 @@ def _check_declared(node: Ingredients, path: str, kind: type | None) -> list[Pro
     fields_alone = {key: value for key, value in node.items() if not isinstance(value, Ingredients)}
     if kind is None:
         message = f"[{path}] has no settings of its own"
-        return [Problem(node.where(key), f"{path}.{key}", node.written(key), message) for key in fields_alone]
-    return check_arguments(node.with_items(fields_alone), path, kind, "setting")
+        return [problem_of(node, key, message, path) for key in fields_alone]
+    return check_arguments(node.with_items(fields_alone), path, Signature(kind), "setting")
 
 
 def help_text(declared: dict) -> str:
@@ -78,7 +78,7 @@ def help_text(declared: dict) -> str:
         lines.append(
             f"\n[{path}]" + ("" if isinstance(kind, type) else f"  @{kind} = name of a function, and its arguments")
         )
-        hints = signature_of(kind)[1] if isinstance(kind, type) else {}
+        hints = Signature(kind).hints if isinstance(kind, type) else {}
         for item in fields(kind) if hints else ():
             default = "" if item.default is MISSING else f" = {item.default}"
             lines.append(

@@ -11,11 +11,13 @@ BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c"
 _WORDS = {"": "", "true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _STRING = r'"(?:\\.|[^"\\])*"'
+# The values that most settings have, told apart in one step: text in quotes, integer, float, reference.
+_SIMPLE = re.compile(r'"([^"\\\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]{0,18}))(\.[0-9]+)?|\$\{([^{}$]*)\}')
 _COMMENT = re.compile(_STRING + r"|[ \t]+#")
 _BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
 _OUTSIDE_STRINGS = re.compile(_STRING + r"|\$\{[^}]*\}|\$|-?Infinity|NaN")
-_DOLLAR = re.compile(r"\$\$|\$\{([^{}$]*)\}|\$")
 _WHOLE = re.compile(r"\$\{[^{}$]*\}")
+_DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
 _BARE = re.compile(f"[^\\s\"'\\[{{\\x7f{BIDIRECTIONAL}]([^\\x00-\\x08\\x0a-\\x1f\\x7f{BIDIRECTIONAL}]*[^ \\t])?")
 _ESCAPED = re.compile(f"[\\x7f{BIDIRECTIONAL}]")
 
@@ -34,13 +36,13 @@ class Reference:
 
     def __init__(self, inner: str):
         self.env = self.default = None
-        self.path = inner.strip().replace(":", ".")
+        self.path = path = inner.strip().replace(":", ".")
         if inner.startswith("env:"):
             _, self.env, *default = inner.split(":", 2)
             self.default = default[0] if default else None
-        elif not self.path:
+        elif not path:
             raise ValueError("an empty reference: write ${section.key}, or $$ for a dollar sign")
-        elif ".." in f".{self.path}.":
+        elif path[0] == "." or path[-1] == "." or ".." in path:
             raise ValueError(f"${{{inner}}} has an empty part: write ${{section.key}}")
 
 
@@ -48,30 +50,39 @@ class Text(list):
     """Text with references inside: a list of str and Reference."""
 
 
+class Template:
+    """A list or object with references inside: `value` holds them as Reference and Text."""
+
+    __slots__ = ("references", "value")
+
+    def __init__(self, value, references: list):
+        self.value, self.references = value, references
+
+
 def read_value(raw: str):
-    """The value of `raw`, in which references stand as Reference and Text, and the list of these references.
+    """The value of `raw`; one that holds references is a Reference, Text or Template.
 
     Raises ValueError whose text says what is wrong and how to write it.
     """
     first = raw[:1]
+    if simple := _SIMPLE.fullmatch(raw):
+        kind = simple.lastindex
+        if kind > 1:
+            return int(raw) if kind == 2 else float(raw) if kind == 3 else Reference(simple[4])
+    if first == '"':
+        text = simple[1] if simple else _json(raw)
+        return _text(text) if "$" in text else text
+    if first == "[" or first == "{":
+        return _json_with_references(raw) if "$" in raw else _json(raw)
     if "$" in raw:
-        if first == "$" and _WHOLE.fullmatch(raw):
-            reference = Reference(raw[2:-1])
-            return reference, [reference]
-        references = []
-        if first in '"[{':
-            return _json_with_references(raw, references), references
-        value = _text(raw[1:-1] if _single_quoted(raw) else raw, references)
-        return value, references
+        return _text(raw[1:-1] if _single_quoted(raw) else raw)
     if raw in _WORDS:
-        return _WORDS[raw], ()
+        return _WORDS[raw]
     if first in "-0123456789" and (number := _NUMBER.fullmatch(raw)):
-        return (_float(raw) if number[1] or number[2] else _integer(raw)), ()
-    if first in '"[{':
-        return _json(raw), ()
+        return _float(raw) if number.lastindex else _integer(raw)
     if raw in ("NaN", "Infinity", "-Infinity"):
         _reject_constant(raw)
-    return (raw[1:-1] if _single_quoted(raw) else raw), ()
+    return raw[1:-1] if first == "'" and _single_quoted(raw) else raw
 
 
 def _single_quoted(raw: str) -> bool:
@@ -136,21 +147,18 @@ def depth(value) -> int:
     return 1 + max(map(depth, value), default=0)
 
 
-def _text(text: str, references: list):
-    """`text` with `$$` made `$`, and its references as Reference; plain str where there are none."""
-    parts, end = Text(), 0
-    for match in _DOLLAR.finditer(text):
-        if match.start() > end:
-            parts.append(text[end : match.start()])
-        end = match.end()
-        if match[0] == "$":
-            raise ValueError(_dollar_advice(text[match.start() :]))
-        parts.append("$" if match[1] is None else Reference(match[1]))
-        if match[1] is not None:
-            references.append(parts[-1])
-    if end < len(text):
-        parts.append(text[end:])
-    return parts if references and any(isinstance(part, Reference) for part in parts) else "".join(parts)
+def _text(text: str):
+    """`text` with `$$` made `$`: Text where references stand in it."""
+    parts, plain = Text(_DOLLAR.split(text)), True  # text, token, text, token, ..., text
+    for at in range(1, len(parts), 2):
+        token = parts[at]
+        if token == "$":
+            raise ValueError(_dollar_advice("".join(parts[at:])))
+        if token == "$$":
+            parts[at] = "$"
+        else:
+            parts[at], plain = Reference(token[2:-1]), False
+    return "".join(parts) if plain else parts
 
 
 def _dollar_advice(rest: str) -> str:
@@ -161,8 +169,9 @@ def _dollar_advice(rest: str) -> str:
     return "a reference inside a reference is not read: write the path out, as in ${section.key}"
 
 
-def _json_with_references(raw: str, references: list):
+def _json_with_references(raw: str):
     """Unquoted references travel through the JSON decoder as its constant NaN, which no file may hold."""
+    unquoted, quoted = [], []
 
     def hide(match):
         token = match[0]
@@ -170,25 +179,27 @@ def _json_with_references(raw: str, references: list):
             return token
         if token[0] != "$":
             _reject_constant(token)
-        if token == "$" or not _DOLLAR.fullmatch(token):
+        if not _WHOLE.fullmatch(token):
             raise ValueError(_dollar_advice(raw[match.start() :]))
-        references.append(Reference(token[2:-1]))
+        unquoted.append(Reference(token[2:-1]))
         return "NaN"
 
     def fill(value):
-        if isinstance(value, str):
-            return _text(value, references) if "$" in value else value
-        if isinstance(value, list):
+        if isinstance(value, str) and "$" in value:
+            value = _text(value)
+            quoted.extend(part for part in value if isinstance(part, Reference))
+        elif isinstance(value, list):
             return [fill(item) for item in value]
-        if isinstance(value, dict):
-            if any("$" in key and isinstance(_text(key, []), Text) for key in value):
+        elif isinstance(value, dict):
+            if any("$" in key and isinstance(_text(key), Text) for key in value):
                 raise ValueError("a reference cannot stand in the key of an object")
             return {key.replace("$$", "$"): fill(item) for key, item in value.items()}
         return value
 
+    queue = iter(unquoted)
     hidden = _OUTSIDE_STRINGS.sub(hide, raw)
-    queue = iter(list(references))
-    return fill(_json(hidden, json.JSONDecoder(parse_constant=lambda _: next(queue), **_HOOKS)))
+    value = fill(_json(hidden, json.JSONDecoder(parse_constant=lambda _: next(queue), **_HOOKS)))
+    return Template(value, unquoted + quoted) if unquoted or quoted else value
 
 
 def strip_comment(text: str) -> str:
@@ -211,7 +222,7 @@ def as_written(value) -> str:
     if isinstance(value, str) and _BARE.fullmatch(value):
         bare = value.replace("$", "$$")
         try:
-            if strip_comment(bare) == bare and read_value(bare)[0] == value:
+            if strip_comment(bare) == bare and read_value(bare) == value:
                 return bare
         except ValueError:  # such as NaN
             pass
