@@ -4,7 +4,8 @@
     python train.py other.ini --training.scheme.epochs 3
     python train.py --testing.debug True                one batch of everything
 
-What differs by task stands in recipes/<task>.py: check, check_data, build_model, loss, evaluate, BEST.
+What differs by task stands in recipes/<task>.py: BEST, check, check_data, check_other_data, build_model, default_loss,
+loss, evaluate, predict.
 """
 
 import importlib
