@@ -40,17 +40,18 @@ class Command:
 
     def answer(self, arguments, ingredients) -> None:
         """Do what --print and --explain ask, and end the program; nothing where neither was given."""
+        if not (arguments.explain or arguments.print):
+            return
         from .explain import explain, resolved_text
 
         if arguments.explain:
             print(explain(ingredients, arguments.explain, self.declared))
-        elif arguments.print:
+        else:
             with open(arguments.ingredients, encoding="utf-8-sig") as file:
                 text = file.read()
             has_base = "[META]" in text  # what came from other files has no line of its own in this one
             print(resolved_text(ingredients, str(ingredients) if has_base else text, self.declared), end="")
-        if arguments.explain or arguments.print:
-            raise SystemExit(0)
+        raise SystemExit(0)
 
     def __enter__(self) -> "Command":
         return self

@@ -73,7 +73,7 @@ def load(section: str, functions: Ingredients, preprocess, memory: float) -> Sam
     form = _form(inputs[0], loaded)
     first = as_input(preprocess(inputs[0]))
     if first.nbytes * count > memory * 1e9:
-        pairs = Preprocessed(list(zip(inputs, targets, strict=True)), preprocess)
+        pairs = Preprocessed(torch.utils.data.StackDataset(inputs, targets), preprocess)
         return Samples(None, targets, pairs, classes, form)
     return Samples(_preprocess_all(inputs, first, preprocess, where), targets, None, classes, form)
 

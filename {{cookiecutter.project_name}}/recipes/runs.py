@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from core import Ingredients, IngredientsError, located
 from core.errors import suggest
+from recipes import checkpoint
 
 CHECKPOINTS = "checkpoints"
 
@@ -90,20 +91,23 @@ def folder_of(ingredients: Ingredients, parent: str) -> Path:
     return Path(parent) / name
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run got to its end: test figures and weights are written."""
-    return any("finished" in line for line in _lines(folder))
+def is_finished(folder: Path, epoch: int) -> bool:
+    """Whether a run got to its end at this epoch: test figures and weights are written."""
+    return any(line.get("finished") == epoch for line in _lines(folder))
 
 
 def restore_metrics(folder: Path, history: list[dict]) -> None:
     """metrics.jsonl with the epochs that the checkpoint knows: one whose checkpoint was not written is done again."""
     rest = [line for line in _lines(folder) if "train_loss" not in line]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*history, *rest]))
+    checkpoint.replace(
+        folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in [*history, *rest]).encode()
+    )
 
 
 def _lines(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]  # one may be cut short
 
 
 def say(folder: Path, text: str) -> None:

@@ -38,7 +38,7 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
     parent = runs.folder_of(ingredients, saving.runs)
     weights = weights_file(ingredients, saving)
     folder, state = find_run(ingredients, scheme, parent, debug)
-    if state is not None and is_over(state, scheme) and runs.is_finished(folder):
+    if state is not None and is_over(state, scheme) and runs.is_finished(folder, state["epoch"]):
         runs.say(folder, f"{folder} is finished after epoch {state['epoch']}; raise epochs (or patience) to go on")
         return folder
 
@@ -282,13 +282,13 @@ def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model
         runs.record(folder, split="testing", epoch=best["epoch"], **figures)
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         runs.say(folder, f"best epoch {best['epoch']} on {count:,} test samples: {said}")
+    last = checkpoint.load(folder / runs.CHECKPOINTS / "last.pt")
     if weights is not None:
-        last = checkpoint.load(folder / runs.CHECKPOINTS / "last.pt")
         for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
             del state["optimizer"]
             checkpoint.save(path, state)
         runs.say(folder, f"weights: {weights}")
     if facts := unread(ingredients, READ):
         runs.say(folder, f"nothing read: {', '.join(facts)}")
-    runs.record(folder, finished=True)
+    runs.record(folder, finished=last["epoch"])
     runs.say(folder, f"run: {folder}")

@@ -48,7 +48,7 @@ def test_run_folder(train, tmp_path, capsys):
         "checkpoints/best.pt",
     }
     *lines, tested, last = figures(folder)
-    assert [line.get("epoch") for line in lines] == [*range(1, 9)] and last == {"finished": True}
+    assert [line.get("epoch") for line in lines] == [*range(1, 9)] and last == {"finished": 8}
     assert lines[-1]["accuracy"] == 1.0 and tested["split"] == "testing" and tested["accuracy"] >= 0.9
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
     said = capsys.readouterr().out
@@ -274,6 +274,26 @@ def test_stopped_between_two_writes_and_resumed_ends_as_uninterrupted(train, mon
     folder = train(RESUME)
     assert figures(folder) == figures(whole)
     assert same(state(folder, "best.pt")["model"], state(whole, "best.pt")["model"])
+
+
+def test_a_longer_run_stopped_at_its_end_is_finished_by_resuming(train, monkeypatch):
+    """The end of the shorter run, and a line that was cut short, do not pass for the end of the longer one."""
+    from recipes import train as recipe
+
+    folder, longer = train(), RESUME | {"training.scheme.epochs": "9"}
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(longer)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"split": "tes')
+    assert train(longer) == folder
+    assert [line["finished"] for line in figures(folder) if "finished" in line] == [8, 9]
+    assert checkpoint.load(Path("models/0.0.0/model-last.pth"))["epoch"] == 9
 
 
 def test_a_run_that_stopped_early_is_over(train):
