@@ -1,5 +1,6 @@
 """Names -> functions. Every section with `@registry = name` is checked before the first one is called."""
 
+import importlib
 import os
 
 from .errors import IngredientsError, Place, Problem, suggest
@@ -12,7 +13,7 @@ class Registry:
 
     def __init__(self, name: str):
         self.name = name
-        self._functions, self._signatures = {}, {}
+        self._functions, self._signatures, self._modules = {}, {}, {}
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
@@ -32,11 +33,34 @@ class Registry:
 
     __call__ = register
 
+    def module(self, path: str, wrap) -> None:
+        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
+
+        The module is imported when a name of it is asked for, not before. `wrap` gives what `register` would enter; its
+        signature is checked like any other.
+        """
+        self._modules[path] = wrap
+
     def get(self, name: str):
         """The function under `name`; IngredientsError with the nearest names where there is none."""
-        if name not in self._functions:
-            raise IngredientsError(f'the registry {self.name} has no "{name}". {suggest(str(name), self)}')
+        if name not in self:
+            raise IngredientsError(self.missing(name))
         return self._functions[name]
+
+    def missing(self, name: str) -> str:
+        """That there is no such name, and which there are."""
+        return f'the registry {self.name} has no "{name}". {suggest(str(name), [*self, *self._names_beside(name)])}'
+
+    def _names_beside(self, name: str) -> list[str]:
+        """The names of the module that `name` points into."""
+        path = name.rpartition(".")[0] if isinstance(name, str) else ""
+        if path not in self._modules:
+            return [f"{path}.NAME" for path in self._modules]
+        try:
+            module = importlib.import_module(path)
+        except ImportError:
+            return []
+        return [f"{path}.{key}" for key in dir(module) if key[0] != "_" and callable(getattr(module, key))]
 
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""
@@ -47,6 +71,9 @@ class Registry:
         return self._signatures[name]
 
     def __contains__(self, name: str) -> bool:
+        if name not in self._functions and "." in str(name) and name in self._names_beside(name):
+            path, _, key = name.rpartition(".")
+            self._functions[name] = self._modules[path](getattr(importlib.import_module(path), key))
         return name in self._functions
 
     def __iter__(self):
@@ -126,7 +153,7 @@ def _check_call(node: Ingredients, path: str) -> list[Problem]:
     if functions is None:
         message = f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}"
     else:
-        message = f'the registry {key[1:]} has no "{name}". {suggest(str(name), functions)}'
+        message = functions.missing(name)
     problem = problem_of(node, key, message, path)
     return [] if name is BROKEN else [problem._replace(raw=problem.raw or str(name))]
 

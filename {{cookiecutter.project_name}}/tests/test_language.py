@@ -219,6 +219,21 @@ def test_a_name_taken_twice_names_both_places():
         kind.register("x")(lambda: 2)
 
 
+def test_names_of_a_module():
+    """`module.name` is looked up where a registry opens that module; its arguments are checked like any other's."""
+    kind = registry.create("test_module")
+    kind.module("fractions", lambda found: found)
+    assert resolve(parse_string("[f]\n@test_module = fractions.Fraction\nnumerator = 3\n")).f == 3
+    assert list(kind) == ["fractions.Fraction"]
+    for text, told in [
+        ("@test_module = fractions.Fractoin\n", 'has no "fractions.Fractoin". Did you mean fractions.Fraction?'),
+        ("@test_module = Fraction\n", "Did you mean fractions.NAME?"),
+        ("@test_module = fractions.Fraction\nnumerater = 3\n", "no such argument. Did you mean numerator?"),
+        ("@test_module = os.system\n", 'has no "os.system"'),
+    ]:
+        assert told in problems_of("[f]\n" + text)
+
+
 def test_object():
     config = parse_string('[a]\nx = 1\nkeys = 2\n[a.b]\ny = two words\nz = [1, {"k": null}]\n')
     for other in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.copy()):
