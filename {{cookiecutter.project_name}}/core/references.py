@@ -14,6 +14,8 @@ _PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 class _Scope:
+    """What the settings of a file share while their references are resolved."""
+
     def __init__(self, nodes: dict, problems: list):
         self.nodes, self.problems, self.budget = nodes, problems, MAX_EXPANSION
         self.origins = {}  # (path, key) of a reference -> (section, key) whose text stands for it
@@ -96,13 +98,11 @@ def _find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | No
         return nodes[inner], name
     if reference.path == user:  # a setting does not mean itself
         path = path.rpartition(".")[0]
-    while True:  # from the own section outwards
-        section = f"{path}.{inner}" if path and inner else path or inner
-        if name in nodes.get(section, ()):
-            return nodes[section], name
+    while name not in nodes.get(section := f"{path}.{inner}".strip("."), ()):  # from the own section outwards
         if not path:
             return None
         path = path.rpartition(".")[0]
+    return nodes[section], name
 
 
 def _not_found(scope: _Scope, reference: Reference, user: str) -> str:
@@ -132,8 +132,7 @@ def _fill(scope: _Scope, value, level: int, targets: dict | None = None):
         raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
     if kind is Ingredients and is_call(value):  # shared, not copied: it is called once
         if scope.levels.get(value._path, 0) < level:
-            for item in value.values():  # for its depth alone; targets, so that it costs nothing
-                _fill(scope, item, level + 1, {})
+            _fill(scope, dict(value), level, {})  # for its depth alone: what has targets costs nothing
             scope.levels[value._path] = level
         return value
     if targets is None:  # 1: a list of empty lists is not free
