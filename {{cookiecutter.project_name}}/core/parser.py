@@ -13,7 +13,7 @@ from .values import (
     MAX_DEPTH,
     Reference,
     as_written,
-    bracket_depth,
+    brackets,
     is_text,
     read_value,
     strip_comment,
@@ -33,6 +33,7 @@ _USUAL_LINE = re.compile(
     r"([a-zA-Z0-9][\w-]*) ?= ?(?=(.*))"
     r'(?:"([^"\\$#\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]{0,18}))(\.[0-9]{1,18})?|\$\{([\w-]+(?:\.[\w-]+)*)\})'
 ).fullmatch
+_DEFAULT = "[DEFAULT] would hand its values to every section unseen; write a section and refer to it by ${...}"
 _DUNDER = "names with two leading underscores are Python's own; choose another"
 
 
@@ -275,16 +276,13 @@ def _read_header(line: str, nodes: dict) -> tuple[str, str | None]:
         return plain[1], None
     path, bracket, rest = line[1:].partition("]")
     path, rest = ".".join(part.strip(" \t") for part in path.split(".")), rest.strip(" \t")
+    is_odd = ".." in f".{path}." or not {"[", "$", "@"}.isdisjoint(path)
     known = nodes[path]._place.line if path in nodes else None
-    default = "[DEFAULT] would hand its values to every section unseen; write a section and refer to it by ${...}"
     return path, _first(
         (not bracket, f"the section does not close: write [{path}]"),
         (rest[:1] not in _COMMENT, f"there is text after the section's name: {rest}; put it on a line of its own"),
-        (
-            ".." in f".{path}." or not {"[", "$", "@"}.isdisjoint(path),
-            "a section's name is plain words between dots, as in [training.scheme]",
-        ),
-        (path == "DEFAULT", default),
+        (is_odd, "a section's name is plain words between dots, as in [training.scheme]"),
+        (path == "DEFAULT", _DEFAULT),
         (".__" in f".{path}", _DUNDER),
         (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
         (known, f"[{path}] stands already at line {known}; put both together"),
@@ -319,7 +317,7 @@ def _first(*rules: tuple) -> str | None:
 def _continuation(lines: list, number: int, raw: str, key: str, problem) -> tuple[str, int]:
     """`raw` with the indented lines after it, and the number of the last line taken."""
     is_open = raw[:1] in _BRACKETS
-    depth = bracket_depth(raw) if is_open else 0
+    depth = brackets(raw) if is_open else 0
     taken, parts = number, [raw]
     for at in range(number, len(lines) - 1):
         text = lines[at].strip(" \t")
@@ -328,21 +326,17 @@ def _continuation(lines: list, number: int, raw: str, key: str, problem) -> tupl
         if lines[at][0] not in _INDENT and not (depth > 0 and text[0] in "]}"):
             break
         taken = at + 1
-        wrong = depth <= 0 and _first(
-            (is_open, "the list or object above is closed; unindent this line"),
-            (
-                _LOOKS_LIKE_SETTING.match(text),
-                "an indented line that looks like a setting or a section: unindent it, or quote the text above",
-            ),
-            (
-                not is_text(raw),
-                "only plain text continues on an indented line; unindent it, or write the text without quotes",
-            ),
-        )
+        wrong = None
+        if depth <= 0 and is_open:
+            wrong = "the list or object above is closed; unindent this line"
+        elif depth <= 0 and _LOOKS_LIKE_SETTING.match(text):
+            wrong = "an indented line that looks like a setting or a section: unindent it, or quote the text above"
+        elif depth <= 0 and not is_text(raw):
+            wrong = "only plain text continues on an indented line; unindent it, or write the text without quotes"
         if wrong:
             problem(at + 1, f"{wrong}: {text}", key)
             continue
         text = strip_comment(text).rstrip(" \t")
-        depth += bracket_depth(text) if is_open else 0
+        depth += brackets(text) if is_open else 0
         parts.append(text)
     return "\n".join(parts), taken

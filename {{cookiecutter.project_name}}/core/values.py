@@ -18,7 +18,8 @@ _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
 _IN_JSON = re.compile(rf"({_STRING})(\s*:)?|{_REFERENCE}|\$|-?Infinity|NaN")
 _COMMENT = re.compile(_STRING + r"|[ \t]+#")
 _BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
-_BARE = re.compile(f"[^\\s\"'\\[{{\\x7f{BIDIRECTIONAL}]([^\\x00-\\x08\\x0a-\\x1f\\x7f{BIDIRECTIONAL}]*[^ \\t])?")
+_CONTROL = f"\\x00-\\x08\\x0a-\\x1f\\x7f{BIDIRECTIONAL}"
+_BARE = re.compile(f"[^\\s\"'\\[{{{_CONTROL}]([^{_CONTROL}]*[^ \\t{_CONTROL}])?")
 _ESCAPED = re.compile(f"[\\x7f{BIDIRECTIONAL}]")
 
 Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
@@ -169,7 +170,7 @@ def strip_comment(text: str) -> str:
     return text
 
 
-def bracket_depth(text: str) -> int:
+def brackets(text: str) -> int:
     """Brackets opened less brackets closed, outside quotes and references."""
     return sum((match[0] in "[{") - (match[0] in "]}") for match in _BRACKETS.finditer(text))
 

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from core import IngredientsError, parse, parse_string
+from core import Ingredients, IngredientsError, parse, parse_string
 
 
 def problems_of(text, **kwargs):
@@ -36,6 +36,13 @@ def test_an_escape_beside_a_reference():
 )
 def test_error_text(text, told):
     assert told in problems_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0\n", "a\n", "\0a", "a\x01", "\u202ea", "a\u202e", "a b", " a", "a\t", "007", "1", "$"]
+)
+def test_a_text_prints_as_what_reads_back_to_it(text):
+    assert parse_string(str(Ingredients({"a": Ingredients({"x": text})}))).a.x == text
 
 
 @pytest.mark.parametrize("close", ["]", "  ]", "\t] # note", "\n# note\n]"])
