@@ -1,0 +1,90 @@
+"""core/parser.py and core/values.py: what the cases of test_language.py do not reach."""
+
+import gc
+
+import pytest
+
+from core import Ingredients, IngredientsError, parse, parse_string
+
+
+def problems_of(text, **kwargs):
+    with pytest.raises(IngredientsError) as caught:
+        parse_string(text, **kwargs)
+    return str(caught.value)
+
+
+def test_an_escape_beside_a_reference():
+    config = parse_string('[a]\nb = 1\nx = ["\\u00e9", ${a.b}, "\\ud83c\\udf89 ${a.b}"]\n')
+    assert config.a.x == ["é", 1, "🎉 1"]
+    assert "a lone surrogate" in problems_of('[a]\nb = 1\nx = ["\\ud800", ${a.b}]\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[a]\nx = [1, }\n", "expecting value at character 5)"),
+        ("[a]\nb = 1\nx = [${a.b}, }\n", "expecting value at character 10)"),  # counted in the line as written
+        ('[a]\nx = {"k": 1, "l": 2, "k": 3}\n', 'the key "k" stands twice'),
+        ("[a]\nx = [NaN]\n", "NaN is no number"),
+        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is no number"),
+        ("[a]\nx = [1e999]\n", "1e999 is too large for a float"),
+        ("[a]\nx = 1e999\n  more\n", "only plain text continues"),
+        ("[a]\nx = [1]\n\n# note\n  2\n", "the list or object above is closed"),
+        ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is neither a [section]"),
+        ("[a]\nx = [${y}, ${b}}]\n", "does not parse"),
+    ],
+)
+def test_error_text(text, told):
+    assert told in problems_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0\n", "a\n", "\0a", "a\x01", "\u202ea", "a\u202e", "a b", " a", "a\t", "007", "1", "$"]
+)
+def test_a_text_prints_as_what_reads_back_to_it(text):
+    assert parse_string(str(Ingredients({"a": Ingredients({"x": text})}))).a.x == text
+
+
+@pytest.mark.parametrize("close", ["]", "  ]", "\t] # note", "\n# note\n]"])
+def test_a_closing_bracket_may_be_indented_or_not(close):
+    assert parse_string(f"[a]\nx = [1,\n  2\n{close}\ny = 3\n").a == {"x": [1, 2], "y": 3}
+
+
+@pytest.mark.parametrize("between", ["", "\n", "# note\n", "\n\n; note\n"])
+@pytest.mark.parametrize("value", ["1", "0.5", '"t"', "${b}"])
+def test_no_line_below_a_usual_value_is_lost(value, between):
+    """Settings that are read in one step still see what stands below them."""
+    text = f"[a]\nb = 7\nx = {value}\n{between}"
+    assert parse_string(text + "y = 2\n").a.y == 2
+    if value == "${b}":
+        assert parse_string(text + "  more\n").a.x == "7\nmore"
+    else:
+        assert "only plain text continues" in problems_of(text + "  more\n")
+
+
+def test_a_wrong_byte_after_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.ini").write_bytes(b"\xef\xbb\xbf[a]\r\nx = \xe9\r\n")
+    with pytest.raises(IngredientsError, match=r"a.ini:2:\n +byte 0xe9 is no UTF-8"):
+        parse(tmp_path / "a.ini")
+
+
+def test_overrides_that_cannot_stand():
+    text = "[a]\nx = 1\n"
+    told = "x is a setting (<text>:2) and a section ([a.x], command line); rename one"
+    assert told in problems_of(text, overrides=[("a.x.y", "1", True)])
+    assert "name a section and a key" in problems_of(text, overrides=[(".".join("a" * 2000), "1", True)])
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(tmp_path, collects):
+    (tmp_path / "right.ini").write_text("[a]\nx = 1\n")
+    (tmp_path / "wrong.ini").write_text("[a]\nx = [\n")
+    was = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        parse(tmp_path / "right.ini")
+        with pytest.raises(IngredientsError):
+            parse(tmp_path / "wrong.ini")
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if was else gc.disable)()
