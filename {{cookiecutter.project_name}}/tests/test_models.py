@@ -8,9 +8,11 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.transforms import v2
 
 from core import IngredientsError
 from pantry import models
+from pantry.preprocess import resize_and_scale
 
 
 def families():
@@ -239,6 +241,21 @@ def test_pretrained_weights_leave_the_head_new(monkeypatch):
     model = build("squeezenet1_1", in_channels=1)
     assert models.load_weights(model, "pretrained", "squeezenet1_1") == ["classifier.1.bias", "classifier.1.weight"]
     assert torch.equal(model[1].features[0].weight, source.features[0].weight)
+
+
+def test_images_are_normalised_as_pretrained_weights_expect():
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    normalise = v2.Normalize(mean, std)
+    assert torch.allclose(resize_and_scale([8, 8], mean, std)(image), normalise(image / 255), atol=1e-6)
+    grey = resize_and_scale([4, 4], mean, std)(image[:1])
+    assert torch.allclose(grey, normalise(resize_and_scale([4, 4])(image[:1]).expand(3, -1, -1)), atol=1e-6)
+    with pytest.raises(IngredientsError, match="an image has 3 channels, but mean and std have 2"):
+        resize_and_scale([8, 8], mean[:2], std[:2])(image)
+    with pytest.raises(ValueError, match="write one number a channel in both"):
+        resize_and_scale([8, 8], mean)
+    with pytest.raises(ValueError, match=r"std = \[0\]: write numbers above 0"):
+        resize_and_scale([8, 8], [1], [0])
 
 
 # how it is trained
