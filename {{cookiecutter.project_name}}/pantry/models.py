@@ -21,6 +21,8 @@ def small_cnn(in_channels: int, output_classes: int, widths: list[int] = (16, 32
     """
     from torch import nn
 
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths = {list(widths)}: write the channels of each round")
     rounds = []
     for before, after in zip((in_channels, *widths), widths, strict=False):
         rounds += [*_convolution(before, after, pool=True), nn.ReLU()]
@@ -41,6 +43,9 @@ def resnet_small(in_channels: int, output_classes: int, width: int = 64):
     About 6,600,000 parameters. After Page 2018, "How to train your ResNet", with max-pool before batch norm.
     """
     from torch import nn
+
+    if width < 1:
+        raise ValueError(f"width = {width}: write 1 or more")
 
     class Residual(nn.Sequential):
         def forward(self, images):  # (N, C, H, W) -> the same

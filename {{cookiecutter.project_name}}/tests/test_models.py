@@ -92,6 +92,10 @@ def test_options_are_checked(name, options, message):
 def test_options_that_the_network_refuses():
     with pytest.raises(ValueError, match="refuses its options: .*'layers'"):
         build("resnet18", layers=[1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"widths = \[\]: write the channels of each round"):
+        build("small_cnn", widths=[])
+    with pytest.raises(ValueError, match="width = 0: write 1 or more"):
+        build("resnet_small", width=0)
 
 
 # head
