@@ -6,22 +6,36 @@ registry.create("preprocess")
 
 
 @registry.preprocess.register("resize_and_scale")
-def resize_and_scale(size: list[int]):
+def resize_and_scale(size: list[int], mean: list[float] | None = None, std: list[float] | None = None):
     """Bring an image to `size` = [height, width] pixels, and its values from 0..255 to 0..1.
 
+    mean, std: then take away this mean of each channel and divide by this deviation, as pretrained weights want; three
+    of each make three channels of a grey image. Augmentations of colour, such as RandAugment, want 0..1 and no such.
     Takes what `to_image` takes, in bytes; gives a float tensor (C, height, width).
     Smooths before it shrinks (antialias), as image libraries do.
     """
+    import torch
     import torch.nn.functional as F
 
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size = {size}: write [height, width] in pixels")
+    if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
+        raise ValueError(f"mean = {mean}, std = {std}: write one number a channel in both, or leave both out")
+    if std is not None and not (std and min(std) > 0):
+        raise ValueError(f"std = {std}: write numbers above 0")
+    shift, scale = (
+        (None, None) if mean is None else torch.tensor([mean, std])[:, :, None, None]
+    )  # (channels, 1, 1) each
 
     def preprocess(sample):
         image = to_image(sample).float() / 255
-        if list(image.shape[1:]) == list(size):
+        if list(image.shape[1:]) != list(size):
+            image = F.interpolate(image[None], size=tuple(size), mode="bilinear", antialias=True)[0].clamp(0, 1)
+        if shift is None:
             return image
-        return F.interpolate(image[None], size=tuple(size), mode="bilinear", antialias=True)[0].clamp(0, 1)
+        if 1 not in (len(image), len(shift)) and len(image) != len(shift):
+            raise IngredientsError(f"an image has {len(image)} channels, but mean and std have {len(shift)}")
+        return (image - shift) / scale
 
     return preprocess
 

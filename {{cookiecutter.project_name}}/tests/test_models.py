@@ -1,0 +1,374 @@
+"""Networks, their weights and how they are trained."""
+
+import copy
+import sys
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms import v2
+
+from core import IngredientsError
+from pantry import models
+from pantry.preprocess import resize_and_scale
+
+
+def families():
+    """The smallest model of each kind that torchvision has."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    names.sort(key=lambda name: -torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"])
+    return {torchvision.models.get_model_builder(name).__module__: name for name in names}.values()
+
+
+def build(name, in_channels=3, output_classes=5, seed=0, **options):
+    torch.manual_seed(seed)
+    return models.find_backbone(name, options)(in_channels, output_classes)
+
+
+@pytest.mark.parametrize(
+    "name, in_channels, parameters", [("small_cnn", 1, 24_058), ("wide_cnn", 1, 80_074), ("resnet_small", 3, 6_573_130)]
+)
+def test_backbones_have_the_size_that_they_tell(name, in_channels, parameters):
+    model = build(name, in_channels, output_classes=10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    told = f"{round(parameters, -3 if parameters < 1e6 else -5):,}"
+    assert f"About {told} parameters" in models.registry.backbone.get(name).__doc__
+    for side in (8, 28, 33):
+        images = torch.rand(2, in_channels, side, side).to(memory_format=torch.channels_last)
+        assert model.to(memory_format=torch.channels_last)(images).shape == (2, 10)
+
+
+def test_resnet_small_learns():
+    model, images = (
+        build("resnet_small", 1, width=8),
+        torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
+    targets = torch.arange(20) % 5
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(model(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+
+
+# options
+
+
+def test_options_reach_the_builder():
+    assert build("small_cnn", widths=[8, 24])[-1].in_features == 24
+    assert build("vgg11", dropout=0.25).classifier[2].p == 0.25
+    narrow, plain = (build("mobilenet_v3_small", width_mult=width) for width in (0.5, 1.0))
+    assert 2 * models.head(narrow).in_features == models.head(plain).in_features
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("small_cnn", {"width": [3]}, "width: small_cnn has no such option. Did you mean widths?"),
+        ("small_cnn", {"widths": 3}, "widths: `3` is an integer; a list of items that are each an integer is needed"),
+        ("small_cnn", {"in_channels": 3}, "in_channels: small_cnn has no such option"),
+        ("vgg11", {"dropout": "0.3"}, "dropout: `0.3` is text; write 0.3"),
+        (
+            "mobilenet_v3_small",
+            {"dropuot": 0.3},
+            "dropuot: mobilenet_v3_small has no such option. Did you mean dropout?",
+        ),
+        (
+            "resnet18",
+            {"weights": "DEFAULT", "group": 2},
+            "(?s)weights: resnet18 has no .*group: .*Did you mean groups?",
+        ),
+    ],
+)
+def test_options_are_checked(name, options, message):
+    with pytest.raises(IngredientsError, match=message):
+        models.find_backbone(name, options)
+
+
+def test_options_that_the_network_refuses():
+    with pytest.raises(ValueError, match="refuses its options: .*'layers'"):
+        build("resnet18", layers=[1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"widths = \[\]: write the channels of each round"):
+        build("small_cnn", widths=[])
+    with pytest.raises(ValueError, match="width = 0: write 1 or more"):
+        build("resnet_small", width=0)
+
+
+# head
+
+
+@pytest.mark.parametrize("name", families())
+def test_the_head_gives_the_logits(name):
+    try:
+        with torch.device("meta"):
+            model = build(name, in_channels=1, output_classes=7)
+    except NotImplementedError:  # it reads a number out of a tensor while it is built
+        model = build(name, in_channels=1, output_classes=7)
+    head = models.head(model)
+    assert 7 in (getattr(head, "out_features", 0), getattr(head, "out_channels", 0))
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "wide_cnn", "resnet_small"])
+def test_the_head_of_our_own(name):
+    assert models.head(build(name)).out_features == 5
+    with pytest.raises(IngredientsError, match="no parameters"):
+        models.head(nn.ReLU())
+
+
+# weights
+
+
+def same(model, other, but=()):
+    pairs = zip(model.state_dict().items(), other.state_dict().values(), strict=True)
+    return all(torch.equal(one, another) == (key not in but) for (key, one), another in pairs)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_weights_of_a_file(tmp_path, suffix):
+    source, path = build("small_cnn", seed=1), tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors.torch").save_file(source.state_dict(), path)
+    else:
+        torch.save(source.state_dict(), path)
+    model = build("small_cnn")
+    assert models.load_weights(model, path, "small_cnn") == [] and same(model, source)
+
+
+@pytest.mark.parametrize("wrap", ["model", "state_dict", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_weights_beside_other_things_or_of_a_wrapped_model(tmp_path, wrap):
+    source, model = build("small_cnn", seed=1), build("small_cnn")
+    state = source.state_dict()
+    prefixed = {wrap + key: value for key, value in state.items()}
+    torch.save(prefixed if wrap.endswith(".") else {wrap: state, "epoch": 3}, tmp_path / "a.pt")
+    assert models.load_weights(model, tmp_path / "a.pt", "small_cnn") == [] and same(model, source)
+
+
+@pytest.mark.parametrize("from_channels, to_channels", [(1, 3), (3, 1), (1, 1)])
+def test_weights_of_grey_and_of_colour_models_are_the_same(tmp_path, from_channels, to_channels):
+    source, model = build("squeezenet1_1", from_channels, seed=1), build("squeezenet1_1", to_channels)
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    assert models.load_weights(model, tmp_path / "a.pt", "squeezenet1_1") == []
+    assert all(map(torch.equal, model.parameters(), source.parameters()))
+
+
+@pytest.mark.parametrize("name, head", [("small_cnn", "14"), ("mnasnet0_5", "classifier.1")])
+def test_a_head_of_another_size_is_left_new_and_told(tmp_path, name, head):
+    source, model = build(name, output_classes=9, seed=1), build(name)
+    torch.save(source.state_dict(), tmp_path / "a.pt")
+    new = models.load_weights(model, tmp_path / "a.pt", name)
+    assert new == [f"{head}.bias", f"{head}.weight"]
+    body = [key for key in source.state_dict() if key not in new]
+    assert all(torch.equal(model.state_dict()[key], source.state_dict()[key]) for key in body)
+    assert all(torch.equal(model.state_dict()[key], build(name).state_dict()[key]) for key in new)
+
+
+def test_what_the_file_does_not_hold_is_told(tmp_path):
+    state = build("small_cnn", seed=1).state_dict()
+    missing = [key for key in state if key.startswith("6.")]
+    torch.save(
+        {key: value for key, value in state.items() if key not in missing and "tracked" not in key}, tmp_path / "a.pt"
+    )
+    left = models.load_weights(build("small_cnn"), tmp_path / "a.pt", "small_cnn")
+    assert left == sorted(key for key in missing if "tracked" not in key) != []
+
+
+def test_weights_of_another_network_are_named_all_at_once(tmp_path):
+    torch.save(build("wide_cnn").state_dict(), tmp_path / "a.pt")
+    model = build("small_cnn")
+    with pytest.raises(
+        IngredientsError, match="(?s)a.pt: weights of another network:.*0.weight is .32, 3, 3, 3., but"
+    ) as told:
+        models.load_weights(model, tmp_path / "a.pt", "small_cnn")
+    assert "8.weight is [104, 64, 3, 3], but [64, 32, 3, 3] in small_cnn" in str(told.value)
+    assert same(model, build("small_cnn"))  # nothing was changed
+
+
+def test_files_that_cannot_be_used_are_refused(tmp_path):
+    def refusal(name, content=None):
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            torch.save(content, path)
+        with pytest.raises(IngredientsError) as told:
+            models.load_weights(build("small_cnn"), path, "small_cnn")
+        return str(told.value)
+
+    assert "nothing in it fits small_cnn. Its entries: a.b, …; wanted: 0.weight, 2.weight" in refusal(
+        "a.pt", {"a.b": torch.zeros(1)}
+    )
+    assert "there is no such file" in refusal("b.pt")
+    assert "ends in .safetensors, .pt or .pth" in refusal("c.bin", b"x")
+    assert "cannot be read as weights" in refusal("d.pt", b"no zip, no pickle")
+    assert "cannot be read as weights" in refusal("e.pt", b"")
+    assert "holds no state dict" in refusal("f.pt", [1, 2])
+    assert "cannot be read as weights" in refusal("g.pt", {"a": nn.Linear(1, 1)})  # code, which weights_only refuses
+
+
+def test_safetensors_without_its_package(tmp_path, monkeypatch):
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(IngredientsError, match="pip install safetensors"):
+        models.load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
+
+
+def test_damaged_safetensors(tmp_path):
+    pytest.importorskip("safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"not one of these")
+    with pytest.raises(IngredientsError, match="a.safetensors: cannot be read as weights"):
+        models.load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
+
+
+def test_pretrained_weights_that_cannot_be_had(monkeypatch, tmp_path):
+    def no_network(*_args, **_settings):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(IngredientsError) as told:
+        models.load_weights(build("squeezenet1_1"), "pretrained", "squeezenet1_1")
+    wanted = ("https://download.pytorch.org/models/squeezenet1_1", "(no route to host)", f"{tmp_path}/hub/checkpoints")
+    assert all(part in str(told.value) for part in (*wanted, "weights = <path>"))
+    with pytest.raises(IngredientsError, match="small_cnn is no model of torchvision"):
+        models.load_weights(build("small_cnn"), "pretrained", "small_cnn")
+
+
+def test_pretrained_weights_leave_the_head_new(monkeypatch):
+    """The download is stood in for by a state dict of the right shape."""
+    source = build("squeezenet1_1", output_classes=1000, seed=1)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: source.state_dict())
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: source.state_dict())
+    model = build("squeezenet1_1", in_channels=1)
+    assert models.load_weights(model, "pretrained", "squeezenet1_1") == ["classifier.1.bias", "classifier.1.weight"]
+    assert torch.equal(model[1].features[0].weight, source.features[0].weight)
+
+
+def test_images_are_normalised_as_pretrained_weights_expect():
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    normalise = v2.Normalize(mean, std)
+    assert torch.allclose(resize_and_scale([8, 8], mean, std)(image), normalise(image / 255), atol=1e-6)
+    grey = resize_and_scale([4, 4], mean, std)(image[:1])
+    assert torch.allclose(grey, normalise(resize_and_scale([4, 4])(image[:1]).expand(3, -1, -1)), atol=1e-6)
+    with pytest.raises(IngredientsError, match="an image has 3 channels, but mean and std have 2"):
+        resize_and_scale([8, 8], mean[:2], std[:2])(image)
+    with pytest.raises(ValueError, match="write one number a channel in both"):
+        resize_and_scale([8, 8], mean)
+    with pytest.raises(ValueError, match=r"std = \[0\]: write numbers above 0"):
+        resize_and_scale([8, 8], [1], [0])
+
+
+# how it is trained
+
+
+def step(model, images, targets):
+    torch.manual_seed(7)
+    loss = nn.functional.cross_entropy(model(images), targets)
+    loss.backward()
+    return loss.detach(), [parameter.grad for parameter in model.parameters()]
+
+
+IMAGES, TARGETS = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 5
+
+
+def test_a_frozen_body_stays():
+    model, before = build("small_cnn"), build("small_cnn")
+    head = models.head(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    models.freeze(model.train(), head)
+    step(model, IMAGES, TARGETS)
+    optimizer.step()
+    assert same(model, before, but=("14.weight", "14.bias"))
+    assert head.training and not any(part.training for part in model if isinstance(part, nn.BatchNorm2d))
+    models.freeze(model.train(), head, frozen=False)
+    optimizer.zero_grad()
+    step(model, IMAGES, TARGETS)
+    optimizer.step()
+    assert all(part.training for part in model) and all(p.requires_grad for p in model.parameters())
+    assert same(model, before, but=set(model.state_dict()))
+
+
+def test_a_body_that_is_evaluated_stays_so():
+    model = build("small_cnn").eval()
+    models.freeze(model, models.head(model), frozen=False)
+    assert not any(module.training for module in model.modules())
+
+
+def test_rates_are_split():
+    model = build("small_cnn")
+    head = list(models.head(model).parameters())
+    kernels, others = ([p for p in model.parameters() if (p.ndim > 1) == big] for big in (True, False))
+    groups = [{"params": kernels, "weight_decay": 0.1}, {"params": others, "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+    models.split_rates(optimizer, iter(head), 0.1)
+    found = [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+    assert found == [(3, 0.1, 0.1), (1, 1.0, 0.1), (6, pytest.approx(0.02), 0), (1, 0.2, 0)]
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
+    before = [p.detach().clone() for p in model.parameters()]
+    _, gradients = step(model, IMAGES, TARGETS)
+    optimizer.step()
+    moved = [
+        float((old - new).detach().abs().sum() / g.abs().sum())
+        for old, new, g in zip(before, model.parameters(), gradients, strict=True)
+    ]
+    assert moved[0] < 0.2 and moved[-1] == pytest.approx(0.2, rel=0.01)
+    with pytest.raises(ValueError, match="factor = -1: write 0 or more"):
+        models.split_rates(optimizer, head, -1)
+
+
+class Noisy(nn.Sequential):
+    """Norms and dropout: what computing twice could spoil."""
+
+    def __init__(self):
+        block = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)]
+        super().__init__(nn.Conv2d(3, 3, 1), nn.Sequential(*block), nn.Flatten(), nn.LazyLinear(5))
+
+
+@pytest.mark.parametrize("names", [["1"], ["Conv2d", "BatchNorm2d"], ["1", "Dropout", "3"]])
+def test_recomputing_changes_no_bit(names):
+    torch.manual_seed(0)
+    model = Noisy()
+    model(IMAGES[:1])
+    plain, saving = model.train(), copy.deepcopy(model)
+    models.recompute(saving, names)
+    assert list(saving.state_dict()) == list(plain.state_dict())
+    for _ in range(2):
+        (loss, gradients), (other, others) = step(plain, IMAGES, TARGETS), step(saving, IMAGES, TARGETS)
+        assert torch.equal(loss, other) and all(map(torch.equal, gradients, others))
+        assert same(plain, saving)  # running statistics too
+    assert torch.equal(plain.eval()(IMAGES), saving.eval()(IMAGES))
+
+
+def test_recomputing_keeps_less(monkeypatch):
+    def kept(names):
+        model, sizes = build("resnet_small", width=8), []
+        models.recompute(model, names)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model(IMAGES)
+        return sum(sizes)
+
+    assert kept(["Residual"]) < kept([])
+
+
+def test_recomputing_a_grey_torchvision_model_and_a_copy_of_it():
+    plain = build("mobilenet_v3_small", in_channels=1)  # which has norms and dropout
+    saving = copy.deepcopy(plain)
+    models.recompute(saving, ["features.2", "InvertedResidual", "classifier"])
+    copied = copy.deepcopy(saving)
+    with torch.no_grad():
+        for parameter in saving.parameters():
+            parameter.zero_()  # the copy has parameters of its own
+    (loss, gradients), (other, others) = (step(model, IMAGES[:, :1], TARGETS) for model in (plain, copied))
+    assert torch.equal(loss, other) and all(map(torch.equal, gradients, others)) and same(plain, copied)
+
+
+def test_blocks_that_the_model_does_not_have():
+    model = build("resnet18")
+    with pytest.raises(
+        IngredientsError, match='(?s)no block "layer9". Did you mean layer.*no block "BasicBlok". Did you mean Ba'
+    ):
+        models.recompute(model, ["layer9", "layer1", "BasicBlok"])
