@@ -62,3 +62,7 @@ def _torchvision_model(name: str, in_channels: int, output_classes: int):
             return images.expand(-1, 3, -1, -1)
 
     return nn.Sequential(GreyToRGB(), model)
+
+
+def head(model):
+    return [module for module in model.modules() if list(module.parameters(recurse=False))][-1]
