@@ -190,7 +190,7 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
         if order is None:
             yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
             return
-        for indices in order.to(inputs.device).split(batch_size):
+        for indices in order.to(inputs.device).split(batch_size) if len(order) else ():  # an empty one has a part too
             yield inputs[indices], targets[indices]
 
     return read

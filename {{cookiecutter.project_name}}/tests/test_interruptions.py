@@ -1,9 +1,9 @@
 """Interrupted anywhere and resumed, a run ends with the same bytes as one that was never interrupted."""
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,19 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from core import IngredientsError, resolve
 from recipes import checkpoint
+from recipes.settings import read_ingredients
+from recipes.train import train as recipe
 from tests.test_train import figures, same
 
-HERE = Path(__file__).parent.parent
-CODE = """
-import sys
-sys.path[:0] = [{here!r}]
-from core import resolve
-from recipes.settings import read_ingredients
-from recipes.train import train
-ingredients = read_ingredients({ini!r})
-train(ingredients, resolve(ingredients), resume={resume!r})
-"""
+# Processes of their own, forked from one that has imported torch already: a start takes no time
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["recipes.train", "recipes.classification", "recipes.validate", "torchvision"])
+
+
+def work(folder, ini, resume, log):
+    os.chdir(folder)
+    sys.stdout = sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115
+    torch.set_num_threads(1)
+    ingredients = read_ingredients(ini)
+    recipe(ingredients, resolve(ingredients), resume)
+
+
 # Everything that has a state or draws random numbers, at once
 BUSY = {
     "training.scheme.ema": "0.9",
@@ -41,14 +47,21 @@ BUSY = {
 
 def start(ini, resume=None):
     """A training process of its own in the current folder."""
-    code = CODE.format(here=str(HERE), ini=str(ini), resume=resume)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = SERVER.Process(target=work, args=(os.getcwd(), str(ini), resume, f"{ini}.log"))
+    process.start()
+    return process
 
 
-def wait_for(process, folder, seconds):
+def finish(process, ini):
+    """Its exit code, and what it said."""
+    process.join()
+    return process.exitcode, Path(f"{ini}.log").read_text()
+
+
+def wait_for(process, name, seconds):
     """Wait until the run has a checkpoint, and then so many seconds more."""
-    while process.poll() is None and not list(Path("runs").glob(f"{folder}/*/checkpoints/last.pt")):
-        time.sleep(0.02)
+    while process.is_alive() and not list(Path("runs").glob(f"{name}/*/checkpoints/last.pt")):
+        time.sleep(0.002)
     time.sleep(seconds)
 
 
@@ -68,20 +81,17 @@ def write(read, changes, name):
 
 def killed_as_often(read, changes, kills, name, seed=0):
     """Train with so many kills at random times, compare with a run without; the number of kills that hit a run."""
-    draw, hits = random.Random(seed), 0
-    [whole] = run_whole(read, changes, f"{name}-whole")
+    draw, hits, code = random.Random(seed), 0, None
+    whole = whole_run(read, changes, f"{name}-whole")
     ini = write(read, changes, name)
-    while hits < kills:
+    while code != 0:
         process = start(ini, resume="")
-        wait_for(process, name, draw.uniform(0, 1.5))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        hits += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:  # it had come to its end
-            break
-    process = start(ini, resume="")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+        if hits < kills:
+            wait_for(process, name, draw.uniform(0, 0.6))
+            process.kill()
+        code, said = finish(process, ini)
+        assert code in (0, -signal.SIGKILL), said
+        hits += code != 0
     [folder] = Path(f"runs/{name}").iterdir()
     assert figures(folder) == figures(whole)
     assert same(last(folder), last(whole))
@@ -90,11 +100,12 @@ def killed_as_often(read, changes, kills, name, seed=0):
     return hits
 
 
-def run_whole(read, changes, name):
-    process = start(write(read, changes, name))
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return list(Path(f"runs/{name}").iterdir())
+def whole_run(read, changes, name):
+    ini = write(read, changes, name)
+    code, said = finish(start(ini), ini)
+    assert code == 0, said
+    [folder] = Path(f"runs/{name}").iterdir()
+    return folder
 
 
 def test_killed_a_few_times(read):
@@ -107,7 +118,7 @@ def test_killed_a_few_times(read):
 def test_killed_often(read, workers, seed):
     """`python -m pytest -m slow tests/test_interruptions.py`; KILL_RUNS=6 for 200 kills and more."""
     changes = BUSY | {"training.scheme.workers": workers, "training.scheme.seed": str(seed)}
-    changes |= {"training.scheme.epochs": "120"}
+    changes |= {"training.scheme.epochs": "60"}
     if workers != "0":
         changes |= {"training.scheme.memory": "0.0"}
     hits = killed_as_often(read, changes, kills=17, name=f"often-{workers}-{seed}", seed=seed)
@@ -117,27 +128,26 @@ def test_killed_often(read, workers, seed):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_ends(read, number):
-    [whole] = run_whole(read, BUSY, "whole")
+    whole = whole_run(read, BUSY, "whole")
     ini = write(read, BUSY, "asked")
     process = start(ini)
-    wait_for(process, "asked", 0.1)
-    process.send_signal(number)
-    said, _ = process.communicate()
-    assert process.returncode == 128 + number and f"{number.name}: saved after" in said
-    process = start(ini, resume="")
-    said, _ = process.communicate()
-    assert process.returncode == 0 and "continue runs/asked/" in said, said
+    wait_for(process, "asked", 0.05)
+    os.kill(process.pid, number)
+    code, said = finish(process, ini)
+    assert code == 128 + number and f"{number.name}: saved after" in said, said
+    code, said = finish(start(ini, resume=""), ini)
+    assert code == 0 and "continue runs/asked/" in said, said
     [folder] = Path("runs/asked").iterdir()
     assert figures(folder) == figures(whole) and same(last(folder), last(whole))
 
 
 def test_sigusr1_saves_and_goes_on(read):
-    changes = BUSY | {"training.model.checkpoint_minutes": "1000.0"}
-    process = start(write(read, changes, "saved"))
-    wait_for(process, "saved", 0.05)
-    process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate()
-    assert process.returncode == 0 and "saved after step" in said.replace("epoch", "step")
+    ini = write(read, BUSY | {"training.model.checkpoint_minutes": "1000.0"}, "saved")
+    process = start(ini)
+    wait_for(process, "saved", 0.02)
+    os.kill(process.pid, signal.SIGUSR1)
+    code, said = finish(process, ini)
+    assert code == 0 and "saved after " in said, said
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(read, train, capsys):
@@ -157,8 +167,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(read, train, cap
 
 
 def test_full_disk_stops_with_the_last_good_checkpoint(train, monkeypatch):
-    from core import IngredientsError
-
     original, calls = os.fsync, []
 
     def full(descriptor):
@@ -181,9 +189,6 @@ def test_full_disk_stops_with_the_last_good_checkpoint(train, monkeypatch):
 
 def test_a_loss_that_is_no_number_stops_within_one_step(read, tmp_path):
     """The batch and the names of its samples are kept, and the checkpoints before stay good."""
-    from core import IngredientsError, resolve
-    from recipes.train import train as recipe
-
     ingredients = read({"training.model.checkpoint_minutes": "0.0"})
     functions = resolve(ingredients)
     criterion, calls = functions.training.loss, []
@@ -205,9 +210,6 @@ def test_a_loss_that_is_no_number_stops_within_one_step(read, tmp_path):
 
 
 def test_out_of_memory_says_what_to_lower(read):
-    from core import IngredientsError, resolve
-    from recipes.train import train as recipe
-
     ingredients = read()
     functions = resolve(ingredients)
 
