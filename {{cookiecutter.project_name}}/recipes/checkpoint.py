@@ -63,6 +63,32 @@ def load(path: Path, device="cpu") -> dict:
     return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
+def rotate(folder: Path, state: dict) -> None:
+    """Write `state` as last.pt; the one before stays as previous.pt, so that there always is a good one."""
+    if (folder / "last.pt").exists():
+        link(folder / "last.pt", folder / "previous.pt")
+    save(folder / "last.pt", state)
+
+
+def name(folder: Path, epoch: int, is_best: bool, keep_all: bool) -> None:
+    """best.pt, and one for each epoch, as further names of last.pt."""
+    if is_best:
+        link(folder / "last.pt", folder / "best.pt")
+    if keep_all:
+        link(folder / "last.pt", folder / f"epoch-{epoch:03}.pt")
+
+
+def load_newest(folder: Path) -> tuple[dict, list[str]]:
+    """The state of last.pt or, where that is damaged, of previous.pt; and what is wrong with those passed over."""
+    told = []
+    for name in ("last.pt", "previous.pt"):
+        try:
+            return load(folder / name), told
+        except IngredientsError as error:
+            told.append(str(error))
+    raise IngredientsError("\n".join(told))
+
+
 def link(source: Path, path: Path) -> None:
     """Give a written file a second name: without a second copy where the disk can do that."""
     part = path.with_name(path.name + ".part")

@@ -7,7 +7,8 @@ from core import Ingredients, IngredientsError, located
 from pantry.losses import cross_entropy
 from pantry.models import find_backbone
 
-BEST = "accuracy"  # the figure by which the best epoch is chosen; the larger the better, then the smaller loss
+FIGURES = ("loss", "accuracy")  # what `evaluate` gives
+BEST = "accuracy"  # the one by which the best epoch is chosen where the ingredients name none
 
 
 def check(ingredients: Ingredients, architecture) -> None:
@@ -81,20 +82,35 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model, batches) -> dict[str, float]:
-    """Loss (cross entropy) and accuracy over all batches, each sample counted once."""
+def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+    """Loss (cross entropy), accuracy and `metrics` over all batches, each sample counted once.
+
+    `views`: test-time augmentation, see `logits_of`.
+    """
     model.eval()
-    count, total_loss, correct = 0, 0.0, 0
+    count, total_loss, correct, metrics = 0, 0.0, 0, metrics or {}
+    for metric in metrics.values():
+        metric.reset()
     for inputs, targets in batches:
-        logits = model(inputs)  # (N, classes)
+        logits = logits_of(model, inputs, views)
         total_loss = total_loss + F.cross_entropy(logits, targets, reduction="sum")
         correct = correct + (logits.argmax(1) == targets).sum()
         count += len(targets)
-    return {"loss": float(total_loss) / count, "accuracy": int(correct) / count}
+        for metric in metrics.values():
+            metric.update(logits, targets)
+    figures = {name: float(metric.compute()) for name, metric in metrics.items()}
+    return {"loss": float(total_loss) / count, "accuracy": int(correct) / count, **figures}
+
+
+def logits_of(model, inputs, views=None) -> torch.Tensor:
+    """(N, classes). With `views(inputs) -> list of batches`: the log of the mean of their softmax."""
+    if views is None:
+        return model(inputs).float()
+    return torch.stack([model(view).float().softmax(1) for view in views(inputs)]).mean(0).log()
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str]) -> list[tuple[str, float]]:
+def predict(model, inputs, classes: list[str], views=None) -> list[tuple[str, float]]:
     """(class, confidence) for each of inputs (N, C, H, W); confidence is the softmax, from 0 to 1."""
-    confidences, indices = model.eval()(inputs).softmax(1).max(1)
+    confidences, indices = logits_of(model.eval(), inputs, views).softmax(1).max(1)
     return [(classes[index], float(confidence)) for confidence, index in zip(confidences, indices, strict=True)]

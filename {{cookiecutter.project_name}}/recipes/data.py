@@ -19,6 +19,7 @@ class Samples:
     dataset: object | None
     classes: list[str] | None  # names in the order of their index, where the loader knows them
     form: dict  # what one sample was before `preprocess`, so that predict can make the same of an image file
+    names: list[str] | None = None  # of the samples, such as their files, where the loader knows them
 
     @property
     def shape(self) -> list[int]:
@@ -50,7 +51,7 @@ def load(section: str, functions: Ingredients, preprocess, memory: float) -> Sam
     """
     loaded = functions.at(section)()
     where = f"[{section}] ({functions.where(section)})"
-    classes = getattr(loaded, "classes", None)
+    classes, names = getattr(loaded, "classes", None), getattr(loaded, "paths", None)
     if isinstance(loaded, tuple) and len(loaded) == 2:
         inputs, targets = loaded
     elif hasattr(loaded, "__len__") and hasattr(loaded, "__getitem__") and not isinstance(loaded, dict | tuple):
@@ -69,13 +70,13 @@ def load(section: str, functions: Ingredients, preprocess, memory: float) -> Sam
             raise IngredientsError(
                 f"{where}: an item of the data set is {type(pair).__name__}; a pair (x, y) is needed"
             )
-        return Samples(None, targets, Preprocessed(loaded, preprocess), classes, _form(pair[0], loaded))
+        return Samples(None, targets, Preprocessed(loaded, preprocess), classes, _form(pair[0], loaded), names)
     form = _form(inputs[0], loaded)
     first = as_input(preprocess(inputs[0]))
     if first.nbytes * count > memory * 1e9:
         pairs = Preprocessed(torch.utils.data.StackDataset(inputs, targets), preprocess)
-        return Samples(None, targets, pairs, classes, form)
-    return Samples(_preprocess_all(inputs, first, preprocess, where), targets, None, classes, form)
+        return Samples(None, targets, pairs, classes, form, names)
+    return Samples(_preprocess_all(inputs, first, preprocess, where), targets, None, classes, form, names)
 
 
 def _as_targets(targets, where: str) -> torch.Tensor:
@@ -156,9 +157,11 @@ def split_off(ingredients: Ingredients, samples: Samples, fraction: float, seed:
 def _subset(samples: Samples, chosen: torch.Tensor) -> Samples:
     indices = chosen.nonzero()[:, 0]
     targets = None if samples.targets is None else samples.targets[indices]
+    names = samples.names and [samples.names[index] for index in indices]
     if samples.dataset is not None:
-        return replace(samples, targets=targets, dataset=torch.utils.data.Subset(samples.dataset, indices.tolist()))
-    return replace(samples, inputs=samples.inputs[indices], targets=targets)
+        dataset = torch.utils.data.Subset(samples.dataset, indices.tolist())
+        return replace(samples, targets=targets, names=names, dataset=dataset)
+    return replace(samples, inputs=samples.inputs[indices], targets=targets, names=names)
 
 
 def generator(purpose: str, *key: int, device="cpu") -> torch.Generator:
@@ -174,20 +177,86 @@ def seed_of(purpose: str, *key: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def batches(samples: Samples, order: torch.Tensor | None, batch_size: int, device, workers: int = 0):
-    """Batches (inputs, targets) on the device, in `order` (a tensor of indices; None: as they stand)."""
+def reader(samples: Samples, batch_size: int, device, workers: int = 0):
+    """`read(order) -> batches (inputs, targets)` on the device; order: indices of samples, None: as they stand.
+
+    Where the samples are augmented one by one, an index is a pair (epoch, index).
+    """
     if samples.dataset is not None:
-        order = range(len(samples)) if order is None else order.tolist()
-        loader = torch.utils.data.DataLoader(samples.dataset, batch_size, sampler=order, num_workers=workers)
-        for inputs, targets in loader:
-            yield inputs.to(device), targets.to(device)
-        return
+        return _disk_reader(samples.dataset, batch_size, device, workers)
     inputs, targets = samples.inputs, samples.targets
-    if order is None:
-        yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
-        return
-    for indices in order.to(inputs.device).split(batch_size):
-        yield inputs[indices], targets[indices]
+
+    def read(order=None):
+        if order is None:
+            yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+            return
+        for indices in order.to(inputs.device).split(batch_size) if len(order) else ():  # an empty one has a part too
+            yield inputs[indices], targets[indices]
+
+    return read
+
+
+def _disk_reader(dataset, batch_size: int, device, workers: int):
+    plan = []  # of the epoch: the indices of each batch; its contents change, so that the workers can stay
+    pin = device.type == "cuda"
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=plan, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin
+    )
+
+    def read(order=None):
+        order = range(len(dataset)) if order is None else order.tolist() if hasattr(order, "tolist") else order
+        plan[:] = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        for inputs, targets in loader:
+            yield inputs.to(device, non_blocking=pin), targets.to(device, non_blocking=pin)
+
+    return read
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Samples that are augmented one by one: `dataset[epoch, index]`. The randomness is that of (seed, epoch, index),
+    so it depends neither on the number of workers nor on what was read before.
+    """
+
+    def __init__(self, dataset, augment, seed: int):
+        self.dataset, self.augment, self.seed = dataset, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]):
+        sample, target = self.dataset[item[1]]
+        torch.manual_seed(seed_of("sample", self.seed, *item))
+        return self.augment(sample), target
+
+
+def augmented(samples: Samples, augment, seed: int) -> Samples:
+    """Samples to be read by (epoch, index), `augment` applied to each."""
+    dataset = samples.dataset or torch.utils.data.StackDataset(samples.inputs, samples.targets)
+    return replace(samples, inputs=None, dataset=Augmented(dataset, augment, seed))
+
+
+def orders(samples: Samples, seed: int, balanced: bool = False):
+    """`order_of(epoch)`: the order in which an epoch reads the samples; `balanced`: each class equally often."""
+    weights = None
+    if balanced:
+        weights = 1 / samples.targets.cpu().bincount()[samples.targets.cpu()]
+
+    def order_of(epoch: int):
+        random = generator("order", seed, epoch)
+        if balanced:
+            order = torch.multinomial(weights, len(samples), replacement=True, generator=random)
+        else:
+            order = torch.randperm(len(samples), generator=random)
+        return [(epoch, index) for index in order.tolist()] if isinstance(samples.dataset, Augmented) else order
+
+    return order_of
+
+
+def parts(inputs, targets, count: int):
+    """A step's batch in `count` parts of (nearly) one size, whose gradients are added."""
+    if count == 1:
+        return ((inputs, targets),)
+    return zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
 
 
 def to_device(samples: Samples, device) -> Samples:

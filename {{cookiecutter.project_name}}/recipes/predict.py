@@ -32,7 +32,7 @@ def main() -> None:
         for path, sample in zip(arguments.images, samples, strict=True):
             inputs = data.as_input(preprocess(sample))[None].to(device)
             try:
-                [(name, confidence)] = task.predict(model, inputs, meta["classes"])
+                [(name, confidence)] = task.predict(model, inputs, meta["classes"], functions.at("testing.views"))
             except RuntimeError as error:
                 shapes = f"{list(inputs.shape[1:])} after preprocess, but {meta['shape']} in training"
                 raise IngredientsError(f"{path}: {shapes}; resize in [testing.preprocess]") from error

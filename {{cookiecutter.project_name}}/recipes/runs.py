@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError, located
+from core import Ingredients, IngredientsError, located, parse
 from core.errors import suggest
 from recipes import checkpoint
 
@@ -62,6 +63,52 @@ def newest(parent: Path) -> Path | None:
     """The run folder with the newest last checkpoint; debug runs do not count."""
     found = [path for path in parent.glob(f"*/{CHECKPOINTS}/last.pt") if path.parent.parent.name != "debug"]
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent.parent if found else None
+
+
+# What the weights so far depend on: with another value of these a run cannot go on.
+FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
+FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
+FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
+FIXED += ("training.scheme.precision",)
+
+
+def find(ingredients: Ingredients, parent: Path, resume: str | None, debug: bool) -> tuple:
+    """(folder, state) of the run to go on with: the one named, or the newest for ""; (None, None) for a new one."""
+    if resume is None or debug:
+        return None, None
+    folder = Path(resume) if resume else newest(parent)
+    if folder is None:
+        return None, None
+    if not (folder / CHECKPOINTS).is_dir():
+        names = [str(path) for path in parent.glob("*") if (path / CHECKPOINTS).is_dir()]
+        raise IngredientsError(f"--resume {resume}: there is no run in this folder. {suggest(resume, names)}")
+    state, damaged = checkpoint.load_newest(folder / CHECKPOINTS)
+    changed = differences(parse(folder / "ingredients.ini"), ingredients)
+    changed = [line for line in changed if not line.startswith("training.scheme.resume")]
+    if other := [line for line in changed if line.startswith(FIXED)]:
+        message = f"cannot continue {folder}, which was trained otherwise ({'; '.join(other)}); write resume = False"
+        raise located(ingredients, "training.scheme.resume", message)
+    if state["done"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
+        checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
+    restore_metrics(folder, state["history"])
+    for text in damaged:
+        say(folder, f"{text}; going on from the one before")
+    said = f" and {state['done']} steps" if state["done"] else ""
+    say(folder, f"continue {folder} after epoch {state['epoch']}{said}")
+    for line in changed:
+        say(folder, f"  changed since: {line}")
+    return folder, state
+
+
+def obey(folder: Path, asked: dict, after: str) -> None:
+    """End the process where a signal asked for that, now that all is saved. Its exit code is 128 + the signal's."""
+    if asked["stop"]:
+        name = signal.Signals(asked["stop"]).name
+        say(folder, f"{name}: saved after {after}; python train.py --resume goes on")
+        raise SystemExit(128 + asked["stop"])
+    if asked["save"]:
+        say(folder, f"saved after {after}")
+        asked["save"] = False
 
 
 def find_checkpoint(parent: Path, named: str | None) -> Path:
@@ -121,6 +168,20 @@ def record(folder: Path, **figures) -> None:
     """Append a line to metrics.jsonl."""
     with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(figures) + "\n")
+
+
+def report(folder: Path, history: list[dict], epochs: int, is_best: bool, track=None) -> None:
+    """Tell the last epoch of `history`: a line on the terminal, in metrics.jsonl, metrics.csv and the tracker."""
+    figures = history[-1]
+    record(folder, **figures)
+    lines = [",".join(figures), *(",".join(str(line.get(key, "")) for key in figures) for line in history)]
+    checkpoint.replace(folder / "metrics.csv", ("\n".join(lines) + "\n").encode())
+    shown = {key: value for key, value in figures.items() if key not in ("epoch", "train_loss", "seconds")}
+    said = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    start = f"epoch {figures['epoch']:>3}/{epochs}  train loss {figures['train_loss']:.4f}  validation {said}"
+    say(folder, f"{start}  {figures['seconds']:.1f} s" + ("  best" if is_best else ""))
+    if track:
+        track({key: value for key, value in figures.items() if key != "epoch"}, figures["epoch"])
 
 
 def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:

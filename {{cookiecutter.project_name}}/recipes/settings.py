@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Literal
 
 from core import Ingredients, located, parse, resolve
 from core.registry import check_functions
@@ -23,12 +24,27 @@ class Model:
 class Architecture:
     backbone: str = setting(MISSING, "small_cnn, a backbone of yours, or a classification model of torchvision")
     output_classes: int | None = setting(None, "size of the head; None: as many as the data has classes")
+    weights: str | None = setting(None, "to begin with: pretrained (torchvision's), or a .pt or .safetensors file")
+    recompute: list[str] = setting((), "blocks, such as layer3, whose activations are computed again to save memory")
 
 
 @dataclass(frozen=True)
 class Scheme:
-    epochs: int = setting(10, "passes over the training data")
-    batch_size: int = setting(128, "samples a step")
+    epochs: float = setting(10, "passes over the training data; 0.5 is half a pass")
+    batch_size: int | Literal["auto"] = setting(128, "samples at once; auto: as many as half of the free memory holds")
+    accumulate: int = setting(1, "batches whose gradients make one step")
+    precision: Literal["float32", "bf16", "fp16"] = setting("float32", "of the arithmetic; weights stay float32")
+    clip_norm: float | None = setting(None, "longest gradient of a step; a longer one is scaled down to it")
+    ema: float = setting(0.0, "decay, a step, of an average of the weights that is measured and kept, as 0.999; 0: off")
+    swa: float = setting(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off")
+    frozen_epochs: int = setting(0, "first epochs in which the head alone is trained")
+    body_rate: float = setting(1.0, "learning rate of the body, as a share of that of the head")
+    first_size: float = setting(1.0, "share of height and width that images begin with; whole from half of training on")
+    balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
+    compile: bool = setting(False, "let torch.compile fuse the model: a minute once, then faster steps on GPUs")
+    deterministic: bool = setting(True, "the same numbers each time on a GPU as well, at some cost in speed")
+    best: str | None = setting(None, "figure that tells the best epoch: accuracy, loss, or one of [validation.metrics]")
+    best_is: Literal["highest", "lowest"] | None = setting(None, "None: lowest for losses and errors, else highest")
     early_stop: bool = setting(False, "end when validation has not improved for `patience` epochs")
     patience: int = setting(5, "epochs without improvement that early_stop allows")
     resume: bool = setting(False, "continue the newest run of this project where it stopped; False: a new run")
@@ -44,6 +60,7 @@ class Saving:
     save_dir: str = setting("models", "folder of save_name where that names no folder")
     save_name: str = setting("model.pth", "file for the best weights; the last ones stand beside it as NAME-last")
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
+    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; each epoch ends with one anyway")
     runs: str = setting("runs", "folder in which each run gets a folder")
 
 
@@ -65,8 +82,11 @@ SECTIONS = {
     "training.schedule": "schedule",
     "training.scheme": Scheme,
     "training.model": Saving,
+    "training.tracker": "tracker",
     "validation.load_dataset": "load_dataset",
+    "validation.metrics.*": "metric",
     "testing": Testing,
+    "testing.views": "views",
     "testing.load_dataset": "load_dataset",
     "testing.preprocess": "preprocess",
 }

@@ -3,30 +3,40 @@
     python train.py                                     with ingredients.ini
     python train.py other.ini --training.scheme.epochs 3
     python train.py --testing.debug True                one batch of everything
+    python train.py --resume                            go on with the newest run
 
 What differs by task stands in recipes/<task>.py: BEST, check, check_data, check_other_data, build_model, default_loss,
 loss, evaluate, predict.
 """
 
 import importlib
+import math
+import os
 import time
+from collections import deque
+from contextlib import nullcontext
+from itertools import chain, count
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError, located, parse
+from core import Ingredients, IngredientsError, located
 from core.errors import suggest
 from core.explain import unread
 from core.settings import read_section
+from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
-from recipes import checkpoint, data, runs
+from recipes import checkpoint, data, guard, runs, tune
 from recipes.settings import Architecture, Saving, Scheme, Testing
 
 
-def train(ingredients: Ingredients, functions: Ingredients) -> Path:
-    """Do one run and return its folder. `functions` are the ingredients with their functions called."""
+def train(ingredients: Ingredients, functions: Ingredients, resume: str | None = None) -> Path:
+    """Do one run and return its folder. `functions` are the ingredients with their functions called.
+
+    `resume`: the folder of a run to go on with; "" for the newest; None for what the ingredients say.
+    """
     scheme = read_section(ingredients, "training.scheme", Scheme)
     saving = read_section(ingredients, "training.model", Saving)
     architecture = read_section(ingredients, "model.architecture", Architecture)
@@ -37,7 +47,7 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
     device = choose_device(ingredients, scheme.device)
     parent = runs.folder_of(ingredients, saving.runs)
     weights = weights_file(ingredients, saving)
-    folder, state = find_run(ingredients, scheme, parent, debug)
+    folder, state = runs.find(ingredients, parent, "" if resume is None and scheme.resume else resume, debug)
     if state is not None and is_over(state, scheme) and runs.is_finished(folder, state["epoch"]):
         runs.say(folder, f"{folder} is finished after epoch {state['epoch']}; raise epochs (or patience) to go on")
         return folder
@@ -48,79 +58,151 @@ def train(ingredients: Ingredients, functions: Ingredients) -> Path:
     meta = describe(ingredients, training, n_classes)
     task.check_other_data(ingredients, "validation.load_dataset", validation, meta)
     training, validation = data.to_device(training, device), data.to_device(validation, device)
-    if debug:
-        scheme = one_batch(scheme)
+    if one_by_one := getattr(functions.at("training.augment"), "per_sample", None):
+        training = data.augmented(training, one_by_one, scheme.seed)
 
-    # Model, optimizer
-    torch.manual_seed(data.seed_of("model", scheme.seed))
-    model = task.build_model(ingredients, architecture, training.shape, n_classes)
+    # Model, loss, optimizer
+    seed_all = seeder(device, scheme.deterministic)
+    seed_all(data.seed_of("model", scheme.seed))
+    model = task.build_model(ingredients, architecture, meta["shape"], n_classes)
+    if architecture.weights and state is None:
+        models.load_weights(model, architecture.weights, architecture.backbone)
     model = model.to(device, memory_format=torch.channels_last)  # convolutions run up to twice as fast, CPUs too
+    if architecture.recompute:
+        models.recompute(model, architecture.recompute)
+    head = models.head(model)
     criterion = functions.at("training.loss") or task.default_loss()
-    augment = functions.at("training.augment")
+    if hasattr(criterion, "prepare"):  # class weights
+        criterion = criterion.prepare(training.targets, n_classes, device)
     optimizer = (functions.at("training.optimizer") or sgd())(model)
-    schedule = functions.at("training.schedule") or one_cycle()
-    full_rates = [group["lr"] for group in optimizer.param_groups]
-    batch_size = min(scheme.batch_size, len(training))
-    steps_per_epoch = 1 if debug else len(training) // batch_size  # the samples left over wait for another epoch
-    steps = scheme.epochs * steps_per_epoch
-    first_epoch, best, since_best, history = restore(ingredients, folder, state, model, optimizer)
+    if scheme.body_rate != 1:
+        models.split_rates(optimizer, list(head.parameters()), scheme.body_rate)
+    autocast, scaler = arithmetic(scheme.precision, device)
+    average = average_of(model, scheme)
+    changes, before_step, after_step = tricks(functions, scheme, model, optimizer, scaler, average)
+    if scheme.compile:
+        model.compile()
+
+    def loss_of(inputs, targets):
+        with autocast:
+            return task.loss(model, inputs, targets, criterion)
+
+    # Lengths, order, rates. What `auto` finds is found once, and kept with the state
+    found = state["found"] if state else {}
+    if scheme.batch_size == "auto" and "batch_size" not in found:
+        found["batch_size"] = tune.batch_size(loss_of, training, device)
+    samples_per_step = min(found.get("batch_size", scheme.batch_size) * scheme.accumulate, len(training))
+    steps_per_epoch = 1 if debug else len(training) // samples_per_step  # what is left over waits for another epoch
+    steps = 1 if debug else max(1, round(scheme.epochs * steps_per_epoch))
+    read = data.reader(training, samples_per_step, device, 0 if debug else scheme.workers)
+    read_validation = data.reader(validation, 512, device, 0 if debug else scheme.workers)
+    order_of = data.orders(training, scheme.seed, scheme.balanced)
     if folder is None:  # not before all input has proved good
         folder = runs.create(parent, ingredients, "debug" if debug else None)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    runs.say(folder, f"{len(training):,} training and {len(validation):,} validation samples, {n_classes} classes")
-    runs.say(folder, f"{architecture.backbone}: {parameters:,} parameters, on {device}")
+    if ingredients.at("training.optimizer.learning_rate") == "auto" and "learning_rate" not in found:
+        trial = chain.from_iterable(read(order_of(-epoch)) for epoch in count(1))
+        found["learning_rate"] = tune.learning_rate(model, optimizer, loss_of, trial, folder / "learning_rate.png")
+    full_rates = [group["lr"] * found.get("learning_rate", 1.0) for group in optimizer.param_groups]
+    stateful = {"training": model, "optimizer": optimizer, "scaler": scaler, "average": average}
+    at = restore(ingredients, folder, state, stateful)
+    total, history = at["total"].to(device), at["history"]
+    schedule = functions.at("training.schedule") or one_cycle()
+    if hasattr(schedule, "prepare"):
+        schedule = schedule.prepare(scheme.epochs, steps_per_epoch, history)
+    metrics = {name: metric.to(device) for name, metric in functions.at("validation.metrics", {}).items()}
+    best, rank = ranking(ingredients, scheme, task, metrics)
+    track = functions.training.tracker(folder, ingredients) if functions.at("training.tracker") else None
+    introduce(folder, training, validation, meta, architecture, model, device, found)
+
+    def keep(done: int) -> None:
+        """Write last.pt, from which the run goes on, as after `done` steps of an epoch."""
+        nonlocal saved
+        at.update(done=done, total=total.cpu())
+        measured = measured_of(model, average)
+        states = {name: part.state_dict() for name, part in stateful.items() if part not in (None, measured)}
+        states |= {"model": measured.state_dict(), "found": found, "meta": meta}
+        checkpoint.rotate(folder / runs.CHECKPOINTS, at | states)
+        saved = time.monotonic()
+
+    def keep_if_due(done: int) -> None:
+        """Every few minutes, and where a signal asked for it; one that asked for the end then gets it."""
+        if asked["stop"] or asked["save"] or time.monotonic() > saved + 60 * saving.checkpoint_minutes:
+            refuse_if_bad(done)
+            keep(done)
+            runs.obey(folder, asked, f"step {done} of epoch {at['epoch'] + 1}")
+
+    def refuse_if_bad(done: int, bad: bool | None = None) -> None:
+        if bad or (bad is None and not math.isfinite(total)):
+            where = f"of epoch {at['epoch'] + 1}, step {done}"
+            guard.refuse_loss(ingredients, folder, recent, training.names, where)
 
     # The loop
-    for epoch in range(first_epoch, scheme.epochs):
-        if scheme.early_stop and since_best >= scheme.patience:
-            runs.say(folder, f"early stop: no better {task.BEST} for {since_best} epochs")
-            break
-        started = time.perf_counter()
-        model.train()
-        order = torch.randperm(len(training), generator=data.generator("order", scheme.seed, epoch))
-        order = order[: steps_per_epoch * batch_size]
-        total = torch.zeros((), device=device)
-        batches = data.batches(training, order, batch_size, device, scheme.workers)
-        for index, (inputs, targets) in enumerate(progress(batches, steps_per_epoch, f"epoch {epoch + 1}")):
-            step = epoch * steps_per_epoch + index
-            factor = schedule(step / steps)
-            for group, full_rate in zip(optimizer.param_groups, full_rates, strict=True):
-                group["lr"] = full_rate * factor
-            seed = data.seed_of("step", scheme.seed, step)  # a step's randomness is its own, whatever came before
-            torch.manual_seed(seed)
-            if augment is not None:
-                inputs, targets = augment(inputs, targets, torch.Generator(device).manual_seed(seed))
-            loss = task.loss(model, inputs, targets, criterion)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            total += loss.detach()
-        train_loss = float(total) / steps_per_epoch
-        seconds = time.perf_counter() - started
-        if train_loss - train_loss != 0:
-            message = f"the loss of epoch {epoch + 1} is {train_loss}; lower it, or look for NaN in the data"
-            raise located(ingredients, "training.optimizer.learning_rate", message)
+    saved, generator, is_bad, recent = time.monotonic(), torch.Generator(device), guard.watch(device), deque(maxlen=2)
+    share = None if scheme.accumulate == 1 else torch.tensor(1 / scheme.accumulate, device=device)
+    with guard.explained(ingredients, folder), guard.listening() as asked:
+        for epoch in range(at["epoch"], math.ceil(steps / steps_per_epoch)):
+            if scheme.early_stop and at["since_best"] >= scheme.patience:
+                runs.say(folder, f"early stop: no better {best} for {at['since_best']} epochs")
+                break
+            started, done = time.perf_counter(), at["done"]
+            model.train()
+            if scheme.frozen_epochs:
+                models.freeze(model, head, epoch < scheme.frozen_epochs)
+            if hasattr(optimizer, "train"):  # of those that have two sets of weights, as schedule-free ones
+                optimizer.train()
+            order = order_of(epoch)[: min(steps_per_epoch, steps - epoch * steps_per_epoch) * samples_per_step]
+            batches = read(order[done * samples_per_step :])
+            for inputs, targets in progress(batches, len(order), f"epoch {epoch + 1}", total=total, done=done):
+                step = epoch * steps_per_epoch + done
+                factor = schedule(step / steps)
+                for group, full_rate in zip(optimizer.param_groups, full_rates, strict=True):
+                    group["lr"] = full_rate * factor
+                seed = data.seed_of("step", scheme.seed, step)  # a step's randomness is its own, whatever came before
+                seed_all(seed)
+                generator.manual_seed(seed)
+                for change in changes:
+                    inputs, targets = change(inputs, targets, generator, step / steps)
+                for part, wanted in data.parts(inputs, targets, scheme.accumulate):
+                    loss = loss_of(part, wanted)
+                    scaler.scale(loss).backward(share)
+                    total += loss.detach()
+                done += 1
+                recent.append((inputs, targets, order[(done - 1) * samples_per_step : done * samples_per_step]))
+                refuse_if_bad(done, is_bad(total))
+                for act in before_step:
+                    act()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                for act in after_step:
+                    act(step / steps)
+                keep_if_due(done)
+            refuse_if_bad(done)
+            train_loss, seconds = float(total) / (done * scheme.accumulate), time.perf_counter() - started
 
-        # Validation
-        shown = data.batches(validation, first_batch(validation, debug), 512, device, scheme.workers)
-        figures = task.evaluate(model, progress(shown, None, "validation"))
+            # Validation
+            if hasattr(optimizer, "eval"):  # of those that have two sets of weights, as schedule-free ones
+                optimizer.eval()
+            measured = measured_of(model, average)
+            if scheme.swa and measured is not model:
+                torch.optim.swa_utils.update_bn(read(order), measured, device)
+            batches = read_validation(first_batch(validation, debug))
+            with autocast:
+                watched = progress(batches, len(validation), "validation", each=lambda done=done: keep_if_due(done))
+                figures = task.evaluate(measured, watched, metrics)
 
-        # Checkpoint
-        is_best = best is None or rank(figures, task.BEST) > rank(best, task.BEST)
-        best, since_best = (figures, 0) if is_best else (best, since_best + 1)
-        history.append({"epoch": epoch + 1, "train_loss": train_loss, **figures, "seconds": round(seconds, 3)})
-        state = {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"best": best, "since_best": since_best, "figures": figures, "history": history, "meta": meta}
-        save(folder, state, is_best, saving.save_all_checkpoints)
-        runs.record(folder, **history[-1])
-        said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        runs.say(
-            folder,
-            f"epoch {epoch + 1:>3}/{scheme.epochs}  train loss {train_loss:.4f}  validation {said}  {seconds:.1f} s"
-            + ("  best" if is_best else ""),
-        )
-
-    finish(ingredients, functions, folder, model, None if debug else weights, debug)
+            # Checkpoint
+            is_best = at["best"] is None or rank(figures) > rank(at["best"])
+            history.append({"epoch": epoch + 1, "train_loss": train_loss, **figures, "seconds": round(seconds, 3)})
+            at.update(epoch=epoch + 1, figures=figures, best=figures if is_best else at["best"])
+            at["since_best"] = 0 if is_best else at["since_best"] + 1
+            total.zero_()
+            keep(0)
+            checkpoint.name(folder / runs.CHECKPOINTS, epoch + 1, is_best, saving.save_all_checkpoints)
+            runs.report(folder, history, math.ceil(scheme.epochs), is_best, track)
+            runs.obey(folder, asked, f"epoch {epoch + 1}")
+        finish(ingredients, functions, folder, model, None if debug else weights, debug)
+        runs.obey(folder, asked, "the end")
     return folder
 
 
@@ -139,8 +221,18 @@ def load_task(ingredients: Ingredients):
 
 def check_scheme(ingredients: Ingredients, scheme: Scheme) -> None:
     """Refuse numbers that no training can use, all at once."""
-    least = {"epochs": 1, "batch_size": 1, "patience": 1, "workers": 0, "memory": 0}
+    least = {"accumulate": 1, "patience": 1, "frozen_epochs": 0, "body_rate": 0, "workers": 0, "memory": 0}
+    if scheme.batch_size != "auto":
+        least["batch_size"] = 1
     wrong = [(name, f"write {low} or more") for name, low in least.items() if getattr(scheme, name) < low]
+    above = {"epochs": scheme.epochs, "clip_norm": scheme.clip_norm, "first_size": scheme.first_size}
+    wrong += [(name, "write more than 0") for name, value in above.items() if value is not None and value <= 0]
+    shares = {"ema": scheme.ema, "swa": scheme.swa}
+    wrong += [(name, "write 0 or more, below 1") for name, value in shares.items() if not 0 <= value < 1]
+    if scheme.ema and scheme.swa:
+        wrong.append(("swa", "ema averages the weights already; set one of them to 0"))
+    if scheme.first_size > 1:
+        wrong.append(("first_size", "write a share of the size, at most 1"))
     if not 0 < scheme.validation_fraction < 1:
         wrong.append(("validation_fraction", "write a number between 0 and 1"))
     errors = [located(ingredients, f"training.scheme.{name}", message) for name, message in wrong]
@@ -174,34 +266,6 @@ def choose_device(ingredients: Ingredients, name: str) -> torch.device:
     return torch.device(name)
 
 
-READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
-
-# What the weights so far depend on: with another value of these a run cannot go on.
-FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
-FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
-
-
-def find_run(ingredients: Ingredients, scheme: Scheme, parent: Path, debug: bool) -> tuple:
-    """(folder, state) of the run to continue; (None, None) for a new one."""
-    folder = runs.newest(parent) if scheme.resume and not debug else None
-    if folder is None:
-        return None, None
-    last = folder / runs.CHECKPOINTS / "last.pt"
-    state = checkpoint.load(last)
-    changed = runs.differences(parse(folder / "ingredients.ini"), ingredients)
-    changed = [line for line in changed if not line.startswith("training.scheme.resume")]
-    if other := [line for line in changed if line.startswith(FIXED)]:
-        message = f"cannot continue {folder}, which was trained otherwise ({'; '.join(other)}); write resume = False"
-        raise located(ingredients, "training.scheme.resume", message)
-    if state["since_best"] == 0:  # it may have been stopped before the best weights got their name
-        checkpoint.link(last, last.with_name("best.pt"))
-    runs.restore_metrics(folder, state["history"])
-    runs.say(folder, f"continue {folder} after epoch {state['epoch']}")
-    for line in changed:
-        runs.say(folder, f"  changed since: {line}")
-    return folder, state
-
-
 def load_training_data(ingredients: Ingredients, functions: Ingredients, scheme: Scheme):
     """(training, validation); validation is a share of training where no section gives it."""
     if functions.at("training.load_dataset") is None:
@@ -217,27 +281,85 @@ def load_training_data(ingredients: Ingredients, functions: Ingredients, scheme:
     return training, data.load("validation.load_dataset", functions, preprocess, scheme.memory)
 
 
-def one_batch(scheme: Scheme) -> Scheme:
-    """For debugging: one epoch of one step, read in this process so that breakpoints work."""
-    from dataclasses import replace
-
-    return replace(scheme, epochs=1, workers=0)
+READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
+RATES = ("lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
-def restore(ingredients: Ingredients, folder: Path | None, state: dict | None, model, optimizer) -> tuple:
-    """(first epoch, best figures, epochs since, history); the optimizer's rates stay those of the ini."""
+def seeder(device, deterministic: bool):
+    """`seed_all(seed)` for the generators that layers such as dropout draw from."""
+    if device.type == "cpu":
+        return torch.default_generator.manual_seed  # a tenth of the time of torch.manual_seed
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.manual_seed
+
+
+def arithmetic(precision: str, device):
+    """(context for the forward pass, scaler of the loss) of a precision."""
+    if precision == "float32":
+        return nullcontext(), torch.amp.GradScaler(device.type, enabled=False)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, kind), torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def average_of(model, scheme: Scheme):
+    """The average of the weights that is measured in place of them; None where it is off."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    if scheme.ema:
+        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(scheme.ema))
+    return AveragedModel(model) if scheme.swa else None
+
+
+def measured_of(model, average):
+    return model if average is None or not average.n_averaged else average.module
+
+
+def tricks(functions: Ingredients, scheme: Scheme, model, optimizer, scaler, average) -> tuple[list, list, list]:
+    """What is on: functions of a batch, before a step, and after one. What is off is not there."""
+    changes, before_step, after_step = [], [], []
+    if scheme.first_size < 1:
+        changes.append(growing(scheme.first_size))
+    if augment := functions.at("training.augment"):
+        changes.append(lambda inputs, targets, generator, progress: augment(inputs, targets, generator))
+    if scheme.clip_norm is not None:
+        before_step.append(lambda: scaler.unscale_(optimizer))
+        before_step.append(lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), scheme.clip_norm))
+    if average is not None:
+        start = 1 - scheme.swa if scheme.swa else 0.0
+        after_step.append(lambda progress: progress < start or average.update_parameters(model))
+    return changes, before_step, after_step
+
+
+def growing(first_size: float):
+    """Images grow from this share of their size to all of it at half of training (Tan and Le 2021, 2104.00298)."""
+
+    def change(inputs, targets, generator, progress):
+        share = min(1.0, first_size + (1 - first_size) * 2 * progress)
+        size = [max(1, round(length * share)) for length in inputs.shape[-2:]]
+        return torch.nn.functional.interpolate(inputs, size, mode="bilinear", antialias=True), targets
+
+    return change
+
+
+def restore(ingredients: Ingredients, folder: Path | None, state: dict | None, parts: dict) -> dict:
+    """Where the run stands; `parts` (model, optimizer, ...) get their states. The optimizer's rates are the ini's."""
     if state is None:
-        return 0, None, 0, []
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        at = {"epoch": 0, "done": 0, "total": torch.zeros(()), "best": None, "since_best": 0, "figures": None}
+        return at | {"history": []}
+    groups = parts["optimizer"].param_groups
+    rates = [{key: group[key] for key in RATES if key in group} for group in groups]
     try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:  # the data or a function changed, though no setting did
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(state[name] if name in state else state["model"])
+    except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
         message = f"cannot continue {folder}: {str(error).splitlines()[0]}; write resume = False"
         raise located(ingredients, "training.scheme.resume", message) from error
-    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+    for group, kept in zip(parts["optimizer"].param_groups, rates, strict=True):
         group.update(kept)
-    return state["epoch"], state["best"], state["since_best"], state["history"]
+    return {key: state[key] for key in ("epoch", "done", "total", "best", "since_best", "figures", "history")}
 
 
 def describe(ingredients: Ingredients, training: data.Samples, n_classes: int) -> dict:
@@ -246,29 +368,47 @@ def describe(ingredients: Ingredients, training: data.Samples, n_classes: int) -
     return {"ingredients": str(ingredients), "classes": classes, "form": training.form, "shape": training.shape}
 
 
+def introduce(folder: Path, training, validation, meta: dict, architecture, model, device, found: dict) -> None:
+    """What is about to be trained."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    samples = f"{len(training):,} training and {len(validation):,} validation samples, {len(meta['classes'])} classes"
+    runs.say(folder, samples)
+    runs.say(folder, f"{architecture.backbone}: {parameters:,} parameters, on {device}")
+    for name, value in found.items():
+        runs.say(folder, f"{name} = auto: {value}")
+
+
+def ranking(ingredients: Ingredients, scheme: Scheme, task, metrics: dict) -> tuple:
+    """The name of the figure that tells the best epoch, and `rank(figures)`, the larger the better."""
+    best, names = scheme.best or task.BEST, [*task.FIGURES, *metrics]
+    if best not in names:
+        raise located(ingredients, "training.scheme.best", f"there is no such figure. {suggest(best, names)}")
+    higher = getattr(metrics.get(best), "higher_is_better", None)
+    lowest = best == "loss" if higher is None else not higher
+    if scheme.best_is:
+        lowest = scheme.best_is == "lowest"
+    return best, lambda figures: (-figures[best] if lowest else figures[best], -figures["loss"])
+
+
 # ------------------------------------------------------------------------------------------- in and after the loop
 
 
-def progress(batches, count: int | None, text: str):
-    return tqdm(batches, total=count, desc=text, leave=False, disable=None, mininterval=0.25)
+def progress(batches, count: int, text: str, each=None, total=None, done: int = 0):
+    """The batches, under a bar where somebody looks on. `each()` is called after each of them.
+
+    count: of samples; total: tensor with the sum of the losses of `done` steps and of those to come, for the bar.
+    """
+    with tqdm(total=count, desc=text, leave=False, disable=None, mininterval=0.25, unit=" samples") as bar:
+        for step, batch in enumerate(batches, done + 1):
+            yield batch
+            if each:
+                each()
+            if bar.update(len(batch[0])) and total is not None:
+                bar.set_postfix_str(f"loss {float(total) / step:.4f}", refresh=False)
 
 
 def first_batch(samples: data.Samples, debug: bool) -> torch.Tensor | None:
     return torch.arange(min(len(samples), 512)) if debug else None
-
-
-def rank(figures: dict, best: str) -> tuple:
-    return figures[best], -figures["loss"]
-
-
-def save(folder: Path, state: dict, is_best: bool, keep_all: bool) -> None:
-    """last.pt always; best.pt and one for each epoch as further names of the same file."""
-    last = folder / runs.CHECKPOINTS / "last.pt"
-    checkpoint.save(last, state)
-    if is_best:
-        checkpoint.link(last, last.with_name("best.pt"))
-    if keep_all:
-        checkpoint.link(last, last.with_name(f"epoch-{state['epoch']:03}.pt"))
 
 
 def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model, weights: Path | None, debug) -> None:
@@ -285,8 +425,8 @@ def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model
     last = checkpoint.load(folder / runs.CHECKPOINTS / "last.pt")
     if weights is not None:
         for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
-            del state["optimizer"]
-            checkpoint.save(path, state)
+            kept = {key: value for key, value in state.items() if key not in ("optimizer", "training", "average")}
+            checkpoint.save(path, kept)
         runs.say(folder, f"weights: {weights}")
     if facts := unread(ingredients, READ):
         runs.say(folder, f"nothing read: {', '.join(facts)}")

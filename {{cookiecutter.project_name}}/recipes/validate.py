@@ -18,7 +18,7 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     `meta`: the classes and the shape that it was trained with; other data is refused.
     """
     from recipes import data
-    from recipes.train import choose_device, first_batch, load_task, load_training_data, progress
+    from recipes.train import arithmetic, choose_device, first_batch, load_task, load_training_data, progress
 
     scheme, task = read_section(ingredients, "training.scheme", Scheme), load_task(ingredients)
     if split == "testing":
@@ -31,8 +31,12 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     task.check_other_data(ingredients, f"{split}.load_dataset", samples, meta)
     device = choose_device(ingredients, scheme.device)
     order = first_batch(samples, debug)
-    batches = data.batches(data.to_device(samples, device), order, 512, device, 0 if debug else scheme.workers)
-    return task.evaluate(model, progress(batches, None, split)), len(samples if order is None else order)
+    count = len(samples if order is None else order)
+    batches = data.reader(data.to_device(samples, device), 512, device, 0 if debug else scheme.workers)(order)
+    metrics = {name: metric.to(device) for name, metric in functions.at("validation.metrics", {}).items()}
+    views = functions.at("testing.views") if split == "testing" else None
+    with arithmetic(scheme.precision, device)[0]:
+        return task.evaluate(model, progress(batches, count, split), metrics, views), count
 
 
 def open_model(path: str | None, ingredients: Ingredients, overrides=()):
