@@ -13,10 +13,19 @@ registry.create("optimizer")
 
 
 @registry.optimizer.register("sgd")
-def sgd(learning_rate: float = 0.1, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4):
-    """Stochastic gradient descent with (Nesterov) momentum; for convolutional nets trained from scratch."""
+def sgd(
+    learning_rate: float | Literal["auto"] = 0.1,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 5e-4,
+):
+    """Stochastic gradient descent with (Nesterov) momentum; for convolutional nets trained from scratch.
+
+    The rate `auto`, here and in adamw, is 1: the recipe looks for the one to multiply it by.
+    """
     import torch
 
+    learning_rate = 1.0 if learning_rate == "auto" else learning_rate
     _refuse_negative(learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
 
     def build(model):
@@ -27,10 +36,15 @@ def sgd(learning_rate: float = 0.1, momentum: float = 0.9, nesterov: bool = True
 
 
 @registry.optimizer.register("adamw")
-def adamw(learning_rate: float = 1e-3, betas: list[float] = (0.9, 0.999), weight_decay: float = 0.01):
+def adamw(
+    learning_rate: float | Literal["auto"] = 1e-3,
+    betas: list[float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); for transformers and for fine-tuning."""
     import torch
 
+    learning_rate = 1.0 if learning_rate == "auto" else learning_rate
     _refuse_negative(learning_rate=learning_rate, weight_decay=weight_decay)
     _refuse_unless_betas(betas)
 

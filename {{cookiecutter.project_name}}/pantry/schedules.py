@@ -108,15 +108,16 @@ def _of_torch(cls):
 
     def factory(figure="loss", every=usual, **settings):
         # A setting that it refuses shows before training.
-        attempt(lambda: _begin(cls, settings, 2)[1].step(*[0.0] * plateau))
+        attempt(lambda: _begin(cls, settings, 1009)[1].step(*[0.0] * plateau))
 
-        def prepare(epochs: int, steps_per_epoch: int, history: list[dict]):
+        def prepare(epochs: float, steps_per_epoch: int, history: list[dict]):
+            steps = max(1, round(epochs * steps_per_epoch))
             length = 1 if every == "step" else steps_per_epoch  # of one move, in steps
-            optimizer, scheduler = attempt(lambda: _begin(cls, settings, epochs * steps_per_epoch // length))
+            optimizer, scheduler = attempt(lambda: _begin(cls, settings, math.ceil(steps / length)))
             factors = [optimizer.param_groups[0]["lr"]]
 
             def factor(progress: float) -> float:
-                index = round(progress * epochs * steps_per_epoch) // length
+                index = round(progress * steps) // length
                 while len(factors) <= index:  # one move; many where a run goes on
                     scheduler.step(*[_figure(history[len(factors) - 1], figure)] if plateau else ())
                     factors.append(optimizer.param_groups[0]["lr"])

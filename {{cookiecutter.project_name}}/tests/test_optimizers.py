@@ -140,6 +140,11 @@ def test_a_state_of_another_memory_format_is_read_by_number_and_not_by_address(n
     assert torch.allclose(first, second, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_rate_to_be_found_is_one_until_then(name):
+    assert {group["lr"] for group in made("optimizer", name, learning_rate="auto")(network()).param_groups} == {1.0}
+
+
 # Muon
 
 
@@ -364,6 +369,15 @@ def test_a_scheduler_of_torch_gives_the_rates_that_it_gives_beside_an_optimizer(
     resumed = made("schedule", f"torch.optim.lr_scheduler.{name}", **written).prepare(EPOCHS, STEPS, history)
     assert RATE * resumed(40 / 60) == ours[40], "a run that goes on finds the same rate"
     assert RATE * resumed(39 / 60) == ours[39]
+
+
+def test_a_run_may_end_within_an_epoch():
+    schedule = made("schedule", "torch.optim.lr_scheduler.OneCycleLR", pct_start=0.5).prepare(2.5, 3, [])
+    rates = [schedule(step / 8) for step in range(8)]
+    assert rates.index(max(rates)) == 3 and rates[-1] < 1e-4
+    schedule = made("schedule", "torch.optim.lr_scheduler.CosineAnnealingLR").prepare(2.5, 3, [])
+    rates = [schedule(step / 8) for step in range(8)]
+    assert rates == pytest.approx([1, 1, 1, 0.75, 0.75, 0.75, 0.25, 0.25])
 
 
 @pytest.mark.parametrize("name", [name for name, cases in CASES.items() if isinstance(cases, str)])
