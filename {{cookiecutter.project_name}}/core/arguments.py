@@ -2,8 +2,8 @@
 
 import inspect
 import os
-import types
 from collections.abc import Callable
+from types import MethodType, SimpleNamespace
 
 from .errors import Problem, suggest
 from .ingredients import Ingredients, problem_of
@@ -30,24 +30,23 @@ class Signature:
     """What a function or class takes. An annotation that is absent or cannot be looked up counts as `object`."""
 
     def __init__(self, function):
-        if isinstance(function, type) and function.__init__ is not object.__init__:  # whatever its __new__ takes
-            function = types.MethodType(function.__init__, function)
+        if isinstance(function, type) and not hasattr(function, "__signature__"):  # of __init__, whatever __new__ takes
+            function = function if function.__init__ is object.__init__ else MethodType(function.__init__, function)
         try:
             every = inspect.signature(function).parameters.values()
         except (ValueError, TypeError):  # a builtin that does not tell: anything goes
             every = inspect.signature(lambda *args, **named: None).parameters.values()
+        named = [p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self.takes_more = any(p.kind is p.VAR_POSITIONAL for p in every)
         self.takes_any_name = any(p.kind is p.VAR_KEYWORD for p in every)
-        named = [p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self.slots = [p.name for p in named if p.kind is not p.KEYWORD_ONLY]
         self.names = [p.name for p in named if p.kind is not p.POSITIONAL_ONLY]
         self.hints = {p.name: _looked_up(p.annotation, function) for p in named}
-        defaults = {p.name: p.default for p in named if p.default is not p.empty}
-        self.defaults = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+        self.defaults = {p.name: p.default for p in named if p.default is not p.empty}
 
     def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
         """The problems of a section's settings: missing, unknown (a `noun`), given twice, of the wrong kind."""
-        problems, star = [], positional(node) if "*" in node else ()
+        problems, star = [], positional(node)
 
         def tell(key, message):
             problems.append(problem_of(node, key, message, path))
@@ -63,15 +62,19 @@ class Signature:
             elif key != "*" and key[0] != "@" and not self.takes_any_name:
                 tell(key, f"no such {noun}. {suggest(key, self.names)}")
         for name, hint in self.hints.items():
-            key, value = given.get(name, (name, inspect))
             if name in given:
-                default = self.defaults.get(name, ...)  # which may break its annotation: `count: int = None`
-                same = type(value) is type(default) and value == default
-                if type(value) is not hint and not same and not fits(value, hint):
+                key, value = given[name]
+                if type(value) is not hint and not fits(value, hint) and not self._is_default(name, value):
                     tell(key, mend(value, node.written(key), hint))
             elif name not in self.defaults:
                 tell(name, "missing" if hint is object else f"missing: {describe(hint)} is needed")
         return problems
+
+    def _is_default(self, name: str, value) -> bool:
+        """A default is right, also where it breaks its annotation: `count: int = None`."""
+        default = self.defaults.get(name, ...)
+        default = list(default) if isinstance(default, tuple) else default
+        return type(value) is type(default) and value == default
 
 
 def _looked_up(hint, function):
@@ -80,16 +83,19 @@ def _looked_up(hint, function):
         return object if hint is inspect.Parameter.empty else hint
     import typing
 
-    known = getattr(inspect.unwrap(function), "__globals__", {})
+    function = inspect.unwrap(function)
+    known = getattr(function.__init__ if isinstance(function, type) else function, "__globals__", {})
     try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": hint}), known)["it"]
+        return typing.get_type_hints(SimpleNamespace(__annotations__={"it": hint}), known)["it"]
     except Exception:  # whatever it raises: a name that a type checker alone imports, or no Python at all
         return object
 
 
 def positional(node: Ingredients) -> list[tuple]:
     """(key, value) of the positional arguments `*`: a list, or subsections in their order."""
-    star = node.get("*", [])
+    if "*" not in node:
+        return []
+    star = node["*"]
     if isinstance(star, dict):
         return [(f"*.{key}", value) for key, value in star.items()]
     return [("*", value) for value in (star if isinstance(star, list) else [star])]
@@ -97,8 +103,7 @@ def positional(node: Ingredients) -> list[tuple]:
 
 def adapt(value, hint):
     """A text given for a Path becomes one; all else stays as it is."""
-    kinds = getattr(hint, "__args__", (hint,))
-    if hint is str or str in kinds or not isinstance(value, str):
+    if hint is str or not isinstance(value, str) or str in (kinds := getattr(hint, "__args__", (hint,))):
         return value
     return next((kind(value) for kind in kinds if getattr(kind, "__name__", "") == "Path"), value)
 
@@ -113,23 +118,23 @@ def _members(hint) -> list[tuple]:
 
 def fits(value, hint) -> bool:
     """True where the value fits, and where the annotation says nothing that can be checked."""
-    members = _members(hint)
-    known = [member for member in members if member[0] in _KINDS or member[0] == "Literal"]
-    if value is BROKEN or isinstance(value, Ingredients) or not known:
+    if value is BROKEN or isinstance(value, Ingredients):
         return True
-    objects = len(known) < len(members) and not isinstance(value, _IN_A_FILE)  # such as a Tensor for float | Tensor
-    return objects or any(_is(value, name, inside) for name, inside in known)
+    found = {_is(value, *member) for member in _members(hint)}
+    return True in found or found == {None} or (None in found and not isinstance(value, _IN_A_FILE))
 
 
-def _is(value, name: str, inside: tuple) -> bool:
+def _is(value, name: str, inside: tuple) -> bool | None:
+    """Whether a value is of a kind; None where that cannot be checked."""
     if name == "Literal":
         return any(value == choice and type(value) is type(choice) for choice in inside)
-    if not isinstance(value, _KINDS[name][0]) or (isinstance(value, bool) and name in ("int", "float")):
-        return False
+    kind, _ = _KINDS.get(name, (None, name))
+    if kind is None or not isinstance(value, kind) or (isinstance(value, bool) and name in ("int", "float")):
+        return None if kind is None else False
     if name == "tuple" and inside and inside[-1] is not ...:
         return len(value) == len(inside) and all(map(fits, value, inside))
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not inside or all(fits(item, inside[isinstance(value, dict)]) for item in items)
+    items = value.values() if kind is dict else value if kind is list else ()
+    return not inside or all(fits(item, inside[kind is dict]) for item in items)
 
 
 def describe(hint) -> str:
@@ -150,15 +155,18 @@ def mend(value, raw: str, hint) -> str:
     problem = f"`{raw}` is {kind}; {describe(hint)} is needed"
     if not isinstance(value, str):
         return problem + (f'; as text write "{raw}"' if fits("", hint) and not isinstance(value, list | dict) else "")
-    meant = [_ALIASES[value.lower()]] if value.lower() in _ALIASES else []
-    try:
-        number = float(value.replace(",", "."))
-        meant += [int(number), number] if number.is_integer() else [number] if number - number == 0 else []
-    except ValueError:
-        pass
-    for other in meant:
-        if fits(other, hint):
-            return f"`{raw}` is text; write {other}"
+    for meant in _meant(value):
+        if fits(meant, hint):
+            return f"`{raw}` is text; write {meant}"
     choices = [choice for name, inside in _members(hint) if name == "Literal" for choice in inside]
-    advice = suggest(value, [choice for choice in choices if isinstance(choice, str)])
-    return f"{problem}. {advice}" if choices else problem
+    choices = [choice for choice in choices if isinstance(choice, str)]
+    return f"{problem}. {suggest(value, choices)}" if choices else problem
+
+
+def _meant(text: str) -> list:
+    """The values that a text was probably meant to be."""
+    try:
+        number = float(text.replace(",", "."))
+    except ValueError:
+        return [_ALIASES[text.lower()]] if text.lower() in _ALIASES else []
+    return [int(number), number] if number.is_integer() else [number] if number - number == 0 else []

@@ -42,18 +42,14 @@ class Registry(dict):
 
     def get(self, name: str):
         """The function under `name`; IngredientsError with the nearest names where there is none."""
-        if name not in self:
-            path = str(name).rpartition(".")[0]
-            beside = _public(path) if path in self._modules else [f"{path}.NAME" for path in self._modules]
-            message = f'the registry {self.name} has no "{name}". {suggest(str(name), [*self, *beside])}'
-            raise IngredientsError(message)
-        return self[name]
+        return self[str(name)]  # a name is text, also where it reads as a number
 
-    def __contains__(self, name: str) -> bool:
-        path = str(name).rpartition(".")[0]
-        if path in self._modules and not super().__contains__(name) and name in (found := _public(path)):
-            self[name] = self._modules[path](found[name])
-        return isinstance(name, str) and super().__contains__(name)
+    def __missing__(self, name: str):
+        path = name.rpartition(".")[0]
+        beside = _public(path) if path in self._modules else [f"{path}.NAME" for path in self._modules]
+        if path not in self._modules or name not in beside:
+            raise IngredientsError(f'the registry {self.name} has no "{name}". {suggest(name, [*self, *beside])}')
+        return self.setdefault(name, self._modules[path](beside[name]))
 
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""
@@ -70,8 +66,8 @@ def _public(path: str) -> dict:
         module = importlib.import_module(path)
     except ImportError:
         return {}
-    found = {f"{path}.{key}": getattr(module, key) for key in dir(module) if key[0] != "_"}
-    return {name: value for name, value in found.items() if callable(value)}
+    names = [key for key in dir(module) if key[0] != "_" and callable(getattr(module, key))]
+    return {f"{path}.{key}": getattr(module, key) for key in names}
 
 
 class Registries(dict):
@@ -111,7 +107,7 @@ def source(function) -> Place:
 
 
 def _sections(node: Ingredients, path: str, seen: set):
-    """Each section once with its path, those inside before the one that holds them."""
+    """(section, path) of each section once, those inside before the one that holds them."""
     seen.add(id(node))
     for key, value in node.items():
         if isinstance(value, Ingredients) and id(value) not in seen:
@@ -132,8 +128,7 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
                 raise IngredientsError(f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}")
             function = functions.get(name)
         except IngredientsError as error:
-            problem = problem_of(node, key, str(error), path)
-            problems.append(problem._replace(raw=problem.raw or str(name)))
+            problems.append(problem_of(node, key, str(error), path))
             continue
         for problem in functions.signature(name).check(node, path, "argument"):
             told = f"{problem.message} ({name} stands in {source(function)})"

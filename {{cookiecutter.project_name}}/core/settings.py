@@ -84,9 +84,8 @@ def help_text(declared: dict) -> str:
     for path, kind in declared.items():
         calls = f"  @{kind} = name of a function, and its arguments" if isinstance(kind, str) else ""
         lines.append(f"\n[{path}]{calls}")
-        hints = {} if calls else Signature(kind).hints
         for item in () if calls else fields(kind):
             default = "" if item.default is MISSING else f" = {item.default}"
-            meaning = item.metadata.get("doc", "")
-            lines.append(f"  {item.name}{default}  ({describe(hints[item.name])})\n      {meaning}")
+            words = describe(Signature(kind).hints[item.name])
+            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
     return "\n".join(lines).lstrip("\n")
