@@ -62,19 +62,15 @@ class Signature:
             elif key != "*" and key[0] != "@" and not self.takes_any_name:
                 tell(key, f"no such {noun}. {suggest(key, self.names)}")
         for name, hint in self.hints.items():
-            if name in given:
-                key, value = given[name]
-                if type(value) is not hint and not fits(value, hint) and not self._is_default(name, value):
-                    tell(key, mend(value, node.written(key), hint))
-            elif name not in self.defaults:
+            key, value = given.get(name, (name, BROKEN))
+            if name not in given and name not in self.defaults:
                 tell(name, "missing" if hint is object else f"missing: {describe(hint)} is needed")
+            elif type(value) is not hint and not fits(value, hint):
+                default = self.defaults.get(name, ...)
+                default = list(default) if isinstance(default, tuple) else default
+                if type(value) is not type(default) or value != default:  # which may break its own annotation
+                    tell(key, mend(value, node.written(key), hint))
         return problems
-
-    def _is_default(self, name: str, value) -> bool:
-        """A default is right, also where it breaks its annotation: `count: int = None`."""
-        default = self.defaults.get(name, ...)
-        default = list(default) if isinstance(default, tuple) else default
-        return type(value) is type(default) and value == default
 
 
 def _looked_up(hint, function):

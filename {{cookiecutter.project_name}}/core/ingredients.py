@@ -97,14 +97,13 @@ def is_call(section: dict) -> bool:
 def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> Problem:
     """The problem of one setting, with place and value as written; `path` where the section stands elsewhere."""
     path = path or section._path
-    place = section.where(key.partition(".")[0]) or section._place or Place(path)
-    return Problem(place, f"{path}.{key}", section.written(key), message)
+    place = section.where(key) or section._place or Place(path or "ingredients")
+    return Problem(place, f"{path}.{key}".lstrip("."), section.written(key), message)
 
 
 def located(ingredients: Ingredients, path: str, message: str) -> IngredientsError:
     """The error for one setting or section, with its file, line and value as written; for a recipe to raise."""
-    place = ingredients.where(path) or ingredients.where("") or Place("ingredients")
-    return IngredientsError([Problem(place, path, ingredients.written(path), message)])
+    return IngredientsError([problem_of(ingredients, path, message)])
 
 
 def _blocks(root: Ingredients, node: Ingredients, path: str):

@@ -35,8 +35,7 @@ class Registry(dict):
     def module(self, path: str, wrap) -> None:
         """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
 
-        The module is imported when a name of it is asked for, not before. `wrap` gives what `register` would enter; its
-        signature is checked like any other.
+        The module is imported when a name of it is asked for. What `wrap` gives is checked like what is registered.
         """
         self._modules[path] = wrap
 

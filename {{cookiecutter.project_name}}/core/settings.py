@@ -38,9 +38,10 @@ def kind_of(declared: dict, path: str):
 def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
     """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
     above = dict.fromkeys(path[:at] for path in declared for at, letter in enumerate(path) if letter == ".")
-    problems, seen, todo = [], set(), [("", ingredients)]
+    absent = [path for path, kind in declared.items() if isinstance(kind, type) and ingredients.at(path) is None]
+    empty = {path: Ingredients((), path, ingredients.where("")) for path in absent if path[-1] != "*"}
+    problems, todo = [], [("", ingredients), *empty.items()]
     for path, node in todo:  # which grows on the way
-        seen.add(path)
         kind, called, message = kind_of(declared, path), call_key(node), None
         free = path.partition(".")[0] in ("", FREE)
         inside = [(f"{path}.{key}".lstrip("."), value) for key, value in node.items() if isinstance(value, Ingredients)]
@@ -64,9 +65,6 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
             place = node.where(called or "") or Place(path)
             problems.append(Problem(place, subject, node.written(called or ""), message))
         todo += () if called or isinstance(kind, str) else inside
-    for path, kind in declared.items():
-        if isinstance(kind, type) and path not in seen and path[-1] != "*":
-            problems += Signature(kind).check(Ingredients((), path, ingredients.where("")), path, "setting")
     return problems
 
 
