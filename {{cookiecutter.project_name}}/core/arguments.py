@@ -1,9 +1,8 @@
 """Do the settings of a section fit the parameters of a function, or the fields of a dataclass?"""
 
-import inspect
 import os
 from collections.abc import Callable
-from types import MethodType, SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 
 from .errors import Problem, suggest
 from .ingredients import Ingredients, problem_of
@@ -32,17 +31,10 @@ class Signature:
     def __init__(self, function):
         if isinstance(function, type) and not hasattr(function, "__signature__"):  # of __init__, whatever __new__ takes
             function = function if function.__init__ is object.__init__ else MethodType(function.__init__, function)
-        try:
-            every = inspect.signature(function).parameters.values()
-        except (ValueError, TypeError):  # a builtin that does not tell: anything goes
-            every = inspect.signature(lambda *args, **named: None).parameters.values()
-        named = [p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        self.takes_more = any(p.kind is p.VAR_POSITIONAL for p in every)
-        self.takes_any_name = any(p.kind is p.VAR_KEYWORD for p in every)
-        self.slots = [p.name for p in named if p.kind is not p.KEYWORD_ONLY]
-        self.names = [p.name for p in named if p.kind is not p.POSITIONAL_ONLY]
-        self.hints = {p.name: _looked_up(p.annotation, function) for p in named}
-        self.defaults = {p.name: p.default for p in named if p.default is not p.empty}
+        read = _read_plain if type(function) is FunctionType and not vars(function) else _read_any
+        self.slots, self.names, variadic, self.defaults, hints = read(function)
+        self.takes_more, self.takes_any_name = variadic
+        self.hints = {name: _looked_up(hints.get(name, object), function) for name in [*self.slots, *self.names]}
 
     def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
         """The problems of a section's settings: missing, unknown (a `noun`), given twice, of the wrong kind."""
@@ -73,10 +65,37 @@ class Signature:
         return problems
 
 
+def _read_plain(function) -> tuple:
+    """What _read_any gives, of a function that nothing wraps; without inspect, which would take 15 ms to import."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    slots, last = names[: code.co_argcount], function.__defaults__ or ()
+    defaults = dict(zip(slots[len(slots) - len(last) :], last, strict=True)) | (function.__kwdefaults__ or {})
+    variadic = code.co_flags & 4 > 0, code.co_flags & 8 > 0  # CO_VARARGS, CO_VARKEYWORDS
+    return slots, names[code.co_posonlyargcount :], variadic, defaults, function.__annotations__
+
+
+def _read_any(function) -> tuple:
+    """The positional parameters, those that have a name, whether *args and **named are taken, defaults, annotations."""
+    import inspect
+
+    try:
+        every = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # a builtin that does not tell: anything goes
+        return (), (), (True, True), {}, {}
+    slots = [p.name for p in every if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [p.name for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    kinds = [p.kind for p in every]
+    variadic = inspect.Parameter.VAR_POSITIONAL in kinds, inspect.Parameter.VAR_KEYWORD in kinds
+    defaults = {p.name: p.default for p in every if p.default is not p.empty}
+    return slots, names, variadic, defaults, {p.name: p.annotation for p in every if p.annotation is not p.empty}
+
+
 def _looked_up(hint, function):
     """An annotation without the quotes around it."""
     if not isinstance(hint, str):
-        return object if hint is inspect.Parameter.empty else hint
+        return hint
+    import inspect
     import typing
 
     function = inspect.unwrap(function)

@@ -53,7 +53,7 @@ class Registry(dict):
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""
         if name not in self._signatures:
-            from .arguments import Signature  # late: inspect would cost 15 ms of `import core`
+            from .arguments import Signature  # late: `import core` does without
 
             self._signatures[name] = Signature(self.get(name))
         return self._signatures[name]
