@@ -5,6 +5,7 @@
 >>> config.training.scheme.epochs
 >>> config = parse_and_resolve("ingredients.ini")  # ... and functions called
 """
+# ruff: noqa: F401 - the names below are what the language offers
 
 import os
 
@@ -12,19 +13,6 @@ from .errors import IngredientsError, Place, Problem
 from .ingredients import Ingredients, located
 from .parser import parse, parse_string
 from .registry import registry, resolve
-
-__all__ = [
-    "Ingredients",
-    "IngredientsError",
-    "Place",
-    "Problem",
-    "located",
-    "parse",
-    "parse_and_resolve",
-    "parse_string",
-    "registry",
-    "resolve",
-]
 
 
 def parse_and_resolve(file: str | os.PathLike, overrides=()) -> Ingredients:

@@ -6,16 +6,12 @@ from collections import namedtuple  # typing.NamedTuple would cost 5 ms of impor
 class Place(namedtuple("Place", "file line", defaults=(0,))):
     """Where a value was written: a file and a line (from 1), or the command line (line 0)."""
 
-    __slots__ = ()
-
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class Problem(namedtuple("Problem", "place key raw message")):
     """One mistake: its place, the dotted key and the value as written (either may be empty), and what to do."""
-
-    __slots__ = ()
 
     def __str__(self) -> str:
         raw = self.raw.replace("\n", " ")
@@ -25,12 +21,9 @@ class Problem(namedtuple("Problem", "place key raw message")):
 
 
 class IngredientsError(Exception):
-    """All the problems that were found, each with its place; or one message that stands alone.
+    """All the problems that were found, each with its place, in `problems`; or one message that stands alone."""
 
-    `problems` holds the located ones, so that a program can read file, line, key and message.
-    """
-
-    def __init__(self, problems: "list[Problem] | str"):
+    def __init__(self, problems: list[Problem] | str):
         self.problems = [] if isinstance(problems, str) else list(problems)
         super().__init__(problems)
 
@@ -42,13 +35,12 @@ def suggest(name: str, names, quote: str = "{}") -> str:
     """`Did you mean x?`, or the names that exist when none is near."""
     from difflib import SequenceMatcher, get_close_matches
 
-    names = list(dict.fromkeys(names))
-    last = name.lower().replace(":", ".").rpartition(".")[2]
-
     def likeness(other: str) -> float:
         return SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
+    names = list(dict.fromkeys(names))
     near = [other for other in names if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
+    last = name.lower().replace(":", ".").rpartition(".")[2]
     found = sorted((other for other in near if other.lower().rpartition(".")[2] == last), key=likeness, reverse=True)
     found = list(dict.fromkeys([*found, *get_close_matches(name, near, n=2, cutoff=0.6)]))[:2]
     if found:  # beside a very near name a second one only distracts

@@ -34,26 +34,22 @@ class Ingredients(dict):
         raise AttributeError(f'{where} has no "{name}". {suggest(name, map(str, self))}')
 
     def __setattr__(self, name: str, value):
-        if name in Ingredients.__slots__:
-            _set(self, name, value)
-        else:
-            self[name] = value
+        (_set if name in Ingredients.__slots__ else dict.__setitem__)(self, name, value)
 
     def __delattr__(self, name: str):
-        if name not in self:
+        if self.pop(name, self) is self:
             raise AttributeError(name)
-        del self[name]
 
     def __dir__(self):
         return [*super().__dir__(), *(key for key in self if isinstance(key, str) and key.isidentifier())]
 
     def copy(self) -> "Ingredients":
-        return self.with_items(self)
+        return self.with_items(self, self._parsed)
 
-    def with_items(self, items) -> "Ingredients":
+    def with_items(self, items, parsed: "Ingredients | None" = None) -> "Ingredients":
         """A section with the same origin and other contents."""
         other = Ingredients(items, self._path, self._place)
-        other._entries, other._parsed = self._entries, self._parsed
+        other._entries, other._parsed = self._entries, parsed
         return other
 
     def at(self, path: str, default=None):
@@ -67,27 +63,22 @@ class Ingredients(dict):
 
     def where(self, path: str) -> Place | None:
         """The place (file and line) of the setting or section at a dotted path; None where there is none."""
-        node, entry = self._find(path)
-        return Place(*entry[1:]) if entry else node._place if isinstance(node, Ingredients) else None
+        return self._origin(path)[1]
 
     def written(self, path: str) -> str:
         """The text of the setting at a dotted path as it stands in its file; "" for a section."""
-        entry = self._find(path)[1]
-        return entry[0] if entry else ""
+        return self._origin(path)[0]
 
-    def _find(self, path: str) -> tuple:
-        """The value at `path` before functions were called, and its entry."""
-        root = self if self._parsed is None else self._parsed
-        parent, _, key = path.rpartition(".")
-        node = root.at(parent)
-        if not isinstance(node, Ingredients) or (path and key not in node):
-            return None, None
-        return (node[key], node._entries.get(key)) if path else (node, None)
+    def _origin(self, path: str) -> tuple:
+        root, (above, _, key) = self if self._parsed is None else self._parsed, path.rpartition(".")
+        section, found = root.at(above), root.at(path)
+        if isinstance(section, Ingredients) and key in section and key in section._entries:
+            text, *place = section._entries[key]
+            return text, Place(*place)
+        return "", found._place if isinstance(found, Ingredients) else None
 
     def __str__(self) -> str:
         return "".join(_blocks(self, self, "")).removeprefix("\n")
-
-    __repr__ = dict.__repr__
 
 
 def call_key(section: dict) -> str | None:
@@ -106,14 +97,13 @@ def is_call(section: dict) -> bool:
 def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> Problem:
     """The problem of one setting, with place and value as written; `path` where the section stands elsewhere."""
     path = path or section._path
-    place = section.where(key.partition(".")[0]) or section._place or Place(path)
-    return Problem(place, f"{path}.{key}", section.written(key), message)
+    place = section.where(key) or section._place or Place(path or "ingredients")
+    return Problem(place, f"{path}.{key}".lstrip("."), section.written(key), message)
 
 
 def located(ingredients: Ingredients, path: str, message: str) -> IngredientsError:
     """The error for one setting or section, with its file, line and value as written; for a recipe to raise."""
-    place = ingredients.where(path) or ingredients.where("") or Place("ingredients")
-    return IngredientsError([Problem(place, path, ingredients.written(path), message)])
+    return IngredientsError([problem_of(ingredients, path, message)])
 
 
 def _blocks(root: Ingredients, node: Ingredients, path: str):

@@ -4,16 +4,15 @@ import importlib
 import os
 
 from .errors import IngredientsError, Place, Problem, suggest
-from .ingredients import Ingredients, call_key, is_call, problem_of
+from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
 
-class Registry:
+class Registry(dict):
     """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
 
     def __init__(self, name: str):
-        self.name = name
-        self._functions, self._signatures, self._modules = {}, {}, {}
+        self.name, self._signatures, self._modules = name, {}, {}
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
@@ -21,11 +20,11 @@ class Registry:
             raise IngredientsError(f'registry.{self.name}: name the function: @registry.{self.name}.register("x")')
 
         def enter(function):
-            other = self._functions.get(name)
+            other = dict.get(self, name)
             if other is not None and source(other) != source(function):  # the same place again: a reload
                 taken = f'"{name}" is taken in the registry {self.name} by {source(other)}'
                 raise IngredientsError(f"{source(function)}: {taken}; give one of them another name")
-            self._functions[name] = function
+            self[name] = function
             self._signatures.pop(name, None)
             return function
 
@@ -36,48 +35,38 @@ class Registry:
     def module(self, path: str, wrap) -> None:
         """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
 
-        The module is imported when a name of it is asked for, not before. `wrap` gives what `register` would enter; its
-        signature is checked like any other.
+        The module is imported when a name of it is asked for. What `wrap` gives is checked like what is registered.
         """
         self._modules[path] = wrap
 
     def get(self, name: str):
         """The function under `name`; IngredientsError with the nearest names where there is none."""
-        if name not in self:
-            raise IngredientsError(self.missing(name))
-        return self._functions[name]
+        return self[str(name)]  # a name is text, also where it reads as a number
 
-    def missing(self, name: str) -> str:
-        """That there is no such name, and which there are."""
-        return f'the registry {self.name} has no "{name}". {suggest(str(name), [*self, *self._names_beside(name)])}'
-
-    def _names_beside(self, name: str) -> list[str]:
-        """The names of the module that `name` points into."""
-        path = name.rpartition(".")[0] if isinstance(name, str) else ""
-        if path not in self._modules:
-            return [f"{path}.NAME" for path in self._modules]
-        try:
-            module = importlib.import_module(path)
-        except ImportError:
-            return []
-        return [f"{path}.{key}" for key in dir(module) if key[0] != "_" and callable(getattr(module, key))]
+    def __missing__(self, name: str):
+        path = name.rpartition(".")[0]
+        beside = _public(path) if path in self._modules else [f"{path}.NAME" for path in self._modules]
+        if path not in self._modules or name not in beside:
+            raise IngredientsError(f'the registry {self.name} has no "{name}". {suggest(name, [*self, *beside])}')
+        return self.setdefault(name, self._modules[path](beside[name]))
 
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""
         if name not in self._signatures:
-            from .arguments import Signature  # late: inspect and typing would cost 15 ms of `import core`
+            from .arguments import Signature  # late: `import core` does without
 
             self._signatures[name] = Signature(self.get(name))
         return self._signatures[name]
 
-    def __contains__(self, name: str) -> bool:
-        if name not in self._functions and "." in str(name) and name in self._names_beside(name):
-            path, _, key = name.rpartition(".")
-            self._functions[name] = self._modules[path](getattr(importlib.import_module(path), key))
-        return name in self._functions
 
-    def __iter__(self):
-        return iter(self._functions)
+def _public(path: str) -> dict:
+    """The public functions and classes of a module by their full names; none where it is not installed."""
+    try:
+        module = importlib.import_module(path)
+    except ImportError:
+        return {}
+    names = [key for key in dir(module) if key[0] != "_" and callable(getattr(module, key))]
+    return {f"{path}.{key}": getattr(module, key) for key in names}
 
 
 class Registries(dict):
@@ -116,6 +105,36 @@ def source(function) -> Place:
     return Place(file.removeprefix(os.getcwd() + os.sep), line)
 
 
+def _sections(node: Ingredients, path: str, seen: set):
+    """(section, path) of each section once, those inside before the one that holds them."""
+    seen.add(id(node))
+    for key, value in node.items():
+        if isinstance(value, Ingredients) and id(value) not in seen:
+            yield from _sections(value, value._path or f"{path}.{key}".lstrip("."), seen)
+    yield node, path
+
+
+def check_functions(ingredients: Ingredients) -> list[Problem]:
+    """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
+    problems = []
+    for node, path in _sections(ingredients, ingredients._path, set()):
+        key = call_key(node)
+        if key is None or node[key] is BROKEN:  # which is told already
+            continue
+        name, functions = node[key], registry.get(key[1:])
+        try:
+            if functions is None:
+                raise IngredientsError(f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}")
+            function = functions.get(name)
+        except IngredientsError as error:
+            problems.append(problem_of(node, key, str(error), path))
+            continue
+        for problem in functions.signature(name).check(node, path, "argument"):
+            told = f"{problem.message} ({name} stands in {source(function)})"
+            problems.append(problem._replace(message=told))
+    return problems
+
+
 def resolve(ingredients: Ingredients) -> Ingredients:
     """A copy with each `@registry = name` section replaced by what its function gives back.
 
@@ -125,57 +144,17 @@ def resolve(ingredients: Ingredients) -> Ingredients:
     problems = check_functions(ingredients)
     if problems:
         raise IngredientsError(problems)
-    return _resolve(ingredients, {})
+    done = {}  # id of a section -> what it became
+    for node, _ in _sections(ingredients, "", set()):
+        inside = {key: done[id(value)] if isinstance(value, Ingredients) else value for key, value in node.items()}
+        key = call_key(node)
+        done[id(node)] = _call(node, key, inside) if key else node.with_items(inside, node)
+    return done[id(ingredients)]
 
 
-def check_functions(ingredients: Ingredients) -> list[Problem]:
-    """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
-    problems, seen, todo = [], set(), [(ingredients, "")]
-    for node, path in todo:  # which grows on the way
-        if id(node) not in seen:
-            seen.add(id(node))
-            problems += _check_call(node, node._path or path) if is_call(node) else ()
-            inside = ((key, value) for key, value in node.items() if isinstance(value, Ingredients))
-            todo += ((value, f"{path}.{key}".lstrip(".")) for key, value in inside)
-    return problems
-
-
-def _check_call(node: Ingredients, path: str) -> list[Problem]:
-    from .arguments import check_arguments
-
-    key = call_key(node)
-    name = node[key]
-    functions = registry.get(key[1:])
-    if functions is not None and isinstance(name, str) and name in functions:
-        found = check_arguments(node, path, functions.signature(name), "argument")
-        told = f" ({name} stands in {source(functions.get(name))})" if found else ""
-        return [problem._replace(message=problem.message + told) for problem in found]
-    if functions is None:
-        message = f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}"
-    else:
-        message = functions.missing(name)
-    problem = problem_of(node, key, message, path)
-    return [] if name is BROKEN else [problem._replace(raw=problem.raw or str(name))]
-
-
-def _resolve(node: Ingredients, done: dict):
-    """`node` with its calls made, arguments before their function; `done` holds what each section gave."""
-    if id(node) not in done:
-        inside = {
-            key: _resolve(value, done) if isinstance(value, Ingredients) else value for key, value in node.items()
-        }
-        if is_call(node):
-            done[id(node)] = _call(node, inside)
-        else:
-            done[id(node)] = resolved = node.with_items(inside)
-            resolved._parsed = node
-    return done[id(node)]
-
-
-def _call(node: Ingredients, inside: dict):
+def _call(node: Ingredients, key: str, inside: dict):
     from .arguments import adapt, positional
 
-    key = call_key(node)
     name, functions = node[key], registry[key[1:]]
     function, hints = functions.get(name), functions.signature(name).hints
     named = {name: adapt(value, hints.get(name)) for name, value in inside.items() if name[0] not in "@*"}

@@ -395,7 +395,7 @@ def test_backbone_that_cannot_take_the_images(train):
         ({"training.model.save_name": "."}, "training.model.save_name = .\n.*name a file"),
         ({"training.model.runs": __file__}, "is a file; name a folder"),
         ({"training.scheme.epchs": "1"}, "no such setting. Did you mean epochs"),
-        ({"trainig.scheme.epochs": "1"}, r"no recipe reads this section. Did you mean \[training\]"),
+        ({"trainig.scheme.epochs": "1"}, r"no recipe reads this section. Did you mean \[training.scheme\]"),
         ({"training.model.@optimizer": "sgd"}, "no recipe calls a function here"),
         ({"training.loss.@loss": "cross_entropi"}, "Did you mean cross_entropy"),
         ({"training.loss.label_smoothing": "2"}, r"label_smoothing = 2: write a number from 0"),
