@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from core import Ingredients, IngredientsError, located, parse
 from core.errors import suggest
-from core.explain import unread
 from core.settings import read_section
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
 from recipes import checkpoint, data, runs
+from recipes.explain import unread
 from recipes.settings import Architecture, Saving, Scheme, Testing
 
 

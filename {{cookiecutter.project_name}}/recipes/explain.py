@@ -4,11 +4,11 @@ import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from .arguments import describe
-from .errors import IngredientsError, suggest
-from .ingredients import Ingredients, is_call
-from .settings import FREE, declared_paths
-from .values import as_written, strip_comment
+from core.arguments import describe
+from core.errors import IngredientsError, suggest
+from core.ingredients import Ingredients, is_call
+from core.settings import FREE, declared_paths
+from core.values import as_written, strip_comment
 
 
 def resolved_text(ingredients: Ingredients, text: str, declared: dict) -> str:
@@ -92,7 +92,7 @@ def explain(ingredients: Ingredients, path: str, declared: dict) -> str:
     lines += [f"    used in: {user} ({ingredients.where(user)})" for user in _users(ingredients, path)]
     caller = ingredients.at(section)
     if isinstance(caller, Ingredients) and is_call(caller) and key[:1] != "@":
-        from .registry import registry, source
+        from core.registry import registry, source
 
         registered, name = next((key[1:], value) for key, value in caller.items() if key[:1] == "@")
         if registered in registry and name in registry[registered]:
