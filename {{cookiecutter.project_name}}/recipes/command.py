@@ -53,7 +53,7 @@ class Command:
             return arguments, ingredients
         from recipes.explain import explain, printed
 
-        print(explain(ingredients, arguments.explain, SECTIONS) if arguments.explain else printed(ingredients, file))
+        print(explain(ingredients, arguments.explain) if arguments.explain else printed(ingredients, file).rstrip("\n"))
         raise SystemExit(0)
 
     def __enter__(self) -> "Command":
