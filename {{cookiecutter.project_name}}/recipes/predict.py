@@ -6,7 +6,7 @@ python -m recipes.predict a.png --run models/0.0.0/model.pth
 
 from pathlib import Path
 
-from core import Ingredients, IngredientsError
+from core import Ingredients, IngredientsError, Place, Problem
 from recipes.command import Command
 from recipes.validate import check_run, open_model
 
@@ -39,7 +39,7 @@ def check_images(arguments, ingredients: Ingredients) -> str:
     """For --check. Raises IngredientsError with all images that are not there."""
     missing = [path for path in arguments.images if not Path(path).is_file()]
     if missing:
-        raise IngredientsError("\n".join(f"{path}: there is no such file" for path in missing))
+        raise IngredientsError([Problem(Place("command line"), path, "", "there is no such file") for path in missing])
     return f"images: {len(arguments.images)}"
 
 

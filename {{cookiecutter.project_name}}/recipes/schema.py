@@ -7,6 +7,7 @@ Write it again after a change of the ini file.
 
 import inspect
 import keyword
+import os
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main() -> None:
         arguments, ingredients = command.read()
         file = Path(core.__file__).with_suffix(".pyi")
         file.write_text(stub(ingredients, arguments.ingredients), encoding="utf-8")
-        print(f"written: {file}")
+        print(f"written: {os.path.relpath(file)}")
 
 
 def stub(ingredients: Ingredients, file: str) -> str:

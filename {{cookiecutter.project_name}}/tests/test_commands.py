@@ -202,7 +202,7 @@ def test_check_in_the_other_scripts(ask, here, train):
     code, said, _ = ask("--check", script="validate")
     assert code == 0 and said.startswith("weights: runs/tiny/")
     code, _, wrong = ask("--check", script="predict")
-    assert code == 1 and "image.png: there is no such file" in wrong
+    assert code == 1 and "command line: image.png\n    there is no such file" in wrong
 
 
 def test_no_traceback_for_a_mistake_in_python(tmp_path):
