@@ -46,10 +46,11 @@ def load_image_folder(
     if not memory >= 0:
         raise ValueError(f"memory = {memory}: 0 GB or more is needed")
 
-    def load() -> ImageFolder:
+    def load(memory: float | None = memory) -> ImageFolder:
         classes, paths, labels = _list_images(Path(source), split)
         return ImageFolder(classes, paths, labels, image_size, channels, memory)
 
+    load.check = lambda: load(memory=None)  # the same without pixels, for --check
     return load
 
 
@@ -57,17 +58,21 @@ class ImageFolder:
     """A map-style data set: `dataset[i] -> (uint8 tensor (C, H, W), class index)`, in the order of the sorted paths.
 
     classes: names, in the order of the indices; paths: N files; y: int64 (N,)
-    X: uint8 (N, C, H, W), or None where it would not fit into `memory` (GB)
+    X: uint8 (N, C, H, W), or None where it would not fit into `memory` (GB); all black where that is None: then one
+        header alone is read
     channels, image_size: C and [H, W] of every image; resized: [H, W] if they were brought to it, else None
     """
 
-    def __init__(self, classes, paths, labels, image_size=None, channels=None, memory=2.0):
+    def __init__(self, classes, paths, labels, image_size=None, channels=None, memory: float | None = 2.0):
         import torch
 
         self.classes, self.paths, self.y = classes, paths, torch.tensor(labels, dtype=torch.int64)
         first, (height, width, found) = _first_readable(paths)
         self.image_size, self.channels = list(image_size or (height, width)), channels or found
         self.resized = image_size
+        if memory is None:
+            self.X = torch.zeros((), dtype=torch.uint8).expand(len(paths), self.channels, *self.image_size)
+            return
         threads = min(os.cpu_count() or 1, 8) if height * width > SMALL else 1
         first = None if image_size else first
         native = channels is None and found == 1  # grey, until an image in colour is met

@@ -43,13 +43,18 @@ def download_archive(source: str, root: Path, sha256: str = "", timeout: float =
     def is_complete() -> bool:
         return _is_made_from(dest / MARKER, source, sha256, local)
 
+    def check() -> bool:
+        """Is the folder there already? IngredientsError where `download` cannot work; the network is not asked."""
+        if is_complete():
+            return True
+        _check_free(dest)
+        if local is not None and not local.is_file():
+            raise IngredientsError(f"{source}: there is no such file (looked for {local.absolute()})")
+        return False
+
     def fetch() -> None:
-        if not is_complete():
-            _check_free(dest)
-            if local is None:
-                _fetch(source, store / name, sha256, timeout, tries)
-            elif not local.is_file():
-                raise IngredientsError(f"{source}: there is no such file (looked for {local.absolute()})")
+        if not check() and local is None:
+            _fetch(source, store / name, sha256, timeout, tries)
 
     def unpack() -> None:
         if not is_complete():
@@ -69,6 +74,7 @@ def download_archive(source: str, root: Path, sha256: str = "", timeout: float =
             raise IngredientsError(f"{source}: cannot be unpacked into {dest}: {error}") from error
         return dest
 
+    download.check = check  # for --check
     return download
 
 

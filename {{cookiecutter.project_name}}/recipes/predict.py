@@ -4,25 +4,21 @@ python -m recipes.predict a.png b.jpg                    with the best weights o
 python -m recipes.predict a.png --run models/0.0.0/model.pth
 """
 
-from core import IngredientsError, parse
-from core.command import Command
-from recipes.settings import SECTIONS
+from pathlib import Path
+
+from core import Ingredients, IngredientsError, Place, Problem
+from recipes.command import Command
+from recipes.validate import check_run, open_model
 
 
 def main() -> None:
-    with Command(__doc__, SECTIONS) as command:
-
-        def add_arguments(parser):
-            parser.add_argument("images", nargs="+", metavar="IMAGE")
-            parser.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
-            parser.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
-
-        arguments = command.parse(add_arguments)
-        ingredients = parse(arguments.ingredients, command.overrides, SECTIONS)
-        command.answer(arguments, ingredients)
+    with Command(__doc__) as command:
+        command.add_argument("images", nargs="+", metavar="IMAGE")
+        command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
+        command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
+        arguments, ingredients = command.read(with_functions=False, checks=[check_run, check_images])
         from recipes import data
         from recipes.train import load_task
-        from recipes.validate import open_model
 
         ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
         preprocess = functions.at("testing.preprocess") or functions.at("training.preprocess") or data.scale
@@ -37,6 +33,14 @@ def main() -> None:
                 shapes = f"{list(inputs.shape[1:])} after preprocess, but {meta['shape']} in training"
                 raise IngredientsError(f"{path}: {shapes}; resize in [testing.preprocess]") from error
             print(f"{path:<{width}}  {name}  {confidence:.4f}")
+
+
+def check_images(arguments, ingredients: Ingredients) -> str:
+    """For --check. Raises IngredientsError with all images that are not there."""
+    missing = [path for path in arguments.images if not Path(path).is_file()]
+    if missing:
+        raise IngredientsError([Problem(Place("command line"), path, "", "there is no such file") for path in missing])
+    return f"images: {len(arguments.images)}"
 
 
 def read_sample(path: str, form: dict):

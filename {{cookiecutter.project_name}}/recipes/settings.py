@@ -5,12 +5,13 @@ Imports nothing of torch, so that a misspelt setting is told at once.
 
 import importlib
 import importlib.util
+import os
 import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
-from core import Ingredients, located, parse, resolve
+from core import Ingredients, Place, Problem, located, parse, resolve
 from core.registry import check_functions
 from core.settings import setting
 
@@ -92,17 +93,22 @@ SECTIONS = {
 }
 
 
-def read_ingredients(file: str | Path, overrides=()) -> Ingredients:
+def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
     """The ingredients of a file, checked as a whole: language, settings, functions and their arguments.
 
     The functions are those of the custom_functions.py beside the file (as in a run folder), else of the project's.
+    `checks`: as of `parse`; they come first.
     """
 
     def check(ingredients: Ingredients) -> list:
-        import_functions(Path(file).parent)
+        try:
+            import_functions(Path(file).parent)
+        except SyntaxError as error:
+            place = Place(os.path.relpath(error.filename or "?"), error.lineno or 0)
+            return [Problem(place, (error.text or "").strip(), "", f"{error.msg}; Python cannot read this file")]
         return check_functions(ingredients)
 
-    return parse(file, overrides, SECTIONS, checks=[check])
+    return parse(file, overrides, SECTIONS, checks=[*checks, check])
 
 
 def import_functions(folder: Path) -> None:
@@ -122,8 +128,14 @@ def call_functions(ingredients: Ingredients) -> Ingredients:
     """The ingredients with their functions called; each section of SECTIONS gives what the recipe can call."""
     functions = resolve(ingredients)
     for path, kind in SECTIONS.items():
-        if isinstance(kind, str) and ingredients.at(path) is not None and not callable(functions.at(path)):
-            name = ingredients.at(path)[f"@{kind}"]
-            message = f"{name} gave back {type(functions.at(path)).__name__}; a factory returns the function to call"
-            raise located(ingredients, path, message)
+        if isinstance(kind, str) and ingredients.at(path) is not None:
+            check_callable(ingredients, path, functions.at(path))
     return functions
+
+
+def check_callable(ingredients: Ingredients, path: str, function) -> None:
+    """Refuse what the factory of a section gave back where it cannot be called."""
+    if not callable(function):
+        name = ingredients.at(path)[f"@{SECTIONS[path]}"]
+        message = f"{name} gave back {type(function).__name__}; a factory returns the function to call"
+        raise located(ingredients, path, message)

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from core import Ingredients, IngredientsError, located
 from core.errors import suggest
-from core.explain import unread
 from core.settings import read_section
 from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
 from recipes import checkpoint, data, guard, runs, tune
+from recipes.explain import unread
 from recipes.settings import Architecture, Saving, Scheme, Testing
 
 

@@ -6,9 +6,9 @@ python -m recipes.validate --run runs/digits/2026-01-31_12-00-00
 python -m recipes.validate --run models/0.0.0/model.pth
 """
 
-from core import Ingredients, located, parse, parse_string
-from core.command import Command
+from core import Ingredients, located, parse_string
 from core.settings import read_section
+from recipes.command import Command
 from recipes.settings import SECTIONS, Architecture, Saving, Scheme, call_functions, import_functions
 
 
@@ -61,17 +61,20 @@ def open_model(path: str | None, ingredients: Ingredients, overrides=()):
     return ingredients, functions, model.to(choose_device(ingredients, scheme.device)), meta
 
 
+def check_run(arguments, ingredients: Ingredients) -> str:
+    """For --check: the checkpoint that would be opened. Raises IngredientsError where there is none."""
+    from recipes import runs
+
+    saving = read_section(ingredients, "training.model", Saving)
+    return f"weights: {runs.find_checkpoint(runs.folder_of(ingredients, saving.runs), arguments.run)}"
+
+
 def main() -> None:
-    with Command(__doc__, SECTIONS) as command:
-
-        def add_arguments(parser):
-            parser.add_argument("ingredients", nargs="?", default="ingredients.ini", help="default: ingredients.ini")
-            parser.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
-            parser.add_argument("--on", choices=["training", "validation", "testing"], default="validation")
-
-        arguments = command.parse(add_arguments)
-        ingredients = parse(arguments.ingredients, command.overrides, SECTIONS)
-        command.answer(arguments, ingredients)
+    with Command(__doc__) as command:
+        command.add_argument("ingredients", nargs="?", default="ingredients.ini", help="default: ingredients.ini")
+        command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
+        command.add_argument("--on", choices=["training", "validation", "testing"], default="validation")
+        arguments, ingredients = command.read(with_functions=False, checks=[check_run])
         ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
         figures, count = measure(ingredients, functions, model, arguments.on, meta)
         said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from core import Ingredients, IngredientsError, parse, parse_and_resolve, parse_string, registry, resolve
 from core.arguments import fits, mend
-from core.explain import explain, resolved_text, unread
 from core.registry import Registries
 from core.settings import declared_paths
+from recipes.explain import explain, resolved_text, unread
 from recipes.settings import SECTIONS
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
@@ -311,7 +311,7 @@ def test_core_imports_the_standard_library_alone():
 
 
 def test_command_line():
-    from core.command import _split_overrides
+    from recipes.command import _split_overrides
 
     argv = ["x.ini", "--a.b", "1", "--a.c=x=y", "--add", "p.q=2", "--add=p.r=3", "--traceback"]
     split = (

@@ -1,14 +1,25 @@
 """What `--print` and `--explain` show: the settings as they hold, and where one of them comes from and goes to."""
 
+import inspect
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from .arguments import describe
-from .errors import IngredientsError, suggest
-from .ingredients import Ingredients, is_call
-from .settings import FREE, declared_paths
-from .values import as_written, strip_comment
+from core.arguments import describe
+from core.errors import IngredientsError, suggest
+from core.ingredients import Ingredients, call_key, is_call
+from core.registry import registry, source
+from core.settings import FREE, declared_paths
+from core.values import as_written, strip_comment
+from recipes.settings import SECTIONS
+
+
+def printed(ingredients: Ingredients, file: str) -> str:
+    """The answer to --print: the file's own text as it holds; written anew where base files gave a part of it."""
+    with open(file, encoding="utf-8-sig") as stream:
+        text = stream.read()
+    has_base = re.search(r"^\[\s*META\s*\]", text, re.MULTILINE)
+    return resolved_text(ingredients, str(ingredients) if has_base else text, SECTIONS)
 
 
 def resolved_text(ingredients: Ingredients, text: str, declared: dict) -> str:
@@ -24,9 +35,9 @@ def resolved_text(ingredients: Ingredients, text: str, declared: dict) -> str:
             path = ".".join(part.strip() for part in line[1 : line.index("]")].split("."))
             blocks.append([path, [line]])
             continue
-        if line[:1] not in ("", " ", "\t", "#", ";"):
+        if line[:1] not in ("", " ", "\t", "#", ";", "]", "}"):
             line, replaced = _resolved_line(ingredients, path, line)
-        elif replaced and line[:1] in (" ", "\t") and line.strip()[:1] not in ("", "#", ";"):
+        elif replaced and line[:1] in (" ", "\t", "]", "}") and line.strip()[:1] not in ("", "#", ";"):
             continue  # the rest of a value that stands on one line now
         lines.append(line)
     known = [*_sections(ingredients), *(path for path, kind in declared.items() if isinstance(kind, type))]
@@ -70,34 +81,38 @@ def _missing_lines(ingredients: Ingredients, path: str, block: list, kind) -> li
     return lines
 
 
-def explain(ingredients: Ingredients, path: str, declared: dict) -> str:
+def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> str:
     """Value, kind, origin, users and reader of the setting at a dotted path. IngredientsError where there is none."""
     section, _, key = path.rpartition(".")
-    place, lines = ingredients.where(path), []
-    if place is None and path not in declared_paths(declared):
-        names = [*_settings(ingredients), *declared_paths(declared)]
-        raise IngredientsError(f"--explain {path}: there is no such setting. {suggest(path, names)}")
+    place, caller, default, lines = ingredients.where(path), ingredients.at(section), MISSING, []
+    for item in fields(declared[section]) if isinstance(declared.get(section), type) else ():
+        if item.name == key:
+            default = item.default
+            lines.append(f"    meaning: {item.metadata.get('doc', '')}")
+            lines.append(f"    read by: {', '.join(_readers(declared[section], key)) or 'nothing'}")
+    if isinstance(caller, Ingredients) and (called := call_key(caller)) and caller[called] in registry[called[1:]]:
+        function = registry[called[1:]].get(caller[called])
+        parameter = inspect.signature(function).parameters.get(key)
+        default = MISSING if parameter is None or parameter.default is parameter.empty else parameter.default
+        lines.append(f"    goes to: {caller[called]} ({source(function)})")
     if place is not None:
         value, raw = ingredients.at(path), ingredients.written(path)
-        lines.append(f"{path} = {'[section]' if isinstance(value, Ingredients) else as_written(value)}")
-        lines.append(f"    kind: {describe(type(value)) if not isinstance(value, Ingredients) else 'a section'}")
-        lines.append(f"    from: {place}" + (f", written {raw}" if "$" in raw else ""))
-    kind = declared.get(section)
-    for item in fields(kind) if isinstance(kind, type) else ():
-        if item.name == key:
-            if place is None:
-                lines = [f"{path} = {as_written(item.default)}", "    from: its default; the file does not set it"]
-            lines.append(f"    meaning: {item.metadata.get('doc', '')}")
-            lines.append(f"    read by: {', '.join(_readers(kind, key)) or 'nothing'}")
-    lines += [f"    used in: {user} ({ingredients.where(user)})" for user in _users(ingredients, path)]
-    caller = ingredients.at(section)
-    if isinstance(caller, Ingredients) and is_call(caller) and key[:1] != "@":
-        from .registry import registry, source
-
-        registered, name = next((key[1:], value) for key, value in caller.items() if key[:1] == "@")
-        if registered in registry and name in registry[registered]:
-            lines.append(f"    goes to: {name} ({source(registry[registered].get(name))})")
-    return "\n".join(lines)
+        is_section = isinstance(value, Ingredients)
+        lines = [
+            f"{path} = {'[section]' if is_section else as_written(value)}",
+            f"    kind: {'a section' if is_section else describe(type(value))}",
+            f"    from: {place}" + (f", written {raw}" if "$" in raw else ""),
+            *lines,
+        ]
+    elif default is not MISSING:
+        value = list(default) if isinstance(default, tuple) else default
+        lines = [f"{path} = {as_written(value)}", "    from: its default; the file does not set it", *lines]
+    else:
+        names = [*_settings(ingredients), *declared_paths(declared)]
+        raise IngredientsError(f"--explain {path}: there is no such setting. {suggest(path, names)}")
+    if path.startswith(FREE + ".") and (readers := _lines_with(f'"{path}"')):
+        lines.append(f"    read by: {', '.join(readers)}")
+    return "\n".join(lines + [f"    used in: {user} ({ingredients.where(user)})" for user in _users(ingredients, path)])
 
 
 def unread(ingredients: Ingredients, read: set[str]) -> list[str]:
@@ -137,14 +152,15 @@ def _endings(section: str) -> list[str]:
 
 
 def _readers(kind: type, key: str) -> list[str]:
-    """Lines of the scripts beside a dataclass that read its field from a variable of its name, or at once."""
-    import sys
+    """Lines of the recipes that read a dataclass's field from a variable of its name, or at once."""
+    name = kind.__name__
+    return _lines_with(rf"(?<![.\w])({name.lower()}|.*\b{name}\))\.{key}\b", Path(inspect.getfile(kind)))
 
-    here = Path(sys.modules[kind.__module__].__file__)
-    read = re.compile(rf"(?<![.\w])({kind.__name__.lower()}|.*\b{kind.__name__}\))\.{key}\b")
+
+def _lines_with(pattern: str, beside: Path = Path(__file__)) -> list[str]:
     return [
         f"{file.parent.name}/{file.name}:{number}"
-        for file in sorted(here.parent.glob("*.py"))
+        for file in sorted(beside.parent.glob("*.py"))
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if read.search(line)
+        if re.search(pattern, line)
     ]

@@ -1,0 +1,323 @@
+"""What every script answers on the command line: --check, --print, --explain, --help; and completion."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import core
+import train as train_script
+from core import registry
+from core.settings import declared_paths
+from pantry.download import download_archive
+from recipes import predict, schema, validate
+from recipes.settings import SECTIONS
+
+HERE = Path(__file__).parent.parent
+INI = str(HERE / "ingredients.ini")
+SCRIPTS = {"train": (train_script, [INI]), "validate": (validate, [INI]), "schema": (schema, [INI])}
+SCRIPTS["predict"] = (predict, ["image.png", "--ingredients", INI])
+
+
+@pytest.fixture
+def ask(overrides, monkeypatch, capsys):
+    """ask("--check", {"a.b": "5"}) -> (exit code, what was printed, what stands on stderr); None leaves one out."""
+
+    def ask(*argv, changes=None, script="train"):
+        module, own = SCRIPTS[script]
+        merged = overrides | (changes or {})
+        added = [f"--add={path}={text}" for path, text in merged.items() if text is not None]
+        monkeypatch.setattr("sys.argv", [script, *own, *argv, *added])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            module.main()
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    return ask
+
+
+@pytest.fixture
+def here(overrides, archive):
+    """The data as the download would leave it."""
+    download_archive(f"file:{archive}", Path("data"))()
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """own.loss(name)(factory): a function of the user's, for this test alone."""
+    for functions in registry.values():
+        monkeypatch.setattr(functions, "_functions", dict(functions._functions))
+        monkeypatch.setattr(functions, "_signatures", {})
+    return registry
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_lists_every_setting(ask, script):
+    code, said, _ = ask("--help", script=script)
+    assert code == 0
+    for path in declared_paths(SECTIONS):
+        section, _, key = path.rpartition(".")
+        item = next(item for item in dataclasses.fields(SECTIONS[section]) if item.name == key)
+        lines = said.partition(f"[{section}]\n")[2].partition("\n[")[0]
+        default = "" if item.default is dataclasses.MISSING else f" = {item.default}"
+        assert f"  {key}{default}  (" in lines and item.metadata["doc"] in lines
+    assert "--check" in said and "--print" in said and "--explain PATH" in said and "--add PATH=VALUE" in said
+
+
+def test_unknown_option(ask):
+    code, _, wrong = ask("--chek")
+    assert code == 2 and "unrecognized arguments: --chek" in wrong
+
+
+# ---------------------------------------------------------------------------------------------------- --check
+
+
+def test_check_of_sound_ingredients_reads_and_writes_nothing(ask, here):
+    before = sorted(Path().rglob("*"))
+    code, said, wrong = ask("--check")
+    assert (code, wrong) == (0, "")
+    assert said == (
+        "data: 48 training and 12 validation samples, 3 classes; 6 steps an epoch\n"
+        "model: small_cnn, 23,603 parameters, [1, 16, 16] -> [3]\nok\n"
+    )
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_check_before_the_data_is_here(ask):
+    code, said, wrong = ask("--check")
+    assert (code, wrong) == (0, "")
+    assert "the data is not here yet: colour images of 224 x 224 pixels stand for it" in said
+    assert said.endswith("parameters, [3, 16, 16] -> [3]\nok\n") and list(Path().iterdir()) == []
+    code, said, wrong = ask("--check", changes={"model.architecture.backbone": "alexnet"})
+    assert (code, wrong) == (0, "") and "not checked: shapes, since these do not fit: cannot take samples of [3" in said
+
+
+WRONG = {
+    "head": ({"project.meta.n_classes": "4"}, "output_classes = ${project.meta.n_classes}", "3 classes (class-0, cl"),
+    "shape": ({"model.architecture.backbone": "alexnet"}, "backbone = alexnet", "cannot take samples of [1, 16, 16]"),
+    "loss": ({"training.loss.@loss": "own"}, "@loss = own", "outputs [2, 3] and targets [2] do not fit: Using a targ"),
+    "batch loss": ({"training.loss.@loss": "each"}, "@loss = each", "gives [2] for 2 samples; give one number"),
+    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "@preprocess = flip", "Dimension out of range"),
+    "augment": ({"training.augment.@augment": "flip"}, "@augment = flip", "not a batch"),
+    "schedule": (
+        {"training.schedule.@schedule": "high"},
+        "@schedule = high",
+        "it gives inf at 0.0, inf at 0.5, inf at",
+    ),
+    "factory": (
+        {"training.optimizer.learning_rate": "-1"},
+        "training.optimizer",
+        "learning_rate = -1: write 0 or more",
+    ),
+    "optimizer": ({"training.optimizer.@optimizer": "own"}, "@optimizer = own", "Invalid learning rate: -1"),
+    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "write 1 or more"),
+    "device": ({"training.scheme.device": "cuda:99"}, "device = cuda:99", "cannot be used here"),
+    "task": ({"project.meta.task": "clasification"}, "task = clasification", "Did you mean classification?"),
+    "backbone": ({"model.architecture.backbone": "resnet19"}, "backbone = resnet19", "Did you mean resnet18?"),
+    "folder": ({"training.model.runs": "data/tiny.txt/runs"}, "runs = data/tiny.txt/runs", "tiny.txt is a file; name"),
+    "weights": ({"training.model.save_name": "data/tiny.txt/x.pth"}, "save_name = data", "tiny.txt is a file; name"),
+    "split": ({"training.scheme.validation_fraction": "0.001"}, "validation_fraction = 0.001", "a side empty"),
+    "source": ({"training.load_dataset.source": "data/tini"}, "@load_dataset = load_image_folder", "no such folder"),
+    "archive": ({"project.data.source": "file:none.tgz"}, "@download_function", "none.tgz: there is no such file"),
+    "address": ({"project.data.source": "htp://x/y.tgz"}, "project.data.download", "is no address: write https://"),
+    "setting": ({"training.scheme.epchs": "3"}, "epchs = 3", "Did you mean epochs?"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_check_finds(ask, here, own, name):
+    import torch
+
+    Path("data/tiny.txt").touch()
+
+    def refuse(inputs, targets, generator):
+        raise TypeError("not a batch")
+
+    own.loss.register("own")(lambda: torch.nn.MSELoss())
+    own.loss.register("each")(lambda: torch.nn.CrossEntropyLoss(reduction="none"))
+    own.preprocess.register("flip")(lambda size=0: lambda sample: sample.flip(7))
+    own.augment.register("flip")(lambda pixels=0: refuse)
+    own.schedule.register("high")(lambda warmup=0: lambda progress: float("inf"))
+    own.optimizer.register("own")(lambda **_: lambda model: torch.optim.SGD(model.parameters(), -1.0))
+    changes, subject, message = WRONG[name]
+    changes = changes | ({"training.loss.label_smoothing": None} if "loss" in name else {})
+    code, _, wrong = ask("--check", changes=changes, script="train")
+    assert code == 1 and message in wrong
+    assert subject in wrong.partition(message)[0].splitlines()[-2]
+
+
+def test_check_tells_all_at_once(ask, here, own):
+    code, said, wrong = ask(
+        "--check",
+        changes={
+            "training.scheme.epchs": "3",
+            "training.scheme.epochs": "0",
+            "training.scheme.batch_size": "many",
+            "training.loss.label_smoothing": "2",
+            "project.meta.n_classes": "4",
+            "training.optimizer.learning_rate": "-1",
+        },
+    )
+    assert code == 1 and said == ""
+    assert wrong.count("\n    ") == 6, wrong
+
+
+def test_check_goes_as_far_as_it_can(ask, here):
+    changes = {"training.preprocess.size": "16", "training.optimizer.learning_rate": "-1"}
+    code, said, wrong = ask("--check", changes=changes)
+    assert code == 1 and "a list of items" in wrong and "learning_rate = -1" in wrong
+    assert said == "not checked before this is mended: shapes\n"
+
+
+def test_check_of_a_loader_that_does_not_tell(ask, own):
+    own.load_dataset.register("own")(lambda **settings: lambda: 1 / 0)
+    changes = {"training.load_dataset.@load_dataset": "own", "testing.load_dataset.@load_dataset": "own"}
+    code, said, wrong = ask("--check", changes=changes)
+    assert (code, wrong) == (0, "")
+    assert "not checked: the shapes of [training.load_dataset], whose loader has no check()" in said
+
+
+def test_check_of_a_model_that_needs_numbers(ask, here, own):
+    """As swin_t of torchvision does: it cannot be built on the meta device."""
+    import torch
+
+    def build(in_channels, output_classes):
+        width = int(torch.ones(()).item()) * 256
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(width, output_classes))
+
+    own.backbone.register("own")(build)
+    code, said, _ = ask("--check", changes={"model.architecture.backbone": "own"})
+    assert code == 0 and "model: own, 771 parameters, [1, 16, 16] -> [3]" in said
+
+
+def test_check_in_the_other_scripts(ask, here, train):
+    code, _, wrong = ask("--check", script="validate")
+    assert code == 1 and "no run here yet" in wrong
+    train({"training.scheme.epochs": "1"})
+    code, said, _ = ask("--check", script="validate")
+    assert code == 0 and said.startswith("weights: runs/tiny/")
+    code, _, wrong = ask("--check", script="predict")
+    assert code == 1 and "command line: image.png\n    there is no such file" in wrong
+
+
+def test_no_traceback_for_a_mistake_in_python(tmp_path):
+    (tmp_path / "custom_functions.py").write_text("from core import registry\ndef f(:\n")
+    shutil.copy(INI, tmp_path / "ingredients.ini")
+    code = "import sys; sys.path.append(sys.argv.pop(1)); import train; train.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, HERE, "--training.scheme.epochs", "x"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "custom_functions.py:2: def f(:\n    invalid syntax; Python cannot read this file" in done.stderr
+    assert "`x` is text; an integer is needed" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ --print and --explain
+
+
+def test_print_fed_back_trains_identically(ask, train, read, tmp_path):
+    from core import resolve
+    from recipes.settings import read_ingredients
+    from recipes.train import train as train_recipe
+
+    changes = {"training.scheme.epochs": "2", "training.augment.pixels": "2"}
+    code, said, _ = ask("--print", changes=changes)
+    assert code == 0 and "workers = 0  # default" in said and "epochs = 2" in said
+    (tmp_path / "printed.ini").write_text(said)
+    first = train(changes)
+    again = read_ingredients(tmp_path / "printed.ini")
+    second = train_recipe(again, resolve(again))
+    assert losses(first) == losses(second)
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def test_print_of_a_list_that_closes_at_the_margin(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.ini").write_text(
+        "[project]\nn = 1\nlist = [\n  ${n}\n]  # one\nlast = 2\n[model.architecture]\nbackbone=x"
+    )
+    monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "a.ini"), "--print"])
+    with pytest.raises(SystemExit):
+        train_script.main()
+    assert "[project]\nn = 1\nlist = [1]\nlast = 2\n" in capsys.readouterr().out
+
+
+def test_explain(ask, tmp_path, monkeypatch, capsys):
+    (tmp_path / "child.ini").write_text(
+        f"[META]\nbase = {INI}\n[training.scheme]\nepochs = 4\n[testing.preprocess]\n"
+        "size = ${training.preprocess.size}"
+    )
+
+    def told(path):
+        argv = ["train", str(tmp_path / "child.ini"), "--training.optimizer.momentum=0.8", "--explain", path]
+        monkeypatch.setattr("sys.argv", argv)
+        with pytest.raises(SystemExit) as left:
+            train_script.main()
+        printed = capsys.readouterr()
+        return left.value.code, printed.out + printed.err
+
+    code, said = told("training.scheme.epochs")
+    assert code == 0 and said.startswith("training.scheme.epochs = 4\n    kind: an integer\n    from: child.ini:4\n")
+    assert "meaning: passes over the training data\n    read by: recipes/train.py:" in said
+    assert "ingredients.ini:" in told("training.scheme.batch_size")[1].splitlines()[2]  # the base file
+    assert "    from: its default; the file does not set it\n    meaning: GB" in told("training.scheme.memory")[1]
+    said = told("training.optimizer.momentum")[1]
+    assert "= 0.8\n" in said and "from: command line\n" in said and "goes to: sgd (" in said
+    said = told("training.optimizer.nesterov")[1]
+    assert "= true\n    from: its default; the file does not set it\n    goes to: sgd (" in said
+    said = told("testing.preprocess.size")[1]
+    assert "from: child.ini:6, written ${training.preprocess.size}" in said and "goes to: resize_and_scale (" in said
+    assert "used in: testing.preprocess.size (child.ini:6)" in told("training.preprocess.size")[1]
+    assert "read by: recipes/" in told("project.name")[1]
+    assert told("--training.scheme.epochs") == told("training.scheme.epochs")
+    code, said = told("training.scheme.epohs")
+    assert code == 1 and "there is no such setting. Did you mean training.scheme.epochs?" in said
+
+
+# ------------------------------------------------------------------------------------------------- completion
+
+
+def test_ipython_completes(read):
+    from IPython.core.completer import provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.user_ns["config"] = read()
+    with provisionalcompleter():
+        for text, wanted in (("config.training.scheme.", {"epochs", "batch_size"}), ("config.tr", {"training"})):
+            found = {item.text.rpartition(".")[2] for item in shell.Completer.completions(text, len(text))}
+            assert wanted <= found, found
+
+
+def test_a_language_server_completes_by_the_stub(tmp_path):
+    """As jedi sees a copy of core and recipes with the stub in it; pyright was tried by hand with the same outcome."""
+    import jedi
+
+    for folder in ("core", "recipes", "pantry"):
+        shutil.copytree(HERE / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    ingredients = core.parse(INI)
+    text = schema.stub(ingredients, "ingredients.ini")
+    (tmp_path / "core" / "__init__.pyi").write_text(text)
+    assert all(f" {name}" in text for name in core.__all__)
+
+    def completed(code):
+        script = jedi.Script(code, path=tmp_path / "x.py", project=jedi.Project(tmp_path))
+        return {item.name for item in script.complete()}
+
+    start = "from core import parse\nconfig = parse('ingredients.ini')\n"
+    assert {"epochs", "batch_size", "memory"} <= completed(start + "config.training.scheme.")
+    assert {"learning_rate", "nesterov"} <= completed(start + "config.training.optimizer.")
+    read = "from recipes.settings import read_ingredients\nread_ingredients('x').project.data."
+    assert {"source", "download"} <= completed(read)
+    compile(text, "core/__init__.pyi", "exec")
