@@ -72,6 +72,7 @@ COMMON = {
     "tests/conftest.py",
     "tests/test_data.py",
     "tests/test_language.py",
+    "tests/test_language_fuzz.py",
     "tests/test_pantry.py",
     "tests/test_train.py",
     "train.py",
@@ -443,7 +444,7 @@ def test_good_name_is_taken(name):
 def test_name_of_anything_installed_is_refused():
     for requirement in requirements():
         name = re.match(r"[\w.-]+", requirement)[0]
-        if name not in {"cookiecutter", "pytest-cookies", "pyyaml", "scikit-learn"}:  # the template's own
+        if name not in {"confection", "cookiecutter", "pytest-cookies", "pyyaml", "scikit-learn"}:  # the template's own
             assert pre_gen_project.why_not(name) == "the project installs a package of that name"
 
 
