@@ -188,7 +188,7 @@ for line in sys.stdin:
         told = [[problem.place.file, problem.place.line, problem.message] for problem in error.problems]
         told = told or [["", 0, str(error)]]
     except BaseException:
-        told = traceback.format_exc()
+        took, told = time.process_time() - start, traceback.format_exc()
     print(json.dumps([told, took]), flush=True)
 """
 
