@@ -83,6 +83,7 @@ COMMON = {
     "tests/test_functions.py",
     "tests/test_interruptions.py",
     "tests/test_language.py",
+    "tests/test_language_fuzz.py",
     "tests/test_losses_metrics.py",
     "tests/test_models.py",
     "tests/test_optimizers.py",
@@ -460,7 +461,7 @@ def test_good_name_is_taken(name):
 def test_name_of_anything_installed_is_refused():
     for requirement in requirements():
         name = re.match(r"[\w.-]+", requirement)[0]
-        if name not in {"cookiecutter", "pytest-cookies", "pyyaml", "scikit-learn"}:  # the template's own
+        if name not in {"confection", "cookiecutter", "pytest-cookies", "pyyaml", "scikit-learn"}:  # the template's own
             assert pre_gen_project.why_not(name) == "the project installs a package of that name"
 
 

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from core import Ingredients, IngredientsError, parse, parse_and_resolve, parse_string, registry, resolve
 from core.arguments import fits, mend
@@ -243,34 +241,6 @@ def test_object():
         _ = config.a.b.yy
     config.a.b.y = "new"
     assert config["a"]["b"]["y"] == "new"
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
-
-
-@given(st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, max_size=4), max_size=4))
-def test_print_and_parse(tree):
-    printed = str(Ingredients({name: Ingredients(section) for name, section in tree.items()}))
-    assert parse_string(printed) == tree
-    assert str(parse_string(printed)) == printed
-
-
-@given(
-    st.text()
-    | st.lists(st.sampled_from(["[a]", "[a.b]", "x = ", "${", "}", "\n", " ", "1", '"', "[", "#", "x", "$"])).map(
-        "".join
-    )
-)
-def test_any_text_parses_or_is_explained(text):
-    try:
-        parse_string(text)
-    except IngredientsError as error:
-        assert error.problems and all(problem.place.line >= 1 for problem in error.problems)  # noqa: PT017
 
 
 def test_annotations():
