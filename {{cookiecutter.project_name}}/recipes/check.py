@@ -35,7 +35,7 @@ def check(file: str, overrides=(), checks=()) -> int:
     try:
         read_ingredients(file, overrides, checks=[lambda ingredients: held.append(ingredients) or []])
     except IngredientsError as error:
-        if not held:  # there is no such file: nothing else can be known
+        if not held or not error.problems:  # no such file, or functions that cannot be registered: the rest is unknown
             raise
         problems += error.problems
     [ingredients] = held
@@ -99,9 +99,10 @@ def _told(ingredients: Ingredients, path: str, problems: list, before: str = "")
         problems += error.problems or located(ingredients, path, str(error)).problems
     except Exception as error:  # a function of the user's own may raise anything
         trace = [frame for frame in traceback.extract_tb(error.__traceback__) if "custom_functions" in frame.filename]
-        place = f" (custom_functions.py:{trace[-1].lineno})" if trace else ""
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        problems += located(ingredients, path, before + reason + place).problems
+        if trace:
+            reason = f"{type(error).__name__}: {reason} (custom_functions.py:{trace[-1].lineno})"
+        problems += located(ingredients, path, before + reason).problems
 
 
 def _looks(ingredients: Ingredients) -> list[tuple]:

@@ -220,6 +220,24 @@ def test_no_traceback_for_a_mistake_in_python(tmp_path):
     assert "`x` is text; an integer is needed" in done.stderr
 
 
+def test_check_of_functions_that_cannot_be_registered_or_run(tmp_path):
+    (tmp_path / "custom_functions.py").write_text(
+        "from core import registry\n@registry.loss.register('own')\ndef own():\n"
+        "    return lambda outputs, targets: {}['x']\n"
+    )
+    shutil.copy(INI, tmp_path / "ingredients.ini")
+    code = "import sys; sys.path.append(sys.argv.pop(1)); import train; train.main()"
+    argv = ["--check", "--training.loss.@loss", "own", "--project.data.source", "https://x/y.tgz"]
+    argv += ["--training.preprocess.@preprocess", "resize_and_scale", "--add", "training.preprocess.size=[16, 16]"]
+    run = [sys.executable, "-c", code, HERE, *argv]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "KeyError: 'x' (custom_functions.py:4)" in done.stderr
+    text = (tmp_path / "custom_functions.py").read_text()
+    (tmp_path / "custom_functions.py").write_text(text.replace("'own'", "'cross_entropy'"))
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "is taken in the registry loss" in done.stderr and "ok" not in done.stdout
+
+
 # ------------------------------------------------------------------------------------------ --print and --explain
 
 
