@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from core import Ingredients, IngredientsError, parse, parse_string
+from core import Ingredients, IngredientsError, parse, parse_string, registry, resolve
 from core.registry import check_functions
 from recipes.settings import SECTIONS as DECLARED
 from recipes.settings import import_functions
@@ -473,3 +473,70 @@ def test_an_error_after_a_slip_of_the_keyboard_stands_at_its_line_or_at_the_line
         sep="\n",
     )
     assert reasons["the changed line"] > 0.7 * reasons["mutations that fail"]
+
+
+# ----------------------------------------------------------------------------------------------------- what was found
+
+
+@pytest.mark.parametrize("text", ["0\n", "a\n", "a\r", "\0a", "a\0", "\x1b"], ids=ascii)
+def test_text_with_a_control_character_at_its_end_prints_as_itself(text):
+    tree = Ingredients({"a": Ingredients({"x": text})})
+    assert exactly(parse_string(str(tree))) == exactly(tree)
+
+
+@pytest.mark.parametrize(
+    "path", ["[a].x", "a].x", "@f.x", "a$.x", "DEFAULT.x", " a.x", "a.=", "a.#x", "a.x\ny"], ids=ascii
+)
+def test_a_name_that_no_file_can_hold_is_not_added_either(path):
+    with pytest.raises(IngredientsError, match="command line: --"):
+        parse_string("[b]\n", [(path, "1", True)])
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800", "\u202e", '"a\u202eb"'], ids=ascii)
+def test_characters_that_a_file_may_not_hold_are_refused_in_an_override(text):
+    with pytest.raises(IngredientsError, match="command line: --a.x"):
+        parse_string("[a]\nx = 1\n", [("a.x", text)])
+
+
+def test_a_base_file_named_on_the_command_line_is_read_or_refused_but_not_dropped(tmp_path):
+    (tmp_path / "a.ini").write_text("[a]\nx = 1\n")
+    (tmp_path / "b.ini").write_text("[a]\ny = 2\n")
+    try:
+        assert parse(tmp_path / "a.ini", [("META.base", "b.ini", True)]) == {"a": {"x": 1, "y": 2}}
+    except IngredientsError as error:
+        assert "META.base" in str(error)  # noqa: PT017
+
+
+def test_a_base_file_with_a_nul_in_its_name_is_explained(tmp_path):
+    (tmp_path / "a.ini").write_text('[META]\nbase = "\\u0000"\n')
+    with pytest.raises(IngredientsError, match="a.ini:2: META.base"):
+        parse(tmp_path / "a.ini")
+
+
+@pytest.mark.parametrize("value", ["[${f}]", '{"k": ${f}}', "[[${f}]]"])
+def test_a_reference_to_a_call_in_a_list_or_object_is_the_object_that_it_gave(value):
+    kind = registry.create("fuzz_kind")
+    if "anything" not in kind:
+        kind.register("anything")(lambda *items, **named: object())
+    tree = resolve(parse_string(f"[f]\n@fuzz_kind = anything\n[a]\nx = {value}\n"))
+    found = tree.a.x
+    while isinstance(found, list | dict) and "@fuzz_kind" not in found:
+        found = found[0] if isinstance(found, list) else found["k"]
+    assert found is tree.f
+
+
+LONG_FILES = {
+    "settings": lambda size: "[a]\n" + "".join(f"k{number}=1\n" for number in range(size // 10)),
+    "sections": lambda size: "".join(f"[s{number}]\n" for number in range(size // 10)),
+    "wrong lines": lambda size: "[a]\n" + "x\n" * (size // 2),
+    "keys that stand twice": lambda size: "[a]\n" + "x=1\n" * (size // 4),
+    "dead references": lambda size: "[a]\n" + "".join(f"k{number}=${{z}}\n" for number in range(size // 13)),
+    "a text": lambda size: "[a]\nx = y\n" + " z\n" * (size // 3),
+}
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000, 9_900_000])
+@pytest.mark.parametrize("kind", LONG_FILES)
+def test_a_file_as_large_as_may_be_is_read_in_its_bounds(child, tmp_path, kind, size):
+    (tmp_path / "a.ini").write_text(LONG_FILES[kind](size))
+    child.ask("parse alone", str(tmp_path / "a.ini"))
