@@ -273,8 +273,8 @@ def test_print_of_a_list_that_closes_at_the_margin(tmp_path, monkeypatch, capsys
 
 def test_explain(ask, tmp_path, monkeypatch, capsys):
     (tmp_path / "child.ini").write_text(
-        f"[META]\nbase = {INI}\n[training.scheme]\nepochs = 4\n[testing.preprocess]\n"
-        "size = ${training.preprocess.size}"
+        f"[META]\nbase = {INI}\n[training.scheme]\nepochs = 4\n[testing.load_dataset]\n"
+        "source = ${training.load_dataset.source}"
     )
 
     def told(path):
@@ -294,9 +294,11 @@ def test_explain(ask, tmp_path, monkeypatch, capsys):
     assert "= 0.8\n" in said and "from: command line\n" in said and "goes to: sgd (" in said
     said = told("training.optimizer.nesterov")[1]
     assert "= true\n    from: its default; the file does not set it\n    goes to: sgd (" in said
-    said = told("testing.preprocess.size")[1]
-    assert "from: child.ini:6, written ${training.preprocess.size}" in said and "goes to: resize_and_scale (" in said
-    assert "used in: testing.preprocess.size (child.ini:6)" in told("training.preprocess.size")[1]
+    said = told("testing.load_dataset.source")[1]
+    assert (
+        "from: child.ini:6, written ${training.load_dataset.source}" in said and "goes to: load_image_folder (" in said
+    )
+    assert "used in: testing.load_dataset.source (child.ini:6)" in told("training.load_dataset.source")[1]
     assert "read by: recipes/" in told("project.name")[1]
     assert told("--training.scheme.epochs") == told("training.scheme.epochs")
     code, said = told("training.scheme.epohs")
