@@ -169,7 +169,7 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
     scheme = read_section(ingredients, "training.scheme", Scheme)
     architecture, task = read_section(ingredients, "model.architecture", Architecture), train.load_task(ingredients)
     training, validation = train.load_training_data(ingredients, functions, replace(scheme, memory=0.0))
-    inputs, targets = next(data.batches(training, torch.arange(min(2, len(training))), 2, "cpu"))
+    inputs, targets = next(data.reader(training, 2, torch.device("cpu"))(torch.arange(min(2, len(training)))))
     classes = architecture.output_classes
     with _told(ingredients, TRAINING, problems):
         classes = task.check_data(ingredients, architecture, training)
@@ -182,6 +182,7 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             task.check_other_data(ingredients, TESTING, data.load(TESTING, functions, preprocess, 0.0), meta)
     with _told(ingredients, "training.augment", problems):
         augment = functions.at("training.augment") or (lambda inputs, targets, generator: (inputs, targets))
+        inputs = torch.stack([getattr(augment, "per_sample", lambda sample: sample)(sample) for sample in inputs])
         inputs, targets = augment(inputs, targets, torch.Generator())
     for device in ("meta", "cpu"):  # a few models cannot be built without numbers; two samples cost little
         found, lines = [], []
@@ -196,6 +197,8 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             before = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not fit: "
             with _told(ingredients, "training.loss", found, before):
                 criterion = functions.at("training.loss") or task.default_loss()
+                if hasattr(criterion, "prepare"):
+                    criterion = criterion.prepare(training.targets, classes, torch.device(device))
                 loss = task.loss(model, inputs.to(device), targets.to(device), criterion)
                 if loss.ndim != 0:
                     raise IngredientsError(f"gives {list(loss.shape)} for 2 samples; give one number, such as the mean")
@@ -205,7 +208,10 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             break
     problems += found
     counts = f"{len(training):,} training and {len(validation):,} validation samples, {classes} classes"
-    return [f"data: {counts}; {len(training) // min(scheme.batch_size, len(training)):,} steps an epoch", *lines]
+    if scheme.batch_size == "auto":
+        return [f"data: {counts}", *lines]
+    size = min(scheme.batch_size * scheme.accumulate, len(training))
+    return [f"data: {counts}; {len(training) // size:,} steps an epoch", *lines]
 
 
 def _optimizer(ingredients: Ingredients, functions: SimpleNamespace, model, problems: list) -> None:
@@ -214,6 +220,8 @@ def _optimizer(ingredients: Ingredients, functions: SimpleNamespace, model, prob
         (functions.at("training.optimizer") or sgd())(model).step()
     with _told(ingredients, "training.schedule", problems):
         schedule = functions.at("training.schedule") or one_cycle()
+        if hasattr(schedule, "prepare"):
+            schedule = schedule.prepare(read_section(ingredients, "training.scheme", Scheme).epochs, 10, [])
         if wrong := [f"{schedule(at)} at {at}" for at in (0.0, 0.5, 1.0) if not -1e9 < schedule(at) < 1e9]:
             raise ValueError(f"it gives {', '.join(wrong)} of training; a share of the learning rate is needed")
 

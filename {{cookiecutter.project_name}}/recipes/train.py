@@ -75,7 +75,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     if hasattr(criterion, "prepare"):  # class weights
         criterion = criterion.prepare(training.targets, n_classes, device)
     optimizer = (functions.at("training.optimizer") or sgd())(model)
-    if scheme.body_rate != 1:
+    if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers want a frozen body in groups of its own
         models.split_rates(optimizer, list(head.parameters()), scheme.body_rate)
     autocast, scaler = arithmetic(scheme.precision, device)
     average = average_of(model, scheme)
@@ -109,7 +109,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     schedule = functions.at("training.schedule") or one_cycle()
     if hasattr(schedule, "prepare"):
         schedule = schedule.prepare(scheme.epochs, steps_per_epoch, history)
-    metrics = {name: metric.to(device) for name, metric in functions.at("validation.metrics", {}).items()}
+    metrics = metrics_of(functions, device)
     best, rank = ranking(ingredients, scheme, task, metrics)
     track = functions.training.tracker(folder, ingredients) if functions.at("training.tracker") else None
     introduce(folder, training, validation, meta, architecture, model, device, found)
@@ -366,6 +366,13 @@ def describe(ingredients: Ingredients, training: data.Samples, n_classes: int) -
     """What validate and predict need beside the weights."""
     classes = training.classes or [str(index) for index in range(n_classes)]
     return {"ingredients": str(ingredients), "classes": classes, "form": training.form, "shape": training.shape}
+
+
+def metrics_of(functions: Ingredients, device) -> dict:
+    """The metrics of [validation.metrics] by the names of their sections."""
+    from pantry.metrics import as_metric
+
+    return {name: as_metric(found).to(device) for name, found in functions.at("validation.metrics", {}).items()}
 
 
 def introduce(folder: Path, training, validation, meta: dict, architecture, model, device, found: dict) -> None:

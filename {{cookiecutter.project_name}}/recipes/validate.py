@@ -18,7 +18,15 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     `meta`: the classes and the shape that it was trained with; other data is refused.
     """
     from recipes import data
-    from recipes.train import arithmetic, choose_device, first_batch, load_task, load_training_data, progress
+    from recipes.train import (
+        arithmetic,
+        choose_device,
+        first_batch,
+        load_task,
+        load_training_data,
+        metrics_of,
+        progress,
+    )
 
     scheme, task = read_section(ingredients, "training.scheme", Scheme), load_task(ingredients)
     if split == "testing":
@@ -33,7 +41,7 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     order = first_batch(samples, debug)
     count = len(samples if order is None else order)
     batches = data.reader(data.to_device(samples, device), 512, device, 0 if debug else scheme.workers)(order)
-    metrics = {name: metric.to(device) for name, metric in functions.at("validation.metrics", {}).items()}
+    metrics = metrics_of(functions, device)
     views = functions.at("testing.views") if split == "testing" else None
     with arithmetic(scheme.precision, device)[0]:
         return task.evaluate(model, progress(batches, count, split), metrics, views), count

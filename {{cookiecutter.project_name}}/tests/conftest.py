@@ -1,5 +1,6 @@
 """A tiny data set as an archive, and the shipped ingredients turned to it: tests train in a second, elsewhere."""
 
+import sys
 import tarfile
 from pathlib import Path
 
@@ -9,6 +10,13 @@ from core import resolve
 from recipes.settings import read_ingredients
 
 HERE = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny networks are no faster on several threads, and far slower where other processes want the processors."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

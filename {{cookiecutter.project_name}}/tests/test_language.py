@@ -266,7 +266,7 @@ def test_nothing_heavy_is_imported_before_the_file_is_checked():
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True"]
     assert "command line: --training" not in done.stderr and "training.scheme.epochs = x" in done.stderr
-    assert "`x` is text; an integer is needed" in done.stderr
+    assert "`x` is text; a number is needed" in done.stderr
 
 
 def test_core_imports_the_standard_library_alone():

@@ -384,7 +384,7 @@ def test_backbone_that_cannot_take_the_images(train):
     ("changes", "match"),
     [
         ({"training.scheme.device": "meta-device"}, "training.scheme.device = meta-device\n.*write auto or cpu"),
-        ({"training.scheme.epochs": "0"}, "training.scheme.epochs = 0\n.*write 1 or more"),
+        ({"training.scheme.epochs": "0"}, "training.scheme.epochs = 0\n.*write more than 0"),
         ({"training.scheme.validation_fraction": "1.5"}, "validation_fraction = 1.5\n.*write a number between 0 and 1"),
         ({"training.scheme.validation_fraction": "0.001"}, "leaves a side empty"),
         ({"project.meta.task": "clasification"}, "no such task. Did you mean classification"),
@@ -463,7 +463,7 @@ def test_a_traceback_out_of_a_users_loss_is_short_and_all_project_code(read, mon
         return logits.no_such_attribute
 
     functions.training["loss"] = broken
-    monkeypatch.setattr("train.read_ingredients", lambda *_: ingredients)
+    monkeypatch.setattr("recipes.command.read_ingredients", lambda *_: ingredients)
     monkeypatch.setattr("train.call_functions", lambda _: functions)
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(AttributeError) as caught:
