@@ -113,7 +113,7 @@ def _muon_step(group: dict, parameters: list, states: dict) -> None:
 
 
 def orthogonal(matrix, rounds: int = 5):
-    """About U V^T of `matrix` (rows, columns) = U S V^T: singular values from 0.7 to 1.2, by matrix products alone.
+    """About U V^T of `matrix` (rows, columns) = U S V^T: singular values about 0.7 to 1.2, by matrix products alone.
 
     Newton and Schulz's iteration with the quintic of Jordan et al. 2024. On GPUs in bfloat16, which suffices.
     """
