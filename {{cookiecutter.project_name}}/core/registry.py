@@ -60,11 +60,12 @@ class Registry(dict):
 
 
 def _public(path: str) -> dict:
-    """The public functions and classes of a module by their full names; none where it is not installed."""
+    """The public functions and classes of a module by their full names; IngredientsError where it is not installed."""
     try:
         module = importlib.import_module(path)
-    except ImportError:
-        return {}
+    except ImportError as error:
+        package = path.partition(".")[0]
+        raise IngredientsError(f"{path} cannot be imported ({error}): python -m pip install {package}") from error
     names = [key for key in dir(module) if key[0] != "_" and callable(getattr(module, key))]
     return {f"{path}.{key}": getattr(module, key) for key in names}
 

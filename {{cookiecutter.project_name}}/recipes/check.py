@@ -197,8 +197,8 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             before = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not fit: "
             with _told(ingredients, "training.loss", found, before):
                 criterion = functions.at("training.loss") or task.default_loss()
-                if hasattr(criterion, "prepare"):
-                    criterion = criterion.prepare(training.targets, classes, torch.device(device))
+                to_know = training.targets, classes, torch.device(device)
+                criterion = train.prepared(ingredients, "training.loss", criterion, *to_know)
                 loss = task.loss(model, inputs.to(device), targets.to(device), criterion)
                 if loss.ndim != 0:
                     raise IngredientsError(f"gives {list(loss.shape)} for 2 samples; give one number, such as the mean")
@@ -220,8 +220,8 @@ def _optimizer(ingredients: Ingredients, functions: SimpleNamespace, model, prob
         (functions.at("training.optimizer") or sgd())(model).step()
     with _told(ingredients, "training.schedule", problems):
         schedule = functions.at("training.schedule") or one_cycle()
-        if hasattr(schedule, "prepare"):
-            schedule = schedule.prepare(read_section(ingredients, "training.scheme", Scheme).epochs, 10, [])
+        epochs = read_section(ingredients, "training.scheme", Scheme).epochs
+        schedule = train.prepared(ingredients, "training.schedule", schedule, epochs, 10, [])
         if wrong := [f"{schedule(at)} at {at}" for at in (0.0, 0.5, 1.0) if not -1e9 < schedule(at) < 1e9]:
             raise ValueError(f"it gives {', '.join(wrong)} of training; a share of the learning rate is needed")
 

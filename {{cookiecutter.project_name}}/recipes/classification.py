@@ -98,7 +98,10 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
         count += len(targets)
         for metric in metrics.values():
             metric.update(logits, targets)
-    figures = {name: float(metric.compute()) for name, metric in metrics.items()}
+    figures = {}
+    for name, metric in metrics.items():
+        values = torch.as_tensor(metric.compute()).flatten().tolist()  # several where it is told for each class
+        figures |= {name: values[0]} if len(values) == 1 else {f"{name}_{at}": value for at, value in enumerate(values)}
     return {"loss": float(total_loss) / count, "accuracy": int(correct) / count, **figures}
 
 

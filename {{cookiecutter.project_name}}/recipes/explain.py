@@ -9,7 +9,7 @@ from core.arguments import describe
 from core.errors import IngredientsError, suggest
 from core.ingredients import Ingredients, call_key, is_call
 from core.registry import registry, source
-from core.settings import FREE, declared_paths
+from core.settings import FREE, declared_paths, kind_of
 from core.values import as_written, strip_comment
 from recipes.settings import SECTIONS
 
@@ -85,11 +85,11 @@ def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> s
     """Value, kind, origin, users and reader of the setting at a dotted path. IngredientsError where there is none."""
     section, _, key = path.rpartition(".")
     place, caller, default, lines = ingredients.where(path), ingredients.at(section), MISSING, []
-    for item in fields(declared[section]) if isinstance(declared.get(section), type) else ():
+    for item in fields(kind_of(declared, section)) if isinstance(kind_of(declared, section), type) else ():
         if item.name == key:
             default = item.default
             lines.append(f"    meaning: {item.metadata.get('doc', '')}")
-            lines.append(f"    read by: {', '.join(_readers(declared[section], key)) or 'nothing'}")
+            lines.append(f"    read by: {', '.join(_readers(kind_of(declared, section), key)) or 'nothing'}")
     if isinstance(caller, Ingredients) and (called := call_key(caller)) and caller[called] in registry[called[1:]]:
         function = registry[called[1:]].get(caller[called])
         parameter = inspect.signature(function).parameters.get(key)

@@ -75,17 +75,19 @@ def refuse_loss(ingredients: Ingredients, folder: Path, batches, names: list | N
     checkpoint.save(folder / "bad_batch.pt", state)
     broken = [f"{len(state['inputs'][-1])} samples"] if all(torch.isfinite(x).all() for x in state["inputs"]) else []
     seen = "all finite" if broken else "with values that are not finite: look into the data and preprocess"
-    key = "training.optimizer.learning_rate"
-    if ingredients.where(key) is None:
-        key = "training.optimizer"
+    keys = ("training.optimizer.learning_rate", "training.optimizer.lr")  # the latter of torch's own
+    key = next((key for key in keys if ingredients.where(key) is not None), "training.optimizer")
     message = f"the loss {where} is no finite number; lower the learning rate, or set training.scheme.clip_norm = 1.0"
     message += f"\nits batch ({seen}) and the names of its samples are in {folder / 'bad_batch.pt'}"
     raise located(ingredients, key, message)
 
 
 @contextmanager
-def explained(ingredients: Ingredients, folder: Path):
-    """Say what to lower where the memory does not suffice, and how to go on where the disk is full."""
+def explained(ingredients: Ingredients, folder: Path, track=None):
+    """Say what to lower where the memory does not suffice, and how to go on where the disk is full.
+
+    `track`: a tracker, which is closed at the end.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -98,6 +100,8 @@ def explained(ingredients: Ingredients, folder: Path):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         message = "the last checkpoint is whole: make room, then go on by python train.py --resume"
-        raise IngredientsError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); {message}"
-        ) from error
+        name = error.filename or folder
+        raise IngredientsError(f"{name}: cannot be written ({error.strerror}); {message}") from error
+    finally:
+        if hasattr(track, "close"):
+            track.close()

@@ -72,8 +72,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
         models.recompute(model, architecture.recompute)
     head = models.head(model)
     criterion = functions.at("training.loss") or task.default_loss()
-    if hasattr(criterion, "prepare"):  # class weights
-        criterion = criterion.prepare(training.targets, n_classes, device)
+    criterion = prepared(ingredients, "training.loss", criterion, training.targets, n_classes, device)
     optimizer = (functions.at("training.optimizer") or sgd())(model)
     if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers want a frozen body in groups of its own
         models.split_rates(optimizer, list(head.parameters()), scheme.body_rate)
@@ -107,8 +106,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     at = restore(ingredients, folder, state, stateful)
     total, history = at["total"].to(device), at["history"]
     schedule = functions.at("training.schedule") or one_cycle()
-    if hasattr(schedule, "prepare"):
-        schedule = schedule.prepare(scheme.epochs, steps_per_epoch, history)
+    schedule = prepared(ingredients, "training.schedule", schedule, scheme.epochs, steps_per_epoch, history)
     metrics = metrics_of(functions, device)
     best, rank = ranking(ingredients, scheme, task, metrics)
     track = functions.training.tracker(folder, ingredients) if functions.at("training.tracker") else None
@@ -139,7 +137,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     # The loop
     saved, generator, is_bad, recent = time.monotonic(), torch.Generator(device), guard.watch(device), deque(maxlen=2)
     share = None if scheme.accumulate == 1 else torch.tensor(1 / scheme.accumulate, device=device)
-    with guard.explained(ingredients, folder), guard.listening() as asked:
+    with guard.explained(ingredients, folder, track), guard.listening() as asked:
         for epoch in range(at["epoch"], math.ceil(steps / steps_per_epoch)):
             if scheme.early_stop and at["since_best"] >= scheme.patience:
                 runs.say(folder, f"early stop: no better {best} for {at['since_best']} epochs")
@@ -283,6 +281,16 @@ def load_training_data(ingredients: Ingredients, functions: Ingredients, scheme:
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
 RATES = ("lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
+
+
+def prepared(ingredients: Ingredients, path: str, function, *arguments):
+    """`function.prepare(*arguments)` of those that have to know more of the run, such as the share of each class."""
+    if not hasattr(function, "prepare"):
+        return function
+    try:
+        return function.prepare(*arguments)
+    except ValueError as error:
+        raise located(ingredients, path, str(error)) from error
 
 
 def seeder(device, deterministic: bool):

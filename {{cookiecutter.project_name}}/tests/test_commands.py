@@ -117,7 +117,7 @@ WRONG = {
         "learning_rate = -1: write 0 or more",
     ),
     "optimizer": ({"training.optimizer.@optimizer": "own"}, "@optimizer = own", "Invalid learning rate: -1"),
-    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "write 1 or more"),
+    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "write more than 0"),
     "device": ({"training.scheme.device": "cuda:99"}, "device = cuda:99", "cannot be used here"),
     "task": ({"project.meta.task": "clasification"}, "task = clasification", "Did you mean classification?"),
     "backbone": ({"model.architecture.backbone": "resnet19"}, "backbone = resnet19", "Did you mean resnet18?"),
@@ -289,7 +289,7 @@ def test_explain(ask, tmp_path, monkeypatch, capsys):
 
     code, said = told("training.scheme.epochs")
     assert code == 0 and said.startswith("training.scheme.epochs = 4\n    kind: an integer\n    from: child.ini:4\n")
-    assert "meaning: passes over the training data; 0.5 is half a pass\n    read by: recipes/train.py:" in said
+    assert "meaning: passes over the training data; 0.5 is half a pass\n    read by: recipes/" in said
     assert "ingredients.ini:" in told("training.scheme.batch_size")[1].splitlines()[2]  # the base file
     assert "    from: its default; the file does not set it\n    meaning: GB" in told("training.scheme.memory")[1]
     said = told("training.optimizer.momentum")[1]
