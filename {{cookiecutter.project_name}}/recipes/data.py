@@ -199,9 +199,10 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
 def _disk_reader(dataset, batch_size: int, device, workers: int):
     plan = []  # of the epoch: the indices of each batch; its contents change, so that the workers can stay
     pin = device.type == "cuda"
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_sampler=plan, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin
-    )
+    settings = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
+    if workers and "fork" in torch.multiprocessing.get_all_start_methods():
+        settings["multiprocessing_context"] = "fork"  # functions made by functions cannot be sent to other processes
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=plan, **settings)
 
     def read(order=None):
         order = range(len(dataset)) if order is None else order.tolist() if hasattr(order, "tolist") else order

@@ -112,11 +112,11 @@ def test_killed_a_few_times(read):
     assert killed_as_often(read, BUSY, kills=3, name="few") > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("seed", range(int(os.environ.get("KILL_RUNS", 2))))
 def test_killed_often(read, workers, seed):
-    """`python -m pytest -m slow tests/test_interruptions.py`; KILL_RUNS=6 for 200 kills and more."""
+    """`python -m pytest -m long tests/test_interruptions.py`; KILL_RUNS=6 for 200 kills and more."""
     changes = BUSY | {"training.scheme.workers": workers, "training.scheme.seed": str(seed)}
     changes |= {"training.scheme.epochs": "60"}
     if workers != "0":

@@ -329,7 +329,7 @@ def test_print_of_the_shipped_ingredients_reads_back(capsys):
             section, _, key = path.rpartition(".")
             kind = SECTIONS[section]
             default = next(item.default for item in dataclasses.fields(kind) if item.name == key)
-            assert printed.at(path) == ingredients.at(path, default)
+            assert printed.at(path) == ingredients.at(path, list(default) if default == () else default)
         assert printed.at("training.load_dataset") == ingredients.at("training.load_dataset")
 
 
