@@ -132,7 +132,8 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     def refuse_if_bad(done: int, bad: bool | None = None) -> None:
         if bad or (bad is None and not math.isfinite(total)):
             where = f"of epoch {at['epoch'] + 1}, step {done}"
-            guard.refuse_loss(ingredients, folder, recent, training.names, where)
+            batches = [(x, y, order[(n - 1) * samples_per_step : n * samples_per_step]) for x, y, n in recent]
+            guard.refuse_loss(ingredients, folder, batches, training.names, where)
 
     # The loop
     saved, generator, is_bad, recent = time.monotonic(), torch.Generator(device), guard.watch(device), deque(maxlen=2)
@@ -165,7 +166,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     scaler.scale(loss).backward(share)
                     total += loss.detach()
                 done += 1
-                recent.append((inputs, targets, order[(done - 1) * samples_per_step : done * samples_per_step]))
+                recent.append((inputs, targets, done))
                 refuse_if_bad(done, is_bad(total))
                 for act in before_step:
                     act()
