@@ -31,6 +31,7 @@ def load_image_folder(
     image_size: list[int] | None = None,
     channels: Literal[1, 3] | None = None,
     memory: float = 2.0,
+    cache: Path | None = None,
 ):
     """`load() -> ImageFolder`: the images of `<source>/<split>/<class>/`, or of `<source>/<class>/` for training.
 
@@ -38,6 +39,8 @@ def load_image_folder(
     image_size: [height, width] in pixels to resize to; None: as in the files, which then have to agree
     channels: 1 grey, 3 RGB; None: 1 if every image is grey, else 3
     memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    cache: folder to keep decoded images in, one file for all of a split; it is read where no image file has changed
+        since. Delete it when you like. None: images are decoded each time
 
     Raises IngredientsError with all folders, or all images, that cannot be used.
     """
@@ -48,7 +51,7 @@ def load_image_folder(
 
     def load(memory: float | None = memory) -> ImageFolder:
         classes, paths, labels = _list_images(Path(source), split)
-        return ImageFolder(classes, paths, labels, image_size, channels, memory)
+        return ImageFolder(classes, paths, labels, image_size, channels, memory, None if memory is None else cache)
 
     load.check = lambda: load(memory=None)  # the same without pixels, for --check
     return load
@@ -63,39 +66,67 @@ class ImageFolder:
     channels, image_size: C and [H, W] of every image; resized: [H, W] if they were brought to it, else None
     """
 
-    def __init__(self, classes, paths, labels, image_size=None, channels=None, memory: float | None = 2.0):
+    def __init__(self, classes, paths, labels, image_size=None, channels=None, memory: float | None = 2.0, cache=None):
         import torch
 
         self.classes, self.paths, self.y = classes, paths, torch.tensor(labels, dtype=torch.int64)
         first, (height, width, found) = _first_readable(paths)
         self.image_size, self.channels = list(image_size or (height, width)), channels or found
-        self.resized = image_size
+        self.resized, self.X, self.decoded = image_size, None, None
         if memory is None:
             self.X = torch.zeros((), dtype=torch.uint8).expand(len(paths), self.channels, *self.image_size)
             return
         threads = min(os.cpu_count() or 1, 8) if height * width > SMALL else 1
         first = None if image_size else first
         native = channels is None and found == 1  # grey, until an image in colour is met
-        self.X = self._read(memory, threads, first, native)
-        if native and self.channels == 3:
-            self.X = self._read(memory, threads, first, native=False)
+        file = None if cache is None else Path(cache) / f"{_fingerprint(paths, image_size, channels)}.npy"
+        if file is None or not file.exists():
+            self.X = self._read(memory, threads, first, native, file)
+            if native and self.channels == 3:
+                self.X = self._read(memory, threads, first, native=False, cache=file)
+        if file is not None:
+            self._open(file, memory)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int):
-        X = decode_image(self.paths[index], self.channels, self.image_size) if self.X is None else self.X[index]
-        return X, int(self.y[index])
+        if self.X is not None:
+            return self.X[index], int(self.y[index])
+        if self.decoded is not None:
+            import torch
 
-    def _read(self, memory: float, threads: int, first: str | None, native: bool):
-        """X, or None after a look at every header; every image has to be of the size of `first`, if there is one."""
-        import math
+            return torch.from_numpy(self.decoded[index].copy()), int(self.y[index])
+        return decode_image(self.paths[index], self.channels, self.image_size), int(self.y[index])
 
+    def _open(self, file: Path, memory: float) -> None:
+        """Take the decoded images of a cache: into memory where they fit, else a view of the file."""
+        import numpy
         import torch
 
-        shape = (len(self.paths), self.channels, *self.image_size)
-        X = torch.empty(shape, dtype=torch.uint8) if math.prod(shape) <= memory * 1e9 else None
-        pixels = None if X is None else X.numpy()  # the same memory
+        self.decoded = numpy.load(file, mmap_mode="r")  # (N, C, H, W)
+        self.channels = self.decoded.shape[1]
+        if self.decoded.nbytes <= memory * 1e9:
+            self.X, self.decoded = torch.from_numpy(numpy.load(file)), None
+
+    def _read(self, memory: float, threads: int, first: str | None, native: bool, cache: Path | None):
+        """X, or None after a look at every header; every image has to be of the size of `first`, if there is one.
+
+        With a cache they are decoded into it, whatever their number.
+        """
+        import math
+
+        import numpy
+        import torch
+
+        shape, X = (len(self.paths), self.channels, *self.image_size), None
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            part = cache.with_suffix(f".{os.getpid()}.part")
+            pixels = numpy.lib.format.open_memmap(part, mode="w+", dtype=numpy.uint8, shape=shape)
+        else:
+            X = torch.empty(shape, dtype=torch.uint8) if math.prod(shape) <= memory * 1e9 else None
+            pixels = None if X is None else X.numpy()  # the same memory
 
         def visit(index: int) -> None:
             path = self.paths[index]
@@ -112,8 +143,26 @@ class ImageFolder:
             elif pixels is not None:
                 pixels[index] = image
 
-        _visit_all(visit, len(self.paths), threads)
+        try:
+            _visit_all(visit, len(self.paths), threads)
+            if cache is not None and not (native and self.channels == 3):
+                pixels.flush()
+                os.replace(part, cache)
+        finally:
+            if cache is not None:
+                part.unlink(missing_ok=True)
         return X
+
+
+def _fingerprint(paths: list[str], image_size, channels) -> str:
+    """What the decoded images depend on: the files, by name, size and time of change, and what is made of them."""
+    import hashlib
+
+    digest = hashlib.sha256(repr((1, image_size, channels)).encode())  # 1: the form of the cache
+    for path in paths:
+        status = os.stat(path)
+        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def decode_image(path: str | Path, channels: int, image_size: list[int] | None = None):

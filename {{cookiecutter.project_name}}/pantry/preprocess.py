@@ -1,4 +1,8 @@
-"""Deterministic steps on one sample, before the model: `preprocess(sample) -> sample`."""
+"""Deterministic steps on one sample, before the model: `preprocess(sample) -> sample`.
+
+One that carries `of_batch(samples)`, which gives the same for many at once, prepares a data set in memory many times as
+fast.
+"""
 
 from core import IngredientsError, registry
 
@@ -23,20 +27,22 @@ def resize_and_scale(size: list[int], mean: list[float] | None = None, std: list
         raise ValueError(f"mean = {mean}, std = {std}: write one number a channel in both, or leave both out")
     if std is not None and not (std and min(std) > 0):
         raise ValueError(f"std = {std}: write numbers above 0")
-    shift, scale = (
-        (None, None) if mean is None else torch.tensor([mean, std])[:, :, None, None]
-    )  # (channels, 1, 1) each
+    shift, scale = (None, None) if mean is None else torch.tensor([mean, std])[:, :, None, None]  # (channels, 1, 1)
+
+    def of_batch(images):  # (N, C, H, W) in bytes
+        images = images.float() / 255
+        if list(images.shape[2:]) != list(size):
+            images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
+        if shift is None:
+            return images
+        if 1 not in (images.shape[1], len(shift)) and images.shape[1] != len(shift):
+            raise IngredientsError(f"an image has {images.shape[1]} channels, but mean and std have {len(shift)}")
+        return (images - shift) / scale
 
     def preprocess(sample):
-        image = to_image(sample).float() / 255
-        if list(image.shape[1:]) != list(size):
-            image = F.interpolate(image[None], size=tuple(size), mode="bilinear", antialias=True)[0].clamp(0, 1)
-        if shift is None:
-            return image
-        if 1 not in (len(image), len(shift)) and len(image) != len(shift):
-            raise IngredientsError(f"an image has {len(image)} channels, but mean and std have {len(shift)}")
-        return (image - shift) / scale
+        return of_batch(to_image(sample)[None])[0]
 
+    preprocess.of_batch = of_batch
     return preprocess
 
 

@@ -93,6 +93,10 @@ def _preprocess_all(inputs, first: torch.Tensor, preprocess, where: str) -> torc
     kept = torch.empty(
         (len(inputs), *first.shape), memory_format=torch.channels_last if images else torch.contiguous_format
     )
+    if hasattr(preprocess, "of_batch") and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
+        for start in range(0, len(inputs), 1024):
+            kept[start : start + 1024] = preprocess.of_batch(inputs[start : start + 1024])
+        return kept
     for index in tqdm(range(len(inputs)), desc="preprocess", leave=False, disable=None, mininterval=0.5):
         sample = as_input(preprocess(inputs[index]))
         if sample.shape != first.shape:

@@ -854,3 +854,38 @@ def test_importing_is_cheap():
     code = "import sys, pantry; print({'torch', 'PIL', 'numpy', 'tqdm', 'fastdownload'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
+
+
+def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch):
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    import pantry.data
+
+    random = np.random.default_rng(0)
+    for label in range(2):
+        for index in range(3):
+            path = tmp_path / f"images/training/{label}/{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (8, 6, 3 if index else 1), dtype=np.uint8).squeeze()).save(path)
+    source, cache = tmp_path / "images", tmp_path / "cache"
+    plain = load_image_folder(source)()
+    assert plain.channels == 3
+    first = load_image_folder(source, cache=cache)()
+    assert torch.equal(first.X, plain.X) and len(list(cache.iterdir())) == 1
+    decoded = []
+    original = pantry.data._decode
+    monkeypatch.setattr(
+        pantry.data, "_decode", lambda path, *settings: decoded.append(path) or original(path, *settings)
+    )
+    again = load_image_folder(source, cache=cache)()
+    on_disk = load_image_folder(source, cache=cache, memory=0.0)()
+    assert not decoded and torch.equal(again.X, plain.X) and on_disk.X is None
+    assert all(torch.equal(on_disk[index][0], plain.X[index]) for index in range(6))
+    Image.fromarray(np.full((8, 6), 7, np.uint8)).save(tmp_path / "images/training/0/0.png")
+    assert (load_image_folder(source, cache=cache)().X[0] == 7).all() and decoded
+    (tmp_path / "images/training/0/1.png").write_text("broken")
+    with pytest.raises(IngredientsError, match="1.png: this is no image"):
+        load_image_folder(source, cache=cache)()
+    assert not list(cache.glob("*.part"))

@@ -118,3 +118,12 @@ def test_every_registered_function_has_a_docstring():
             function = getattr(registry, kind).get(name)
             if Path(function.__code__.co_filename).parent.name == "pantry":
                 assert function.__doc__, f"{kind} {name}"
+
+
+def test_a_batch_is_preprocessed_as_its_samples_are():
+    import torch
+
+    images = torch.randint(0, 256, (5, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for settings in ({"size": [9, 7]}, {"size": [16, 12]}, {"size": [4, 4], "mean": [0.5] * 3, "std": [0.2] * 3}):
+        preprocess = registry.preprocess.get("resize_and_scale")(**settings)
+        assert torch.equal(preprocess.of_batch(images), torch.stack([preprocess(image) for image in images]))
