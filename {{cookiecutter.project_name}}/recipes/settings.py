@@ -34,7 +34,9 @@ class Scheme:
     epochs: float = setting(10, "passes over the training data; 0.5 is half a pass")
     batch_size: int | Literal["auto"] = setting(128, "samples at once; auto: as many as half of the free memory holds")
     accumulate: int = setting(1, "batches whose gradients make one step")
-    precision: Literal["float32", "bf16", "fp16"] = setting("float32", "of the arithmetic; weights stay float32")
+    precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
+        "float32", "of the arithmetic, weights stay float32; auto: bf16 where the processor is built for it"
+    )
     clip_norm: float | None = setting(None, "longest gradient of a step; a longer one is scaled down to it")
     ema: float = setting(0.0, "decay, a step, of an average of the weights that is measured and kept, as 0.999; 0: off")
     swa: float = setting(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off")

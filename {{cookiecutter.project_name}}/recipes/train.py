@@ -306,6 +306,10 @@ def seeder(device, deterministic: bool):
 
 def arithmetic(precision: str, device):
     """(context for the forward pass, scaler of the loss) of a precision."""
+    if precision == "auto":
+        cpu = getattr(torch.cpu, "get_capabilities", dict)()  # of PyTorch 2.11 and newer
+        fast = cpu.get("amx_bf16") if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if fast else "float32"
     if precision == "float32":
         return nullcontext(), torch.amp.GradScaler(device.type, enabled=False)
     kind = torch.bfloat16 if precision == "bf16" else torch.float16
