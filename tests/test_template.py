@@ -90,6 +90,7 @@ COMMON = {
     "tests/test_pantry.py",
     "tests/test_parser.py",
     "tests/test_references.py",
+    "tests/test_techniques.py",
     "tests/test_torch_names.py",
     "tests/test_train.py",
     "train.py",

@@ -65,8 +65,9 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     seed_all = seeder(device, scheme.deterministic)
     seed_all(data.seed_of("model", scheme.seed))
     model = task.build_model(ingredients, architecture, meta["shape"], n_classes)
+    left_new = []
     if architecture.weights and state is None:
-        models.load_weights(model, architecture.weights, architecture.backbone)
+        left_new = models.load_weights(model, architecture.weights, architecture.backbone)
     model = model.to(device, memory_format=torch.channels_last)  # convolutions run up to twice as fast, CPUs too
     if architecture.recompute:
         models.recompute(model, architecture.recompute)
@@ -110,7 +111,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     metrics = metrics_of(functions, device)
     best, rank = ranking(ingredients, scheme, task, metrics)
     track = functions.training.tracker(folder, ingredients) if functions.at("training.tracker") else None
-    introduce(folder, training, validation, meta, architecture, model, device, found)
+    introduce(folder, training, validation, meta, architecture, model, device, found, left_new)
 
     def keep(done: int) -> None:
         """Write last.pt, from which the run goes on, as after `done` steps of an epoch."""
@@ -388,12 +389,16 @@ def metrics_of(functions: Ingredients, device) -> dict:
     return {name: as_metric(found).to(device) for name, found in functions.at("validation.metrics", {}).items()}
 
 
-def introduce(folder: Path, training, validation, meta: dict, architecture, model, device, found: dict) -> None:
+def introduce(
+    folder: Path, training, validation, meta: dict, architecture, model, device, found: dict, new: list
+) -> None:
     """What is about to be trained."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     samples = f"{len(training):,} training and {len(validation):,} validation samples, {len(meta['classes'])} classes"
     runs.say(folder, samples)
     runs.say(folder, f"{architecture.backbone}: {parameters:,} parameters, on {device}")
+    if new:
+        runs.say(folder, f"not in {architecture.weights}, so left new: {', '.join(new)}")
     for name, value in found.items():
         runs.say(folder, f"{name} = auto: {value}")
 
