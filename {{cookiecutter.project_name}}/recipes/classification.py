@@ -100,7 +100,9 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
             metric.update(logits, targets)
     figures = {}
     for name, metric in metrics.items():
-        values = torch.as_tensor(metric.compute()).flatten().tolist()  # several where it is told for each class
+        values = (
+            torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
+        )  # several where it is told for each class
         figures |= {name: values[0]} if len(values) == 1 else {f"{name}_{at}": value for at, value in enumerate(values)}
     return {"loss": float(total_loss) / count, "accuracy": int(correct) / count, **figures}
 

@@ -63,7 +63,8 @@ def learning_rate(model, optimizer, loss_of, batches, plot: Path) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        smooth = float(loss) if smooth is None else 0.8 * smooth + 0.2 * float(loss)
+        now = float(loss.detach())
+        smooth = now if smooth is None else 0.8 * smooth + 0.2 * now
         if not math.isfinite(smooth) or (losses and smooth > 4 * min(losses)):
             break
         rates.append(rate)
