@@ -98,7 +98,9 @@ def ours(case: str, epochs: int) -> list[float]:
     import_functions(Path("."))
     if "bench" not in registry.backbone:
         registry.backbone.register("bench")(lambda in_channels, output_classes: network(os.environ["CASE"]))
-        registry.load_dataset.register("bench")(lambda count: lambda: tuple(x[:count] for x in samples(os.environ["CASE"])))
+        registry.load_dataset.register("bench")(
+            lambda count: lambda: tuple(x[:count] for x in samples(os.environ["CASE"]))
+        )
         registry.preprocess.register("bench")(lambda: lambda sample: sample)
     os.environ["CASE"] = case
     _, _, batch_size, steps, _ = CASES[case]
@@ -185,7 +187,12 @@ def with_lightning(case: str, epochs: int) -> list[float]:
             seconds.append(time.perf_counter() - self.started)
 
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*samples(case)), batch_size, shuffle=True)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     lightning.Trainer(max_epochs=epochs, accelerator="cpu", **quiet).fit(Module(), loader)
     return seconds
 
@@ -252,7 +259,9 @@ def main() -> None:
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                     seconds = contender(case, epochs=3)
                 rates[name].append(batch_size * steps / statistics.median(seconds[1:]))
-        shares = {name: statistics.median(a / b for a, b in zip(rates[name], rates["by hand"])) for name in rates}
+        shares = {
+            name: statistics.median(a / b for a, b in zip(rates[name], rates["by hand"], strict=True)) for name in rates
+        }
         line = [f"{name} {statistics.median(rates[name]):,.0f} ({shares[name]:.2f})" for name in CONTENDERS]
         print(f"{case:9} {threads} thread{'s' * (threads > 1)}  " + "  ".join(line), flush=True)
 

@@ -9,9 +9,11 @@ What differs by task stands in recipes/<task>.py: BEST, check, check_data, check
 loss, evaluate, predict.
 """
 
+import ctypes
 import importlib
 import math
 import os
+import sys
 import time
 from collections import deque
 from contextlib import nullcontext
@@ -62,6 +64,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
         training = data.augmented(training, one_by_one, scheme.seed)
 
     # Model, loss, optimizer
+    keep_freed_memory()
     seed_all = seeder(device, scheme.deterministic)
     seed_all(data.seed_of("model", scheme.seed))
     model = task.build_model(ingredients, architecture, meta["shape"], n_classes)
@@ -303,6 +306,13 @@ def seeder(device, deterministic: bool):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.manual_seed
+
+
+def keep_freed_memory() -> None:
+    """Let glibc hand freed memory out again, not give it back after each step: a fifth of a step's time on CPUs."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its largest
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def arithmetic(precision: str, device):
