@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from types import FunctionType, MethodType, SimpleNamespace
 
-from .errors import Problem, suggest
+from .errors import Problem, note, suggest
 from .ingredients import Ingredients, problem_of
 from .values import BROKEN
 
@@ -41,7 +41,7 @@ class Signature:
         problems, star = [], positional(node)
 
         def tell(key, message):
-            problems.append(problem_of(node, key, message, path))
+            note(problems, problem_of(node, key, message, path))
 
         if len(star) > len(self.slots) and not self.takes_more:
             tell("*", f"{len(star)} positional arguments, but the function takes {len(self.slots)}")

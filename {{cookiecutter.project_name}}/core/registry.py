@@ -3,7 +3,7 @@
 import importlib
 import os
 
-from .errors import IngredientsError, Place, Problem, suggest
+from .errors import IngredientsError, Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
@@ -110,9 +110,28 @@ def _sections(node: Ingredients, path: str, seen: set):
     """(section, path) of each section once, those inside before the one that holds them."""
     seen.add(id(node))
     for key, value in node.items():
-        if isinstance(value, Ingredients) and id(value) not in seen:
-            yield from _sections(value, value._path or f"{path}.{key}".lstrip("."), seen)
+        for inner in _sections_in(value):
+            if id(inner) not in seen:
+                yield from _sections(inner, inner._path or f"{path}.{key}".lstrip("."), seen)
     yield node, path
+
+
+def _sections_in(value):
+    """The sections that a value is, or that stand in its lists and objects."""
+    if isinstance(value, Ingredients):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _sections_in(item)
+
+
+def _replaced(value, done: dict):
+    """A value with each section in it replaced by what it became."""
+    if isinstance(value, Ingredients):
+        return done[id(value)]
+    if isinstance(value, dict):
+        return {key: _replaced(item, done) for key, item in value.items()}
+    return [_replaced(item, done) for item in value] if isinstance(value, list) else value
 
 
 def check_functions(ingredients: Ingredients) -> list[Problem]:
@@ -128,11 +147,11 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
                 raise IngredientsError(f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}")
             function = functions.get(name)
         except IngredientsError as error:
-            problems.append(problem_of(node, key, str(error), path))
+            note(problems, problem_of(node, key, str(error), path))
             continue
         for problem in functions.signature(name).check(node, path, "argument"):
             told = f"{problem.message} ({name} stands in {source(function)})"
-            problems.append(problem._replace(message=told))
+            note(problems, problem._replace(message=told))
     return problems
 
 
@@ -147,7 +166,7 @@ def resolve(ingredients: Ingredients) -> Ingredients:
         raise IngredientsError(problems)
     done = {}  # id of a section -> what it became
     for node, _ in _sections(ingredients, "", set()):
-        inside = {key: done[id(value)] if isinstance(value, Ingredients) else value for key, value in node.items()}
+        inside = {key: _replaced(value, done) for key, value in node.items()}
         key = call_key(node)
         done[id(node)] = _call(node, key, inside) if key else node.with_items(inside, node)
     return done[id(ingredients)]

@@ -7,7 +7,7 @@ the section calls: `{"training.scheme": Scheme, "validation.metrics.*": "metric"
 from dataclasses import MISSING, field, fields
 
 from .arguments import Signature, adapt, describe
-from .errors import Place, Problem, suggest
+from .errors import Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
@@ -54,7 +54,8 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
             slots = [slot for slot, other in declared.items() if other == called[1:]]
             message = f"no recipe calls a function here. {_nearest(path, slots)}"
         elif isinstance(kind, type):
-            problems += Signature(kind).check(own, path, "setting")
+            for problem in Signature(kind).check(own, path, "setting"):
+                note(problems, problem)
         elif path in above and not free:
             problems += [problem_of(node, key, f"[{path}] has no settings of its own", path) for key in own]
         elif not free and (own or not any(value._place == node._place for _, value in inside)):
@@ -63,7 +64,7 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
         if message:
             subject = f"{path}.{called}" if called else f"[{path}]"
             place = node.where(called or "") or Place(path)
-            problems.append(Problem(place, subject, node.written(called or ""), message))
+            note(problems, Problem(place, subject, node.written(called or ""), message))
         todo += () if called or isinstance(kind, str) else inside
     return problems
 
