@@ -1,7 +1,7 @@
 """The one error of the language, and the search for the name that was meant."""
 
+import os
 from collections import namedtuple  # typing.NamedTuple would cost 5 ms of import
-
 
 MAX_PROBLEMS = 500  # of one file; nobody reads on
 
@@ -10,7 +10,8 @@ class Place(namedtuple("Place", "file line", defaults=(0,))):
     """Where a value was written: a file and a line (from 1), or the command line (line 0)."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
+        file = self.file.removeprefix(os.getcwd() + os.sep)
+        return f"{file}:{self.line}" if self.line else file
 
 
 class Problem(namedtuple("Problem", "place key raw message")):

@@ -53,7 +53,7 @@ def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, c
     problems, file, collects = [], os.fspath(file), gc.isenabled()
     gc.disable()  # all that is made here stays, so passes of the collector find nothing; they took 6 % of the time
     try:
-        return _finish(_read_file(file, problems), problems, _shown(file), overrides, declared, checks)
+        return _finish(_read_file(file, problems), problems, file, overrides, declared, checks)
     finally:
         if collects:
             gc.enable()
@@ -135,13 +135,13 @@ def _override(nodes: dict, path: str, raw: str, add: bool, declared: list) -> No
 
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     """The sections of `file`, merged over those of its base files."""
-    nodes = _read_text(_load(file), _shown(file), problems)
+    nodes = _read_text(_load(file), file, problems)
     meta = nodes.get("META", {})
     if "base" not in meta:
         return nodes
     chain, merged = (*children, os.path.realpath(file)), {}
     for base in meta["base"] if type(meta["base"]) is list else [meta["base"]]:
-        path = os.path.join(os.path.dirname(file), base) if isinstance(base, str) else ""
+        path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
         if not path or not base or "\0" in base:
             message = "name the base file as text, or a list of such names"
         elif (real := os.path.realpath(path)) in chain:
@@ -161,7 +161,6 @@ def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
 
 
 def _load(file: str) -> str:
-    where = _shown(file)
     try:
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
@@ -171,23 +170,17 @@ def _load(file: str) -> str:
             message = "is a folder; name the ini file in it"
         elif isinstance(error, FileNotFoundError):
             message = f"there is no such file. {_near_files(os.path.basename(file), file)}"
-        raise IngredientsError(f"{where}: {message}") from None
+        raise IngredientsError(f"{Place(file)}: {message}") from None
     if len(data) > MAX_BYTES:
-        raise IngredientsError(f"{where}: is larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is")
+        raise IngredientsError(
+            f"{Place(file)}: is larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is"
+        )
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = len(re.split(rb"\r\n?|\n", data[: error.start]))
         message = f"byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8"
-        raise IngredientsError([Problem(Place(where, line), "", "", message)]) from None
-
-
-def _shown(file: str) -> str:
-    """The shorter of the path as given and the path from the current folder."""
-    try:
-        return min(os.path.normpath(file), os.path.relpath(file), key=len)
-    except ValueError:  # on another drive
-        return file
+        raise IngredientsError([Problem(Place(file, line), "", "", message)]) from None
 
 
 def _near_files(name: str, beside: str) -> str:
@@ -256,14 +249,12 @@ def _read_text(text: str, file: str, problems: list) -> dict:
 
 
 def _check_characters(text: str, tell) -> None:
-    number, last, told = 1, 0, set()
     for match in _FORBIDDEN.finditer(text):
-        bad, number, last = match[0], number + text.count("\n", last, match.start()), match.start()
-        if (number, bad) not in told:
-            told.add((number, bad))
-            kind = "NUL" if bad == "\0" else "a lone surrogate" if "\ud800" <= bad <= "\udfff" else "it hides text"
-            advice = f'delete it, or write "\\u{ord(bad):04x}"'
-            tell(number, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}", "")
+        bad = match[0]
+        kind = "NUL" if bad == "\0" else "a lone surrogate" if "\ud800" <= bad <= "\udfff" else "it hides text"
+        advice = f'delete it, or write "\\u{ord(bad):04x}"'
+        line = text.count("\n", 0, match.start()) + 1
+        tell(line, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}", "")
 
 
 def _read_block(block: str, number: int, file: str, nodes: dict, node: Ingredients | None, tell) -> Ingredients | None:

@@ -164,7 +164,7 @@ def test_any_file_with_references_and_calls_means_what_it_says_and_prints_as_its
 # ------------------------------------------------------------------------------------- any text parses or is explained
 
 # Parses in a process of its own, where a crash, a hang and a hunger for memory are seen and hurt nobody.
-CHILD = f"""
+CHILD = """
 import json, sys, time, traceback
 from core import IngredientsError, parse, parse_string, registry, resolve
 
@@ -177,7 +177,7 @@ for line in sys.stdin:
     if sys.platform == "linux":
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    read, told, start = {{"parse_string": parse_string}}.get(name, parse), [], time.process_time()
+    read, told, start = {"parse_string": parse_string}.get(name, parse), [], time.process_time()
     try:
         tree = read(what, overrides)
         took = time.process_time() - start
@@ -534,7 +534,7 @@ ENDS_EARLY = ("wrong lines", "keys that stand twice")
 @pytest.mark.parametrize("size", [100_000, 1_000_000, 9_900_000])
 @pytest.mark.parametrize("kind", LONG_FILES)
 def test_a_file_as_large_as_may_be_is_read_in_its_bounds(child, tmp_path, kind, size):
-    """What ends early stays within the bounds of any file; what keeps each line cannot, and takes its share of each MB."""
+    """What ends early stays in the bounds of any file; what keeps each line cannot, and takes its share of each MB."""
     (tmp_path / "a.ini").write_text(LONG_FILES[kind](size))
     file, each = str(tmp_path / "a.ini"), size / 1_000_000
     seconds = SECONDS if kind in ENDS_EARLY else SECONDS + each * SECONDS_EACH
