@@ -179,5 +179,10 @@ def as_written(value) -> str:
     """`value` as it would be written in a file: text bare where that reads back the same, else as JSON."""
     if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value) and value not in _CONSTANTS:
         return value
+    return as_json(value)
+
+
+def as_json(value) -> str:
+    """`value` as JSON that means the same in a file."""
     written = json.dumps(value, ensure_ascii=False).replace("$", "$$")
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", written)
