@@ -36,10 +36,6 @@ class Ingredients(dict):
     def __setattr__(self, name: str, value):
         (_set if name in Ingredients.__slots__ else dict.__setitem__)(self, name, value)
 
-    def __delattr__(self, name: str):
-        if self.pop(name, self) is self:
-            raise AttributeError(name)
-
     def __dir__(self):
         return [*super().__dir__(), *(key for key in self if isinstance(key, str) and key.isidentifier())]
 

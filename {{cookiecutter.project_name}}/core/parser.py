@@ -25,13 +25,12 @@ COMMAND_LINE = "command line"
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
 # Most lines, read in one step: 1 section; or 2 key = 3 value, which may be 4 text in quotes, 5 integer with 6 fraction,
-# 7 reference; then 8 line ends, and nothing below that continues it.
+# 7 reference; then 8 line ends, and nothing below that continues it. Or nothing.
 _USUAL = re.compile(
     rf"(?:\[((?!DEFAULT\])[a-zA-Z0-9]\w*(?:\.[a-zA-Z0-9]\w*){{0,{MAX_DEPTH - 1}}})\]|([a-zA-Z0-9][\w-]*) ?= ?"
     r'("([^"\\$#\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]{0,18}))(\.[0-9]{1,18})?|\$\{([\w-]+(?:\.[\w-]+)*)\}|[^\s\[{#][^\n#]*))'
-    r"(\n+)(?![ \t#;\n])"
+    r"(\n+)(?![ \t#;\n])|"
 ).match
-_UNUSUAL = (None,) * 8
 # All else is read in blocks: a line with those below that are blank, comments, indented or, of a list, close it.
 _NEXT = re.compile(r"^[^ \t\n#;]", re.MULTILINE).search
 _NEXT_OR_CLOSING = re.compile(r"^[^ \t\n#;\]}]", re.MULTILINE).search
@@ -125,7 +124,8 @@ def _override(nodes: dict, path: str, raw: str, add: bool, declared: list) -> No
     if not known:  # a name that a file can hold
         if _read_text(f"[{parent}]\n{key} = 1\n", COMMAND_LINE, []) != {parent: {key: 1}}:
             raise ValueError("name a section and a key, as in training.scheme.epochs")
-        _check_key(key, "=", nodes.get(parent) or Ingredients())
+        if wrong := _wrong_key(key, "=", nodes.get(parent, Ingredients())):
+            raise ValueError(wrong)
     value = read_value(raw)
     if key[0] == "@" and known and nodes[parent][key] != value:
         _drop_arguments(nodes, parent)
@@ -172,9 +172,8 @@ def _load(file: str) -> str:
             message = f"there is no such file. {_near_files(os.path.basename(file), file)}"
         raise IngredientsError(f"{Place(file)}: {message}") from None
     if len(data) > MAX_BYTES:
-        raise IngredientsError(
-            f"{Place(file)}: is larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is"
-        )
+        message = f"is larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is"
+        raise IngredientsError(f"{Place(file)}: {message}")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -221,7 +220,7 @@ def _read_text(text: str, file: str, problems: list) -> dict:
     nodes, node, at, number, size = {}, None, 0, 1, len(text)  # number: of the line that begins at `at`
     while at < size:
         usual = _USUAL(text, at)
-        header, key, raw, quoted, integer, fraction, reference, ends = usual.groups() if usual else _UNUSUAL
+        header, key, raw, quoted, integer, fraction, reference, ends = usual.groups()
         if key and node is not None and key not in node:
             node._entries[key] = raw, file, number
             if integer:
@@ -288,15 +287,10 @@ def _split(line: str) -> tuple[str, str, str]:
 def _read_setting(line: str, rest: str, number: int, file: str, node: Ingredients | None, tell) -> None:
     """Read a setting from its first line and the `rest` that continues it."""
     key, equals, raw = _split(line)
-    path = node._path if node else ""
-    if rest:
-        raw = _continued(
-            raw, rest, lambda at, wrong: tell(number + 1 + rest.count("\n", 0, at), wrong, f"{path}.{key}")
-        )
-    try:
-        _check_key(key, equals, node)
-    except ValueError as error:
-        tell(number, str(error), f"{path}.{key}" if path and equals and key else key, raw)
+    name = key if node is None or not equals or not key else f"{node._path}.{key}".lstrip(".")
+    raw = _continued(raw, rest, lambda at, wrong: tell(number + 1 + rest.count("\n", 0, at), wrong, name))
+    if wrong := _wrong_key(key, equals, node):
+        tell(number, wrong, name, raw)
     else:
         _set_value(node, key, raw, file, number, tell)
 
@@ -327,13 +321,13 @@ def _read_header(line: str, nodes: dict) -> tuple[str, str | None]:
     )
 
 
-def _check_key(key: str, equals: str, node: Ingredients | None) -> None:
-    """Raises ValueError where a setting cannot have that key."""
+def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
+    """Why a setting cannot have that key."""
     other = call_key(node or {}) if key[:1] == "@" else None
     entries = {} if node is None else node._entries
     raw, _, line = entries.get(key) or entries.get(other) or ("", "", 0)
     dots = f"a key holds no dots; write [{key.rpartition('.')[0]}] below this section's name and the last word as key"
-    message = _first(
+    return _first(
         (not equals, "this is neither a [section], a key = value nor a # comment; write key = value"),
         (not key, "the key is missing: write key = value"),
         (node is None, "a setting before any section; put a [section] line above it"),
@@ -343,8 +337,6 @@ def _check_key(key: str, equals: str, node: Ingredients | None) -> None:
         (other, f"a section calls one function, and this one has {other} at line {line}"),
         (key == "@", "name the registry: write @registry = function"),
     )
-    if message:
-        raise ValueError(message)
 
 
 def _first(*rules: tuple) -> str | None:

@@ -33,6 +33,11 @@ def test_an_escape_beside_a_reference():
         ("[a]\nx = [1]\n\n# note\n  2\n", "the list or object above is closed"),
         ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is neither a [section]"),
         ("[a]\nx = [${y}, ${b}}]\n", "does not parse"),
+        # the whole name, also of the first setting of a section
+        ("[a]\n__x = 1\n", "<text>:2: a.__x = 1\n    names with two leading underscores"),
+        ("[a]\nx = 1\n  2\n", "<text>:3: a.x\n    only plain text continues"),
+        ("[a]\nx = [1]\n]\n", "<text>:3: a.x\n    the list or object above is closed"),
+        ("__x = 1\n  2\n", "<text>:1: __x = 1"),
     ],
 )
 def test_error_text(text, told):
