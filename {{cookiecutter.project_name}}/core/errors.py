@@ -1,21 +1,24 @@
 """The one error of the language, and the search for the name that was meant."""
 
+import os
 from collections import namedtuple  # typing.NamedTuple would cost 5 ms of import
+
+MAX_PROBLEMS = 500  # of one file; nobody reads on
 
 
 class Place(namedtuple("Place", "file line", defaults=(0,))):
     """Where a value was written: a file and a line (from 1), or the command line (line 0)."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
+        file = self.file.removeprefix(os.getcwd() + os.sep)
+        return f"{file}:{self.line}" if self.line else file
 
 
 class Problem(namedtuple("Problem", "place key raw message")):
     """One mistake: its place, the dotted key and the value as written (either may be empty), and what to do."""
 
     def __str__(self) -> str:
-        raw = self.raw.replace("\n", " ")
-        subject = f"{self.key} = {raw[:119]}{'…' if len(raw) > 119 else ''}" if raw else self.key
+        subject = shortened(self.key) + (f" = {shortened(self.raw)}" if self.raw else "")
         message = self.message.replace("\n", "\n    ")
         return f"{self.place}:{' ' + subject if subject else ''}\n    {message}"
 
@@ -28,7 +31,20 @@ class IngredientsError(Exception):
         super().__init__(problems)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.problems)) or str(self.args[0])
+        more = ["… and more"] if len(self.problems) > MAX_PROBLEMS else []
+        return "\n".join([*map(str, self.problems[:MAX_PROBLEMS]), *more]) or str(self.args[0])
+
+
+def note(problems: list, problem: Problem) -> None:
+    """Add a problem to those that were found. Raises IngredientsError where they are more than anybody would read."""
+    problems.append(problem)
+    if len(problems) > MAX_PROBLEMS:
+        raise IngredientsError(problems)
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return text[:119].replace("\n", " ") + ("…" if len(text) > 119 else "")
 
 
 def suggest(name: str, names, quote: str = "{}") -> str:

@@ -1,7 +1,7 @@
 """The object that a file becomes: a dict with attribute access that knows where each value came from."""
 
 from .errors import IngredientsError, Place, Problem, suggest
-from .values import as_written
+from .values import as_json, as_written
 
 _set = object.__setattr__  # past __setattr__ below, which makes settings
 
@@ -35,10 +35,6 @@ class Ingredients(dict):
 
     def __setattr__(self, name: str, value):
         (_set if name in Ingredients.__slots__ else dict.__setitem__)(self, name, value)
-
-    def __delattr__(self, name: str):
-        if self.pop(name, self) is self:
-            raise AttributeError(name)
 
     def __dir__(self):
         return [*super().__dir__(), *(key for key in self if isinstance(key, str) and key.isidentifier())]
@@ -111,13 +107,25 @@ def _blocks(root: Ingredients, node: Ingredients, path: str):
     lines, inner = [], []
     for key, value in node.items():
         where = f"{path}.{key}" if path else key
-        if not isinstance(value, Ingredients):
-            lines.append(f"{key} = {as_written(value)}".rstrip(" ") + "\n")
-        elif value._path != where and is_call(value) and root.at(value._path) is value:
-            lines.append(f"{key} = ${{{value._path}}}\n")  # one object at two places stays one when read back
-        else:
+        if isinstance(value, Ingredients) and (value._path == where or not _is_shared(root, value)):
             inner.append((where, value))
+        else:
+            text = _item(root, value) if isinstance(value, dict | list) else as_written(value)
+            lines.append(f"{key} = {text}".rstrip(" ") + "\n")
     if path and (lines or not inner):
         yield f"\n[{path}]\n" + "".join(lines)
     for where, value in inner:
         yield from _blocks(root, value, where)
+
+
+def _is_shared(root: Ingredients, value: Ingredients) -> bool:
+    return is_call(value) and root.at(value._path) is value
+
+
+def _item(root: Ingredients, value) -> str:
+    """The text of a value in a list or object, where a call that stands elsewhere stays that one when read back."""
+    if isinstance(value, Ingredients) and _is_shared(root, value):
+        return f"${{{value._path}}}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{as_json(key)}: {_item(root, item)}" for key, item in value.items()) + "}"
+    return f"[{', '.join(_item(root, item) for item in value)}]" if isinstance(value, list) else as_json(value)

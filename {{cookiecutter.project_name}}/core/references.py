@@ -1,13 +1,15 @@
 """`${...}`: each reference finds its target by name, and takes its value once that is known."""
 
+import itertools
 import json
 import os
 
-from .errors import suggest
+from .errors import note, suggest
 from .ingredients import Ingredients, is_call, problem_of
 from .values import BROKEN, MAX_DEPTH, Reference, Template, Text, as_written
 
 MAX_EXPANSION = 1_000_000  # characters that references may add to one file: the billion-laughs bound
+MAX_SEARCH = 50_000  # names times problems that are searched for near ones: half a second
 _TOO_LARGE = f"the references of this file grow to more than {MAX_EXPANSION:,} characters; shorten the chain"
 _PENDING = frozenset((Reference, Text, Template))
 _PLAIN = frozenset((str, int, float, bool, type(None)))
@@ -27,7 +29,7 @@ class _Scope:
             raise ValueError(_TOO_LARGE)
 
     def tell(self, path: str, key: str, message: str) -> None:
-        self.problems.append(problem_of(self.nodes[path], key, message))
+        note(self.problems, problem_of(self.nodes[path], key, message))
         self.nodes[path][key] = BROKEN
 
 
@@ -114,9 +116,11 @@ def _not_found(scope: _Scope, reference: Reference, user: str) -> str:
     problem = f'[{section}] has no "{name}".' if section else f'there is no "{name}".'
     if name in scope.nodes[section]:
         problem = f"{section}.{name} is a setting, so nothing stands below it."
-    if len(scope.problems) > 50:  # the search for near names takes its time
+    settings = ((path, key) for path, node in scope.nodes.items() for key in itertools.chain([""], node._entries))
+    every = (".".join(filter(None, setting)) for setting in settings)
+    names = list(itertools.islice(every, MAX_SEARCH // (1 + len(scope.problems))))
+    if next(every, None) is not None:
         return problem
-    names = (f"{path}.{key}".strip(".") for path, node in scope.nodes.items() for key in ["", *node._entries])
     return f"{problem} {suggest(reference.path, (name for name in names if name not in ('', user)), '${{{}}}')}"
 
 

@@ -1,9 +1,8 @@
 """Names -> functions. Every section with `@registry = name` is checked before the first one is called."""
 
 import importlib
-import os
 
-from .errors import IngredientsError, Place, Problem, suggest
+from .errors import IngredientsError, Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
@@ -93,7 +92,7 @@ registry = Registries()
 
 
 def source(function) -> Place:
-    """The file and line where a function or class was written; the file from the current folder where it is in it."""
+    """The file and line where a function or class was written."""
     import inspect
 
     function = inspect.unwrap(function)
@@ -103,16 +102,28 @@ def source(function) -> Place:
         line = code.co_firstlineno if code else inspect.getsourcelines(function)[1]
     except (TypeError, OSError):
         return Place(f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}")
-    return Place(file.removeprefix(os.getcwd() + os.sep), line)
+    return Place(file, line)
 
 
 def _sections(node: Ingredients, path: str, seen: set):
     """(section, path) of each section once, those inside before the one that holds them."""
     seen.add(id(node))
     for key, value in node.items():
-        if isinstance(value, Ingredients) and id(value) not in seen:
-            yield from _sections(value, value._path or f"{path}.{key}".lstrip("."), seen)
+        inside = []
+        _replaced(value, inside.append)
+        for inner in inside:
+            if id(inner) not in seen:
+                yield from _sections(inner, inner._path or f"{path}.{key}".lstrip("."), seen)
     yield node, path
+
+
+def _replaced(value, replace):
+    """A value whose sections, also those in its lists and objects, are replaced by `replace(section)`."""
+    if isinstance(value, Ingredients):
+        return replace(value)
+    if isinstance(value, dict):
+        return {key: _replaced(item, replace) for key, item in value.items()}
+    return [_replaced(item, replace) for item in value] if isinstance(value, list) else value
 
 
 def check_functions(ingredients: Ingredients) -> list[Problem]:
@@ -128,11 +139,11 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
                 raise IngredientsError(f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}")
             function = functions.get(name)
         except IngredientsError as error:
-            problems.append(problem_of(node, key, str(error), path))
+            note(problems, problem_of(node, key, str(error), path))
             continue
         for problem in functions.signature(name).check(node, path, "argument"):
             told = f"{problem.message} ({name} stands in {source(function)})"
-            problems.append(problem._replace(message=told))
+            note(problems, problem._replace(message=told))
     return problems
 
 
@@ -147,7 +158,7 @@ def resolve(ingredients: Ingredients) -> Ingredients:
         raise IngredientsError(problems)
     done = {}  # id of a section -> what it became
     for node, _ in _sections(ingredients, "", set()):
-        inside = {key: done[id(value)] if isinstance(value, Ingredients) else value for key, value in node.items()}
+        inside = {key: _replaced(value, lambda section: done[id(section)]) for key, value in node.items()}
         key = call_key(node)
         done[id(node)] = _call(node, key, inside) if key else node.with_items(inside, node)
     return done[id(ingredients)]

@@ -4,10 +4,10 @@ A table of declared sections maps a dotted path to such a dataclass, or to the n
 the section calls: `{"training.scheme": Scheme, "validation.metrics.*": "metric"}`. A last part `*` means any name.
 """
 
-from dataclasses import MISSING, field, fields
+from dataclasses import field, fields
 
-from .arguments import Signature, adapt, describe
-from .errors import Place, Problem, suggest
+from .arguments import Signature, adapt
+from .errors import Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
@@ -54,7 +54,8 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
             slots = [slot for slot, other in declared.items() if other == called[1:]]
             message = f"no recipe calls a function here. {_nearest(path, slots)}"
         elif isinstance(kind, type):
-            problems += Signature(kind).check(own, path, "setting")
+            for problem in Signature(kind).check(own, path, "setting"):
+                note(problems, problem)
         elif path in above and not free:
             problems += [problem_of(node, key, f"[{path}] has no settings of its own", path) for key in own]
         elif not free and (own or not any(value._place == node._place for _, value in inside)):
@@ -63,7 +64,7 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
         if message:
             subject = f"{path}.{called}" if called else f"[{path}]"
             place = node.where(called or "") or Place(path)
-            problems.append(Problem(place, subject, node.written(called or ""), message))
+            note(problems, Problem(place, subject, node.written(called or ""), message))
         todo += () if called or isinstance(kind, str) else inside
     return problems
 
@@ -74,16 +75,3 @@ def _nearest(path: str, names: list[str]) -> str:
     if not any(name.startswith(f"{above}.") for name in names):
         names = [name[:-1] + last if name[-1] == "*" and name.count(".") == path.count(".") else name for name in names]
     return suggest(path, names, "[{}]")
-
-
-def help_text(declared: dict) -> str:
-    """The declared settings, a line each: name, type, default, meaning."""
-    lines = []
-    for path, kind in declared.items():
-        calls = f"  @{kind} = name of a function, and its arguments" if isinstance(kind, str) else ""
-        lines.append(f"\n[{path}]{calls}")
-        for item in () if calls else fields(kind):
-            default = "" if item.default is MISSING else f" = {item.default}"
-            words = describe(Signature(kind).hints[item.name])
-            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
-    return "\n".join(lines).lstrip("\n")

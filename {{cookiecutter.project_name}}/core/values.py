@@ -11,6 +11,7 @@ BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c"
 BROKEN = object()  # the value of a setting that has a problem of its own; it fits everything, so that it is told once
 
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
+_CONSTANTS = ("NaN", "Infinity", "-Infinity")
 _STRING, _REFERENCE = r'"(?:\\.|[^"\\])*"', r"\$\{([^{}$]*)\}"
 # Most values, told apart in one step: 1 text in quotes, 2 integer with 3 fraction and 4 exponent, 5 reference.
 _USUAL = re.compile(r'"([^"\\\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][+-]?[0-9]+)?|' + _REFERENCE)
@@ -18,8 +19,7 @@ _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
 _IN_JSON = re.compile(rf"({_STRING})(\s*:)?|{_REFERENCE}|\$|-?Infinity|NaN")
 _COMMENT = re.compile(_STRING + r"|[ \t]+#")
 _BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
-_CONTROL = f"\\x00-\\x08\\x0a-\\x1f\\x7f{BIDIRECTIONAL}"
-_BARE = re.compile(f"[^\\s\"'\\[{{{_CONTROL}]([^{_CONTROL}]*[^ \\t{_CONTROL}])?")
+_BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _ESCAPED = re.compile(f"[\\x7f{BIDIRECTIONAL}]")
 
 Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
@@ -45,7 +45,7 @@ def read_value(raw: str):
         return _text(_json(raw))
     if first == "'" == raw[-1] and raw.count("'") == 2:
         return _text(raw[1:-1])
-    if raw in ("NaN", "Infinity", "-Infinity"):
+    if raw in _CONSTANTS:
         _refuse_constant(raw)
     return _WORDS[raw] if raw in _WORDS else _text(raw)
 
@@ -177,12 +177,12 @@ def brackets(text: str) -> int:
 
 def as_written(value) -> str:
     """`value` as it would be written in a file: text bare where that reads back the same, else as JSON."""
-    if isinstance(value, str) and _BARE.fullmatch(value):
-        bare = value.replace("$", "$$")
-        try:
-            if strip_comment(bare) == bare and read_value(bare) == value:
-                return bare
-        except ValueError:  # such as NaN
-            pass
+    if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value) and value not in _CONSTANTS:
+        return value
+    return as_json(value)
+
+
+def as_json(value) -> str:
+    """`value` as JSON that means the same in a file."""
     written = json.dumps(value, ensure_ascii=False).replace("$", "$$")
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", written)

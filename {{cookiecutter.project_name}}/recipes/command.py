@@ -3,9 +3,10 @@
 import argparse
 import itertools
 import sys
+from dataclasses import MISSING, fields
 
 from core import Ingredients, IngredientsError, parse
-from core.settings import help_text
+from core.arguments import Signature, describe
 from recipes.settings import SECTIONS, read_ingredients
 
 
@@ -66,6 +67,19 @@ class Command:
         if isinstance(error, IngredientsError) and not self.traceback:
             print(f"{error}", file=sys.stderr)
             raise SystemExit(1) from None
+
+
+def help_text(declared: dict) -> str:
+    """The declared settings, a line each: name, type, default, meaning."""
+    lines = []
+    for path, kind in declared.items():
+        calls = f"  @{kind} = name of a function, and its arguments" if isinstance(kind, str) else ""
+        lines.append(f"\n[{path}]{calls}")
+        for item in () if calls else fields(kind):
+            default = "" if item.default is MISSING else f" = {item.default}"
+            words = describe(Signature(kind).hints[item.name])
+            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
+    return "\n".join(lines).lstrip("\n")
 
 
 def _split_overrides(argv: list[str]) -> tuple[list, list]:

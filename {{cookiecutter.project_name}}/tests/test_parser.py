@@ -5,6 +5,7 @@ import gc
 import pytest
 
 from core import Ingredients, IngredientsError, parse, parse_string
+from core.errors import MAX_PROBLEMS
 
 
 def problems_of(text, **kwargs):
@@ -32,6 +33,11 @@ def test_an_escape_beside_a_reference():
         ("[a]\nx = [1]\n\n# note\n  2\n", "the list or object above is closed"),
         ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is neither a [section]"),
         ("[a]\nx = [${y}, ${b}}]\n", "does not parse"),
+        # the whole name, also of the first setting of a section
+        ("[a]\n__x = 1\n", "<text>:2: a.__x = 1\n    names with two leading underscores"),
+        ("[a]\nx = 1\n  2\n", "<text>:3: a.x\n    only plain text continues"),
+        ("[a]\nx = [1]\n]\n", "<text>:3: a.x\n    the list or object above is closed"),
+        ("__x = 1\n  2\n", "<text>:1: __x = 1"),
     ],
 )
 def test_error_text(text, told):
@@ -73,6 +79,18 @@ def test_overrides_that_cannot_stand():
     told = "x is a setting (<text>:2) and a section ([a.x], command line); rename one"
     assert told in problems_of(text, overrides=[("a.x.y", "1", True)])
     assert "name a section and a key" in problems_of(text, overrides=[(".".join("a" * 2000), "1", True)])
+    told = problems_of(text, overrides=[("META.base", "x.ini", True)])
+    assert told == "command line: --META.base = x.ini\n    base files are read before this; name them in the file"
+    assert "[a] is a section; name one of its settings. There is x." in problems_of(text, overrides=[("a", "1")])
+    assert "U+202E is not allowed" in problems_of(text, overrides=[("a.x", "\u202e")])
+    two = problems_of("[a]\n@f = g\n", overrides=[("a.@h", "1", True)])
+    assert "a section calls one function, and this one has @f" in two
+
+
+def test_what_is_told_of_a_wrong_file_is_bounded():
+    told = problems_of("[a]\n" + "wrong\n" * 3000)
+    assert told.count("this is neither") == MAX_PROBLEMS and told.endswith("\n… and more")
+    assert len(problems_of(f"[a]\nx = {'y' * 10_000}\nx = 1\n{'z' * 10_000}\n")) < 1000
 
 
 @pytest.mark.parametrize("collects", [True, False])

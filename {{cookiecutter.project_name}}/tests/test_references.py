@@ -5,6 +5,7 @@ import time
 import pytest
 
 from core import IngredientsError, parse_string
+from core.errors import MAX_PROBLEMS
 
 
 def problems_of(text: str) -> str:
@@ -75,7 +76,8 @@ def test_a_circle_is_told_beside_another_problem():
 
 def test_circles_by_the_thousand():
     text = "[a]\n" + "".join(f"x{i} = ${{y{i}}}\ny{i} = ${{x{i}}}\n" for i in range(2000))
-    assert problems_of(text).count("refers to itself") == 2000
+    told = problems_of(text)
+    assert told.count("refers to itself") == MAX_PROBLEMS and told.endswith("… and more")
     text = "[a]\n" + "".join(f"x{i} = ${{x{(i + 1) % 3000}}}\n" for i in range(3000))
     assert "a.x9 (<text>:11) -> … 2980 more … -> a.x2990" in problems_of(text)
 
@@ -83,3 +85,20 @@ def test_circles_by_the_thousand():
 def test_text_of_a_list_that_is_referred_to():
     text = '[a]\nn = 1.10\nl = [1.10,  2]\nm = [${n}, "${n}"]\nk = ${l}\nx = "${k} ${m}"\n'
     assert parse_string(text).a.x == '[1.10,  2] [1.1, "1.10"]'
+
+
+@pytest.mark.parametrize("value", ["[${f}]", '{"$$k": [1, ${f}]}', "[${s}]"])
+def test_a_call_in_a_list_stays_the_same_when_printed(value):
+    text = f"[f]\n@kind = one\n[s]\nx = ${{f}}\n[a]\nx = {value}\n"
+    for config in (parse_string(text), parse_string(str(parse_string(text)))):
+        found = config.a.x
+        while found is not config.f:
+            assert found, "it is a copy"
+            found = found[-1] if isinstance(found, list) else next(iter(found.values()))
+
+
+def test_no_search_for_near_names_when_there_are_many():
+    text = "[a]\n" + "".join(f"k{number} = ${{z}}\n" for number in range(100_000))
+    assert min(seconds(problems_of, text) for _ in range(3)) < 3
+    text = "[a]\nname = 1\n" + "".join(f"k{number} = ${{a.nmae}}\n" for number in range(40))
+    assert problems_of(text).count("Did you mean ${a.name}?") == 40
