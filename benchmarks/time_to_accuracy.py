@@ -8,8 +8,8 @@
 
 PYTHON is the interpreter of an environment with the project's packages. The MNIST project is rendered and trained once,
 so that the data is unpacked and decoded (into the cache that its ini names). Then it is trained with its default ini
-(for 99.4 %), and for a part of an epoch (for 99.0 %), with seeds 0, 1, ...: mean test accuracy, and mean seconds. The recipe
-was chosen on the validation split; the test set is measured once a run, at its end.
+(for 99.4 %), and for a part of an epoch (for 99.0 %), with seeds 0, 1, ...: mean test accuracy, and mean seconds. The
+recipe was chosen on the validation split; the test set is measured once a run, at its end.
 """
 
 import json
