@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from types import MethodType, SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 
 from .errors import Problem, note, suggest
 from .ingredients import Ingredients, problem_of
@@ -29,20 +29,11 @@ class Signature:
     """What a function or class takes. An annotation that is absent or cannot be looked up counts as `object`."""
 
     def __init__(self, function):
-        import inspect  # 15 ms, so not before a function is asked
-
         if isinstance(function, type) and not hasattr(function, "__signature__"):  # of __init__, whatever __new__ takes
             function = function if function.__init__ is object.__init__ else MethodType(function.__init__, function)
-        try:
-            every = inspect.signature(function).parameters.values()
-        except (ValueError, TypeError):  # a builtin that does not tell: anything goes
-            every = inspect.signature(lambda *_, **__: None).parameters.values()
-        self.slots = [p.name for p in every if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        self.names = [p.name for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        self.takes_more = any(p.kind == p.VAR_POSITIONAL for p in every)
-        self.takes_any_name = any(p.kind == p.VAR_KEYWORD for p in every)
-        self.defaults = {p.name: p.default for p in every if p.default is not p.empty}
-        hints = {p.name: p.annotation for p in every if p.annotation is not p.empty}
+        read = _read_plain if type(function) is FunctionType and not vars(function) else _read_any
+        self.slots, self.names, variadic, self.defaults, hints = read(function)
+        self.takes_more, self.takes_any_name = variadic
         self.hints = {name: _looked_up(hints.get(name, object), function) for name in [*self.slots, *self.names]}
 
     def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
@@ -72,6 +63,32 @@ class Signature:
                 if type(value) is not type(default) or value != default:  # which may break its own annotation
                     tell(key, mend(value, node.written(key), hint))
         return problems
+
+
+def _read_plain(function) -> tuple:
+    """What _read_any gives, of a function that nothing wraps; without inspect, which would take 15 ms to import."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    slots, last = names[: code.co_argcount], function.__defaults__ or ()
+    defaults = dict(zip(slots[len(slots) - len(last) :], last, strict=True)) | (function.__kwdefaults__ or {})
+    variadic = code.co_flags & 4 > 0, code.co_flags & 8 > 0  # CO_VARARGS, CO_VARKEYWORDS
+    return slots, names[code.co_posonlyargcount :], variadic, defaults, function.__annotations__
+
+
+def _read_any(function) -> tuple:
+    """The positional parameters, those that have a name, whether *args and **named are taken, defaults, annotations."""
+    import inspect
+
+    try:
+        every = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # a builtin that does not tell: anything goes
+        return (), (), (True, True), {}, {}
+    slots = [p.name for p in every if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [p.name for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    kinds = [p.kind for p in every]
+    variadic = inspect.Parameter.VAR_POSITIONAL in kinds, inspect.Parameter.VAR_KEYWORD in kinds
+    defaults = {p.name: p.default for p in every if p.default is not p.empty}
+    return slots, names, variadic, defaults, {p.name: p.annotation for p in every if p.annotation is not p.empty}
 
 
 def _looked_up(hint, function):

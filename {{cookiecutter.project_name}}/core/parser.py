@@ -37,6 +37,7 @@ _NEXT_OR_CLOSING = re.compile(r"^[^ \t\n#;\]}]", re.MULTILINE).search
 _CONTINUED = re.compile(r"^[ \t]*([^ \t\n#;].*)", re.MULTILINE).finditer
 _COMMENT, _INDENT, _BRACKETS = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
 _NO_SETTING = _COMMENT | _INDENT | {"["}
+_new = tuple.__new__  # of a namedtuple: calling its class takes three times as long
 _DEFAULT = "[DEFAULT] would hand its values to every section unseen; write a section and refer to it by ${...}"
 _DUNDER = "names with two leading underscores are Python's own; choose another"
 
@@ -214,7 +215,8 @@ def _read_text(text: str, file: str, problems: list) -> dict:
     def tell(line, message, key, raw=""):
         note(problems, Problem(Place(file, line), key, raw, message))
 
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n") + "\n"
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text if text.endswith("\n") else text + "\n"
     if "\0" in text or not text.isascii():
         _check_characters(text, tell)
     nodes, node, at, number, size = {}, None, 0, 1, len(text)  # number: of the line that begins at `at`
@@ -226,13 +228,13 @@ def _read_text(text: str, file: str, problems: list) -> dict:
             if integer:
                 node[key] = float(raw) if fraction else int(raw)
             elif reference:
-                node[key] = Reference(reference)
+                node[key] = _new(Reference, (reference, None, None))
             elif quoted is not None:
                 node[key] = quoted
             else:
                 _set_value(node, key, raw.rstrip(" \t"), file, number, tell)
         elif header and header not in nodes:
-            node = nodes[header] = Ingredients((), header, Place(file, number))
+            node = nodes[header] = Ingredients((), header, _new(Place, (file, number)))
         else:
             line = text[at : text.index("\n", at)]
             opens = line[:1] not in _NO_SETTING and _split(line)[2][:1] in _BRACKETS

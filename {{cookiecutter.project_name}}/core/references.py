@@ -38,10 +38,11 @@ def resolve_references(nodes: dict, problems: list) -> None:
     scope = _Scope(nodes, problems)
     for path, node in nodes.items():
         for key, value in node.items():
-            found = _find(nodes, value, path, key) if type(value) is Reference else None
-            if found and type(found[0][found[1]]) in _PLAIN:  # most references, in half the time
-                node[key] = found[0][found[1]]
-                scope.origins[path, key] = scope.origins.get((found[0]._path, found[1]), found)
+            if type(value) is Reference:
+                found = _find(nodes, value, path, key)
+                if found and type(found[0][found[1]]) in _PLAIN:  # most references, in half the time
+                    node[key] = found[0][found[1]]
+                    scope.origins[path, key] = scope.origins.get((found[0]._path, found[1]), found)
     todo = ((path, key) for path, node in nodes.items() for key, value in node.items() if type(value) in _PENDING)
     stack = {None: todo}  # setting -> generator of those that it waits for: chains may be longer than Python's stack
     while stack:

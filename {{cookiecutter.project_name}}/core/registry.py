@@ -6,6 +6,8 @@ from .errors import IngredientsError, Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
+_HOLDERS = (dict, list)  # what sections may stand in; most values are neither
+
 
 class Registry(dict):
     """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
@@ -110,7 +112,8 @@ def _sections(node: Ingredients, path: str, seen: set):
     seen.add(id(node))
     for key, value in node.items():
         inside = []
-        _replaced(value, inside.append)
+        if isinstance(value, _HOLDERS):
+            _replaced(value, inside.append)
         for inner in inside:
             if id(inner) not in seen:
                 yield from _sections(inner, inner._path or f"{path}.{key}".lstrip("."), seen)
@@ -158,7 +161,10 @@ def resolve(ingredients: Ingredients) -> Ingredients:
         raise IngredientsError(problems)
     done = {}  # id of a section -> what it became
     for node, _ in _sections(ingredients, "", set()):
-        inside = {key: _replaced(value, lambda section: done[id(section)]) for key, value in node.items()}
+        inside = dict(node)
+        for name, value in node.items():
+            if isinstance(value, _HOLDERS):
+                inside[name] = _replaced(value, lambda section: done[id(section)])
         key = call_key(node)
         done[id(node)] = _call(node, key, inside) if key else node.with_items(inside, node)
     return done[id(ingredients)]
