@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 PROJECT := {{cookiecutter.project_name}}
 STARTED := $(shell date +%s)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test fuzz lint format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
@@ -14,6 +14,9 @@ demo: .venv/ready  ## render the digits project and train it; DEMO=folder names 
 
 test: lint  ## lint, then bake, test and train every combination of answers
 	@$(RUN) -m pytest
+
+fuzz: .venv/ready  ## read 10,000 generated texts as ingredients: each parses or is explained, in bounded time and memory
+	@cd "$(PROJECT)" && FUZZ_EXAMPLES=10000 ../$(RUN) -m pytest -q tests/test_language_fuzz.py -k any_text_parses
 
 lint: .venv/ready  ## check the template and the project in it
 	@$(RUN) -m ruff check .

@@ -558,10 +558,10 @@ def test_pruning_twice_changes_nothing(bake, monkeypatch, answers):
 def test_ci_and_workflow_call_make():
     ci = ROOT / ".ci" / "run"
     assert os.access(ci, os.X_OK)
-    assert ci.read_text().splitlines()[-1] == "make test"
+    assert ci.read_text().splitlines()[-2:] == ["make test", "make fuzz"]
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     steps = workflow["jobs"]["test"]["steps"]
-    assert [step["run"] for step in steps if "run" in step] == ["make demo", "make test"]
+    assert [step["run"] for step in steps if "run" in step] == ["make demo", "make test", "make fuzz"]
 
 
 def test_ruff_is_one_version():
