@@ -19,7 +19,7 @@ DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt")
 # A project called like something it installs depends on itself: pip takes it for the package, and torch is gone.
 INSTALLED = (
     {"torch", "torchvision", "fastdownload", "fastprogress", "tqdm", "numpy", "pillow"}
-    | {"pytest", "hypothesis", "ruff", "setuptools", "pip", "wheel", "uv"}
+    | {"pytest", "hypothesis", "ipython", "jedi", "ruff", "setuptools", "pip", "wheel", "uv"}
     # what those bring
     | {"fastcore", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}
     | {"colorama", "iniconfig", "packaging", "pluggy", "pygments", "sortedcontainers", "triton", "typing-extensions"}

@@ -130,8 +130,9 @@ def _json(raw: str):
         value = json.loads(hidden, **hooks)
     except json.JSONDecodeError as error:
         kind = {'"': "text in quotes", "[": "a list", "{": "an object"}[raw[0]]
-        after = f"{error.msg[0].lower()}{error.msg[1:]} at character {error.pos + 1}"
-        raise ValueError(f"this opens {kind} that does not parse ({after}); as plain text, quote all of it") from None
+        after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
+        advice = _as_json(raw[error.pos :]) or "as plain text, quote all of it"
+        raise ValueError(f"this opens {kind} that does not parse ({after}); {advice}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     if depth(value) > MAX_DEPTH:
@@ -143,6 +144,18 @@ def _json(raw: str):
     parts = [part for value in values for part in (value if isinstance(value, Text) else [value])]
     references = [part for part in parts if isinstance(part, Reference)]
     return Template(value, references) if references else value
+
+
+def _as_json(rest: str) -> str | None:
+    """The mend of what Python allows in a list or object and JSON does not; `rest` begins where it stands."""
+    if rest[:1] == "'":
+        return "in a list or object text stands in double quotes"
+    for word, right in (("True", "true"), ("False", "false"), ("None", "null")):
+        if rest.startswith(word):
+            return f"in a list or object write {right}"
+    if number := re.match(r"\.[0-9]+", rest):
+        return f"write 0{number[0]}"
+    return "remove the comma before it" if rest[:1] in ("]", "}") else "close it" if not rest else None
 
 
 def _unique(pairs: list) -> dict:

@@ -112,7 +112,8 @@ def _of_torch(cls):
     def factory(**settings):
         if (reduction := settings.get("reduction", "mean")) not in ("mean", "sum", "batchmean"):
             raise ValueError(f"reduction = {reduction}: training needs one number; write mean or sum")
-        tensors = {key: torch.tensor(value) for key, value in settings.items() if isinstance(value, list)}
+        lists = {key: value for key, value in settings.items() if isinstance(value, list)}
+        tensors = {key: torch.tensor(value, dtype=torch.float32) for key, value in lists.items()}
         criterion = attempt(lambda: cls(**settings | tensors))
 
         def loss(outputs, targets):

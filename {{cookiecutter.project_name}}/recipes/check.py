@@ -20,13 +20,16 @@ from core import Ingredients, IngredientsError, located, resolve
 from core.ingredients import call_key, is_call
 from core.settings import read_section
 from core.values import BROKEN
+from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
 from recipes import data, runs, train
 from recipes.settings import SECTIONS, Architecture, Saving, Scheme, check_callable, read_ingredients
 
+UNKNOWN = ("not checked", "the data is not here yet")  # how such lines begin
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
-SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
+SHAPES = (TRAINING, "training.preprocess", "training.augment")
+SHAPES += ("model.architecture", "project.meta.task")
 
 
 def check(file: str, overrides=(), checks=()) -> int:
@@ -62,7 +65,9 @@ def check(file: str, overrides=(), checks=()) -> int:
     if problems:
         print(IngredientsError(sorted(set(problems), key=lambda problem: problem.place)), file=sys.stderr)
         lines = [line for line in lines if line.startswith("not ")]
-    print(*lines, *([] if problems else ["ok"]), sep="\n", end="\n" if lines or not problems else "")
+    is_all = not any(line.startswith(UNKNOWN) for line in lines)
+    last = [] if problems else ["ok" if is_all else "ok, but for what could not be checked"]
+    print(*lines, *last, sep="\n", end="\n" if lines or last else "")
     return 1 if problems else 0
 
 
@@ -115,10 +120,21 @@ def _looks(ingredients: Ingredients) -> list[tuple]:
         ("training.model.save_name", lambda _: _check_folder(train.weights_file(ingredients, saving).parent)),
         ("training.model.runs", lambda _: _check_folder(runs.folder_of(ingredients, saving.runs))),
     ]
+    metrics = dict.fromkeys(ingredients.at("validation.metrics", {}))
+    ranking = lambda _: train.ranking(ingredients, scheme, train.load_task(ingredients), metrics) and None  # noqa: E731
+    looks.append(("training.scheme.best", ranking))
+    weights = ingredients.at("model.architecture.weights")
+    if weights not in (None, "pretrained"):
+        looks.append(("model.architecture.weights", lambda _: _check_file(str(weights))))
     if ingredients.at("model.architecture.backbone"):
         architecture = read_section(ingredients, "model.architecture", Architecture)
         looks.append(("model.architecture", lambda _: train.load_task(ingredients).check(ingredients, architecture)))
     return looks
+
+
+def _check_file(file: str) -> None:
+    if not Path(file).is_file():
+        raise IngredientsError(f"there is no file {file}")
 
 
 def _check_folder(folder: Path) -> None:
@@ -146,7 +162,7 @@ def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems
             functions.of[path] = lambda given=given: given
         problems += found if is_here else []
         if path == TRAINING and found and not is_here:
-            lines.append("the data is not here yet: colour images of 224 x 224 pixels stand for it")
+            lines.append(f"{UNKNOWN[1]}: colour images of 224 x 224 pixels stand for it; its classes are not checked")
             y = torch.arange(ingredients.at("model.architecture.output_classes") or 10)
             pixels = torch.zeros((), dtype=torch.uint8).expand(len(y), 3, 224, 224)
             functions.of[TRAINING] = functions.of[VALIDATION] = lambda given=(pixels, y): given
@@ -191,6 +207,8 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
             model = task.build_model(ingredients, architecture, list(inputs.shape[1:]), classes).to(device).train()
             parameters = sum(parameter.numel() for parameter in model.parameters())
+            with _told(ingredients, "model.architecture.recompute", found):
+                models.recompute(model, architecture.recompute)
             outputs = model(inputs.to(device))
             shapes = f"{meta['shape']} -> {list(outputs.shape[1:])}"
             lines = [f"model: {architecture.backbone}, {parameters:,} parameters, {shapes}"]
@@ -210,7 +228,7 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
     counts = f"{len(training):,} training and {len(validation):,} validation samples, {classes} classes"
     if scheme.batch_size == "auto":
         return [f"data: {counts}", *lines]
-    size = min(scheme.batch_size * scheme.accumulate, len(training))
+    size = min(max(1, scheme.batch_size * scheme.accumulate), len(training))  # 0 is told already
     return [f"data: {counts}; {len(training) // size:,} steps an epoch", *lines]
 
 

@@ -50,11 +50,12 @@ class Command:
             )
         overrides = self.overrides
         ingredients = read_ingredients(file, overrides) if with_functions else parse(file, overrides, SECTIONS)
-        if not (arguments.explain or arguments.print):
+        if arguments.explain is None and not arguments.print:
             return arguments, ingredients
         from recipes.explain import explain, printed
 
-        print(explain(ingredients, arguments.explain) if arguments.explain else printed(ingredients, file).rstrip("\n"))
+        path = arguments.explain
+        print(printed(ingredients, file).rstrip("\n") if path is None else explain(ingredients, path))
         raise SystemExit(0)
 
     def __enter__(self) -> "Command":

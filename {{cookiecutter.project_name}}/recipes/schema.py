@@ -79,8 +79,9 @@ def _known(node: Ingredients, path: str):
 
 
 def _name(path: str) -> str:
-    """`training.scheme` -> TrainingScheme; the whole is Ingredients."""
-    return "".join(part.title() for part in path.replace("_", ".").split(".")) if path else "Ingredients"
+    """`training.scheme` -> Training_Scheme; the whole is Ingredients. Different paths give different names."""
+    letters = "".join(letter if letter.isalnum() or letter in "._" else f"u{ord(letter):x}" for letter in path)
+    return "_".join(part[:1].upper() + part[1:].replace("_", "__") for part in letters.split(".")) or "Ingredients"
 
 
 if __name__ == "__main__":

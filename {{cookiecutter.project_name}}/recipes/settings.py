@@ -9,9 +9,10 @@ import os
 import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from traceback import extract_tb
 from typing import Literal
 
-from core import Ingredients, Place, Problem, located, parse, resolve
+from core import Ingredients, IngredientsError, Place, Problem, located, parse, resolve
 from core.registry import check_functions
 from core.settings import setting
 
@@ -108,15 +109,26 @@ def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
         except SyntaxError as error:
             place = Place(os.path.relpath(error.filename or "?"), error.lineno or 0)
             return [Problem(place, (error.text or "").strip(), "", f"{error.msg}; Python cannot read this file")]
+        except IngredientsError:  # such as a name that is taken; it tells its place
+            raise
+        except Exception as error:  # the file may run anything; an error elsewhere is a fault of ours
+            frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith(FUNCTIONS_FILE)]
+            if not frames:
+                raise
+            place = Place(os.path.relpath(frames[-1].filename), frames[-1].lineno or 0)
+            return [Problem(place, frames[-1].line or "", "", f"{type(error).__name__}: {error}")]
         return check_functions(ingredients)
 
     return parse(file, overrides, SECTIONS, checks=[*checks, check])
 
 
+FUNCTIONS_FILE = "custom_functions.py"
+
+
 def import_functions(folder: Path) -> None:
     """Register the pantry's functions, then yours: of custom_functions.py in `folder` where there is one."""
     importlib.import_module("pantry")  # its registries exist before yours are filled
-    own = folder / "custom_functions.py"
+    own = folder / FUNCTIONS_FILE
     if "custom_functions" in sys.modules or not own.is_file():
         if importlib.util.find_spec("custom_functions") is not None:  # a project without functions of its own is fine
             importlib.import_module("custom_functions")

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import chain, count
 from pathlib import Path
 
@@ -47,6 +47,8 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     check_scheme(ingredients, scheme)
     task.check(ingredients, architecture)
     device = choose_device(ingredients, scheme.device)
+    metrics = metrics_of(functions, device)
+    best, rank = ranking(ingredients, scheme, task, metrics)
     parent = runs.folder_of(ingredients, saving.runs)
     weights = weights_file(ingredients, saving)
     folder, state = runs.find(ingredients, parent, "" if resume is None and scheme.resume else resume, debug)
@@ -70,10 +72,12 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     model = task.build_model(ingredients, architecture, meta["shape"], n_classes)
     left_new = []
     if architecture.weights and state is None:
-        left_new = models.load_weights(model, architecture.weights, architecture.backbone)
+        with told_at(ingredients, "model.architecture.weights"):
+            left_new = models.load_weights(model, architecture.weights, architecture.backbone)
     model = model.to(device, memory_format=torch.channels_last)  # convolutions run up to twice as fast, CPUs too
     if architecture.recompute:
-        models.recompute(model, architecture.recompute)
+        with told_at(ingredients, "model.architecture.recompute"):
+            models.recompute(model, architecture.recompute)
     head = models.head(model)
     criterion = functions.at("training.loss") or task.default_loss()
     criterion = prepared(ingredients, "training.loss", criterion, training.targets, n_classes, device)
@@ -111,8 +115,6 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     total, history = at["total"].to(device), at["history"]
     schedule = functions.at("training.schedule") or one_cycle()
     schedule = prepared(ingredients, "training.schedule", schedule, scheme.epochs, steps_per_epoch, history)
-    metrics = metrics_of(functions, device)
-    best, rank = ranking(ingredients, scheme, task, metrics)
     track = functions.training.tracker(folder, ingredients) if functions.at("training.tracker") else None
     introduce(folder, training, validation, meta, architecture, model, device, found, left_new)
 
@@ -236,6 +238,8 @@ def check_scheme(ingredients: Ingredients, scheme: Scheme) -> None:
         wrong.append(("swa", "ema averages the weights already; set one of them to 0"))
     if scheme.first_size > 1:
         wrong.append(("first_size", "write a share of the size, at most 1"))
+    if scheme.frozen_epochs and scheme.frozen_epochs >= scheme.epochs:
+        wrong.append(("frozen_epochs", f"the body would never be trained in {scheme.epochs} epochs; write fewer"))
     if not 0 < scheme.validation_fraction < 1:
         wrong.append(("validation_fraction", "write a number between 0 and 1"))
     errors = [located(ingredients, f"training.scheme.{name}", message) for name, message in wrong]
@@ -286,6 +290,15 @@ def load_training_data(ingredients: Ingredients, functions: Ingredients, scheme:
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
 RATES = ("lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
+
+
+@contextmanager
+def told_at(ingredients: Ingredients, path: str):
+    """An IngredientsError from inside gets the place of this setting."""
+    try:
+        yield
+    except IngredientsError as error:
+        raise located(ingredients, path, str(error)) from error
 
 
 def prepared(ingredients: Ingredients, path: str, function, *arguments):

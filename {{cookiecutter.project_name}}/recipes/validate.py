@@ -17,6 +17,8 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
 
     `meta`: the classes and the shape that it was trained with; other data is refused.
     """
+    from tqdm import tqdm
+
     from recipes import data
     from recipes.train import (
         arithmetic,
@@ -37,6 +39,8 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     else:
         samples = load_training_data(ingredients, functions, scheme)[split == "validation"]
     task.check_other_data(ingredients, f"{split}.load_dataset", samples, meta)
+    if samples.shape != meta["shape"]:
+        tqdm.write(f"note: a sample of {split} is {samples.shape}, but the network was trained on {meta['shape']}")
     device = choose_device(ingredients, scheme.device)
     order = first_batch(samples, debug)
     count = len(samples if order is None else order)

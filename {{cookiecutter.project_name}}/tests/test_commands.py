@@ -94,7 +94,10 @@ def test_check_before_the_data_is_here(ask):
     code, said, wrong = ask("--check")
     assert (code, wrong) == (0, "")
     assert "the data is not here yet: colour images of 224 x 224 pixels stand for it" in said
-    assert said.endswith("parameters, [3, 16, 16] -> [3]\nok\n") and list(Path().iterdir()) == []
+    assert (
+        said.endswith("parameters, [3, 16, 16] -> [3]\nok, but for what could not be checked\n")
+        and list(Path().iterdir()) == []
+    )
     code, said, wrong = ask("--check", changes={"model.architecture.backbone": "alexnet"})
     assert (code, wrong) == (0, "") and "not checked: shapes, since these do not fit: cannot take samples of [3" in said
 
@@ -343,3 +346,53 @@ def test_a_language_server_completes_by_the_stub(tmp_path):
     read = "from recipes.settings import read_ingredients\nread_ingredients('x').project.data."
     assert {"source", "download"} <= completed(read)
     compile(text, "core/__init__.pyi", "exec")
+
+
+def test_an_empty_explain_is_no_training(ask):
+    code, said, wrong = ask("--explain", "")
+    assert code == 1 and "there is no such setting" in wrong and not Path("runs").exists() and said == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"model.architecture.weights": "none.pt"},
+            "model.architecture.weights = none.pt\n    there is no file none.pt",
+        ),
+        (
+            {"model.architecture.recompute": '["layer9"]'},
+            'model.architecture.recompute = ["layer9"]\n    the model has no',
+        ),
+        ({"training.scheme.best": "f1"}, "training.scheme.best = f1\n    there is no such figure"),
+        ({"training.scheme.frozen_epochs": "40"}, "training.scheme.frozen_epochs = 40\n    the body would never"),
+        ({"training.scheme.accumulate": "0"}, "training.scheme.accumulate = 0\n    write 1 or more"),
+    ],
+)
+def test_check_finds_what_the_loop_would_refuse(ask, here, changes, told):
+    code, _, wrong = ask("--check", changes=changes)
+    assert code == 1 and told in wrong and wrong.count("\n    ") == 1, wrong
+
+
+def test_check_takes_a_loss_of_torch_with_weights(ask, here):
+    loss = {"training.loss.@loss": "torch.nn.CrossEntropyLoss", "training.loss.weight": "[1, 2, 3]"}
+    assert ask("--check", changes=loss)[0] == 0
+
+
+def test_a_mistake_that_running_custom_functions_meets_is_told_beside_the_others(tmp_path, monkeypatch):
+    shutil.copy(INI, tmp_path / "ingredients.ini")
+    (tmp_path / "custom_functions.py").write_text("import math\nimport no_such_package\n")
+    code = "import sys; sys.path.append(sys.argv.pop(1)); import train; train.main()"
+    argv = [sys.executable, "-c", code, str(HERE), "--training.scheme.epochs", "x"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "custom_functions.py:2: import no_such_package\n    ModuleNotFoundError: No module" in done.stderr
+    assert "`x` is text; a number is needed" in done.stderr
+
+
+def test_names_in_the_stub_are_python(tmp_path):
+    text = "[project.data-set]\nx = 1\n[project.a.b]\ny = 1\n[project.a_b]\nz = 1\n[f.*.first]\nx = 1\n"
+    stub = schema.stub(core.parse_string(text), "x.ini")
+    compile(stub, "x.pyi", "exec")
+    names = [line.split("(")[0] for line in stub.splitlines() if line.startswith("class ")]
+    assert len(names) == len(set(names))

@@ -106,3 +106,19 @@ def test_the_garbage_collector_is_left_as_it_was(tmp_path, collects):
         assert gc.isenabled() == collects
     finally:
         (gc.enable if was else gc.disable)()
+
+
+@pytest.mark.parametrize(
+    ("raw", "mend"),
+    [
+        ("['a']", "text stands in double quotes"),
+        ("[True]", "write true"),
+        ("[1, None]", "write null"),
+        ("[.5]", "write 0.5"),
+        ("[1, 2,]", "remove the comma before it"),
+        ("[16, 16", "close it"),
+    ],
+)
+def test_a_list_as_python_writes_it_is_told_how_to_mend(raw, mend):
+    with pytest.raises(IngredientsError, match=mend):
+        parse_string(f"[a]\nx = {raw}\n")
