@@ -28,8 +28,7 @@ from recipes.settings import SECTIONS, Architecture, Saving, Scheme, check_calla
 
 UNKNOWN = ("not checked", "the data is not here yet")  # how such lines begin
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
-SHAPES = (TRAINING, "training.preprocess", "training.augment")
-SHAPES += ("model.architecture", "project.meta.task")
+SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
 
 
 def check(file: str, overrides=(), checks=()) -> int:

@@ -84,7 +84,8 @@ def _missing_lines(ingredients: Ingredients, path: str, block: list, kind) -> li
 def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> str:
     """Value, kind, origin, users and reader of the setting at a dotted path. IngredientsError where there is none."""
     section, _, key = path.rpartition(".")
-    place, caller, default, lines = ingredients.where(path), ingredients.at(section), MISSING, []
+    place, caller = ingredients.where(path) if path else None, ingredients.at(section)
+    default, lines = MISSING, []
     for item in fields(kind_of(declared, section)) if isinstance(kind_of(declared, section), type) else ():
         if item.name == key:
             default = item.default
