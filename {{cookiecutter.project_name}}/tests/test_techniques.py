@@ -130,11 +130,12 @@ def test_weights_to_begin_with(train, capsys):
 
 
 def test_frozen_epochs_leave_the_body_as_it_was(train):
-    folder = train({"training.scheme.epochs": "2", "training.scheme.frozen_epochs": "2"})
-    other = train({"training.scheme.epochs": "1", "training.scheme.frozen_epochs": "1"})
-    one, two = state(folder)["model"], state(other)["model"]
-    *body, weight, bias = [key for key in one if "num_batches" not in key]
+    changes = {"training.scheme.epochs": "3", "training.scheme.frozen_epochs": "2"}
+    folder = train(changes | {"training.model.save_all_checkpoints": "True"})
+    one, two, three = (state(folder, f"epoch-00{epoch}.pt")["model"] for epoch in (1, 2, 3))
+    *body, weight, _ = [key for key in one if "num_batches" not in key]
     assert all(torch.equal(one[key], two[key]) for key in body) and not torch.equal(one[weight], two[weight])
+    assert not any(torch.equal(two[key], three[key]) for key in body)
 
 
 def test_recomputing_changes_no_number(train):
