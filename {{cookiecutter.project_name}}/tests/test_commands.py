@@ -11,7 +11,6 @@ import pytest
 
 import core
 import train as train_script
-from core import registry
 from core.settings import declared_paths
 from pantry.download import download_archive
 from recipes import predict, schema, validate
@@ -45,17 +44,6 @@ def ask(overrides, monkeypatch, capsys):
 def here(overrides, archive):
     """The data as the download would leave it."""
     download_archive(f"file:{archive}", Path("data"))()
-
-
-@pytest.fixture
-def own():
-    """own.loss(name)(factory): a function of the user's, for this test alone."""
-    before = {name: dict(functions) for name, functions in registry.items()}
-    yield registry
-    for name, functions in registry.items():
-        functions.clear()
-        functions.update(before.get(name, {}))
-        functions._signatures.clear()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -14,17 +14,6 @@ from tests.test_train import RESUME, figures, same, state
 SHORT = {"training.scheme.epochs": "2"}
 
 
-@pytest.fixture
-def own():
-    """own.loss(name)(factory): a function of the user's, for this test alone."""
-    before = {name: dict(functions) for name, functions in registry.items()}
-    yield registry
-    for name, functions in registry.items():
-        functions.clear()
-        functions.update(before.get(name, {}))
-        functions._signatures.clear()
-
-
 AUGMENT = {"training.augment.pixels": None}
 NAMED = {
     "mixup": AUGMENT | {"training.augment.@augment": "mixup", "training.augment.classes": "3"},
