@@ -36,10 +36,10 @@ def sequence(*augments):
             inputs, targets = step(inputs, targets, generator)
         return inputs, targets
 
-    def per_sample(sample):
+    def per_sample(sample, target):
         for step in steps[: sum(of_samples)]:
-            sample = step.per_sample(sample)
-        return sample
+            sample, target = step.per_sample(sample, target)
+        return sample, target
 
     augment.steps = steps
     if any(of_samples):
@@ -252,9 +252,10 @@ def _refuse_unless_share(**settings: float) -> None:
 
 
 def _per_sample(transform):
-    """A factory with the arguments of a torchvision transform; what it gives has `per_sample(sample) -> sample`.
+    """A factory with the arguments of a torchvision transform; what it gives has `per_sample(sample, target) -> both`.
 
-    A sample is a float tensor (C, H, W) from 0 to 1, with 1 or 3 channels. The transform runs where samples are read,
+    A sample is a float tensor (C, H, W) from 0 to 1, with 1 or 3 channels. A target that is a tv_tensor (a mask, boxes,
+    key points) moves with it; any other stays. The transform runs where samples are read,
     with torch's own generator, and leaves the batch as it is. Transforms of a whole batch, of boxes or of other
     transforms are refused with what to write in their place.
     """
@@ -277,7 +278,9 @@ def _torchvision_augment(transform, args, settings):
     instead = {"MixUp": "mixup", "CutMix": "cutmix", "Compose": "sequence"}.get(name)
     if instead:
         raise ValueError(f"{name} does not work on one sample; write @augment = {instead}")
-    if not (isinstance(transform, type) and issubclass(transform, v2.Transform)) or "Box" in name or "KeyPoint" in name:
+    if not (isinstance(transform, type) and issubclass(transform, v2.Transform)) or name.startswith(
+        ("Convert", "Clamp", "Set")
+    ):
         raise ValueError(f"{name} is no transform of an image; write one such as RandAugment or RandomRotation")
     try:
         made = transform(*args, **settings)

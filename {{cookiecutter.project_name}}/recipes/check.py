@@ -23,7 +23,7 @@ from core.values import BROKEN
 from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
-from recipes import data, runs, train
+from recipes import data, runs, train, tune
 from recipes.settings import SECTIONS, Architecture, Saving, Scheme, check_callable, read_ingredients
 
 UNKNOWN = ("not checked", "the data is not here yet")  # how such lines begin
@@ -184,7 +184,7 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
     scheme = read_section(ingredients, "training.scheme", Scheme)
     architecture, task = read_section(ingredients, "model.architecture", Architecture), train.load_task(ingredients)
     training, validation = train.load_training_data(ingredients, functions, replace(scheme, memory=0.0))
-    inputs, targets = next(data.reader(training, 2, torch.device("cpu"))(torch.arange(min(2, len(training)))))
+    inputs, targets = first_batch(training)
     classes = architecture.output_classes
     with _told(ingredients, TRAINING, problems):
         classes = task.check_data(ingredients, architecture, training)
@@ -197,7 +197,8 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             task.check_other_data(ingredients, TESTING, data.load(TESTING, functions, preprocess, 0.0), meta)
     with _told(ingredients, "training.augment", problems):
         augment = functions.at("training.augment") or (lambda inputs, targets, generator: (inputs, targets))
-        inputs = torch.stack([getattr(augment, "per_sample", lambda sample: sample)(sample) for sample in inputs])
+        if one_by_one := getattr(augment, "per_sample", None):
+            inputs, targets = first_batch(data.augmented(training, one_by_one, scheme.seed))
         inputs, targets = augment(inputs, targets, torch.Generator())
     for device in ("meta", "cpu"):  # a few models cannot be built without numbers; two samples cost little
         found, lines = [], []
@@ -208,15 +209,16 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             parameters = sum(parameter.numel() for parameter in model.parameters())
             with _told(ingredients, "model.architecture.recompute", found):
                 models.recompute(model, architecture.recompute)
-            outputs = model(inputs.to(device))
-            shapes = f"{meta['shape']} -> {list(outputs.shape[1:])}"
-            lines = [f"model: {architecture.backbone}, {parameters:,} parameters, {shapes}"]
-            before = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not fit: "
+            lines, before = [f"model: {architecture.backbone}, {parameters:,} parameters"], ""
+            if torch.is_tensor(targets):
+                outputs = model(data.moved(inputs, device))
+                lines = [f"{lines[0]}, {meta['shape']} -> {list(outputs.shape[1:])}"]
+                before = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not fit: "
             with _told(ingredients, "training.loss", found, before):
                 criterion = functions.at("training.loss") or task.default_loss()
                 to_know = training.targets, classes, torch.device(device)
                 criterion = train.prepared(ingredients, "training.loss", criterion, *to_know)
-                loss = task.loss(model, inputs.to(device), targets.to(device), criterion)
+                loss = task.loss(model, data.moved(inputs, device), data.moved(targets, device), criterion)
                 if loss.ndim != 0:
                     raise IngredientsError(f"gives {list(loss.shape)} for 2 samples; give one number, such as the mean")
                 loss.backward()
@@ -229,6 +231,11 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
         return [f"data: {counts}", *lines]
     size = min(max(1, scheme.batch_size * scheme.accumulate), len(training))  # 0 is told already
     return [f"data: {counts}; {len(training) // size:,} steps an epoch", *lines]
+
+
+def first_batch(samples: data.Samples) -> tuple:
+    """(inputs, targets) of two samples."""
+    return next(data.reader(samples, 2, torch.device("cpu"))(tune.first_indices(samples, min(2, len(samples)))))
 
 
 def _optimizer(ingredients: Ingredients, functions: SimpleNamespace, model, problems: list) -> None:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from core import Ingredients, IngredientsError, located
 from pantry.losses import cross_entropy
 from pantry.models import find_backbone
+from recipes.pictures import as_pixels, captioned
 
 FIGURES = ("loss", "accuracy")  # what `evaluate` gives
 BEST = "accuracy"  # the one by which the best epoch is chosen where the ingredients name none
@@ -14,7 +15,7 @@ BEST = "accuracy"  # the one by which the best epoch is chosen where the ingredi
 def check(ingredients: Ingredients, architecture) -> None:
     """Refuse what can be refused before any data is read."""
     try:
-        find_backbone(architecture.backbone)
+        find_backbone(architecture.backbone, architecture.options)
     except IngredientsError as error:
         raise located(ingredients, "model.architecture.backbone", str(error)) from None
 
@@ -60,7 +61,8 @@ def build_model(ingredients: Ingredients, architecture, shape: list[int], classe
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
     try:
-        model = find_backbone(architecture.backbone)(in_channels=shape[0], output_classes=classes)
+        build = find_backbone(architecture.backbone, architecture.options)
+        model = build(in_channels=shape[0], output_classes=classes)
         with torch.inference_mode():
             outputs = model.eval()(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
@@ -115,7 +117,20 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[tuple[str, float]]:
-    """(class, confidence) for each of inputs (N, C, H, W); confidence is the softmax, from 0 to 1."""
+def predict(model, inputs, classes: list[str], views=None) -> list[str]:
+    """The class and its softmax, from 0 to 1, for each of inputs (N, C, H, W), as texts."""
     confidences, indices = logits_of(model.eval(), inputs, views).softmax(1).max(1)
-    return [(classes[index], float(confidence)) for confidence, index in zip(confidences, indices, strict=True)]
+    return [f"{classes[index]}  {confidence:.4f}" for confidence, index in zip(confidences, indices, strict=True)]
+
+
+def draw(inputs, targets, classes: list[str], model=None) -> list:
+    """Images with their classes above, the largest share after mixup; with a model what it says instead."""
+    if inputs.ndim != 4:
+        return []
+    truth = [classes[index] for index in (targets if targets.ndim == 1 else targets.argmax(1)).tolist()]
+    said = truth if model is None else [text.rpartition("  ")[0] for text in predict(model, inputs, classes)]
+    drawn = []
+    for sample, right, text in zip(inputs, truth, said, strict=True):
+        wrong = f"{text}, not {right}" if text != right else text
+        drawn.append(captioned(as_pixels(sample), wrong, None if model is None else text == right))
+    return drawn

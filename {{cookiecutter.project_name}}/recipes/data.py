@@ -1,6 +1,7 @@
 """From what `load_dataset` gives to batches: preprocessed once and kept, or read as needed."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from tqdm import tqdm
@@ -20,6 +21,7 @@ class Samples:
     classes: list[str] | None  # names in the order of their index, where the loader knows them
     form: dict  # what one sample was before `preprocess`, so that predict can make the same of an image file
     names: list[str] | None = None  # of the samples, such as their files, where the loader knows them
+    collate: object | None = None  # pairs -> batch, of a data set whose targets differ in size; None: they are stacked
 
     @property
     def shape(self) -> list[int]:
@@ -41,7 +43,11 @@ class Preprocessed:
 
     def __getitem__(self, index: int):
         sample, target = self.dataset[index]
-        return as_input(self.preprocess(sample)), target
+        done = as_input(self.preprocess(sample))
+        if isinstance(target, dict) and done.shape[1:] != sample.shape[1:]:  # what it names has its place in the image
+            sizes = f"{list(sample.shape[1:])} to {list(done.shape[1:])}, but not the boxes in it"
+            raise IngredientsError(f"preprocess resized an image from {sizes}; set image_size in the loader's section")
+        return done, target
 
 
 def load(section: str, functions: Ingredients, preprocess, memory: float) -> Samples:
@@ -70,7 +76,8 @@ def load(section: str, functions: Ingredients, preprocess, memory: float) -> Sam
             raise IngredientsError(
                 f"{where}: an item of the data set is {type(pair).__name__}; a pair (x, y) is needed"
             )
-        return Samples(None, targets, Preprocessed(loaded, preprocess), classes, _form(pair[0], loaded), names)
+        form, collate = _form(pair[0], loaded), getattr(loaded, "collate", None)
+        return Samples(None, targets, Preprocessed(loaded, preprocess), classes, form, names, collate)
     form = _form(inputs[0], loaded)
     first = as_input(preprocess(inputs[0]))
     if first.nbytes * count > memory * 1e9:
@@ -85,7 +92,8 @@ def _as_targets(targets, where: str) -> torch.Tensor:
     except (TypeError, ValueError):
         kind = type(targets[0]).__name__
         raise IngredientsError(f"{where}: y holds {kind}; numbers are needed, for classes from 0 up") from None
-    return targets if targets.is_floating_point() else targets.long()  # losses refuse some kinds of integers
+    # losses refuse some kinds of integers; masks would take eight times as much memory
+    return targets if targets.is_floating_point() or targets.ndim > 1 else targets.long()
 
 
 def _preprocess_all(inputs, first: torch.Tensor, preprocess, where: str) -> torch.Tensor:
@@ -187,7 +195,7 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     Where the samples are augmented one by one, an index is a pair (epoch, index).
     """
     if samples.dataset is not None:
-        return _disk_reader(samples.dataset, batch_size, device, workers)
+        return _disk_reader(samples, batch_size, device, workers)
     inputs, targets = samples.inputs, samples.targets
 
     def read(order=None):
@@ -200,26 +208,41 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     return read
 
 
-def _disk_reader(dataset, batch_size: int, device, workers: int):
-    plan = []  # of the epoch: the indices of each batch; its contents change, so that the workers can stay
+def _disk_reader(samples: Samples, batch_size: int, device, workers: int):
+    dataset, plan = (
+        samples.dataset,
+        [],
+    )  # of the epoch: the indices of each batch; its contents change, so that the workers can stay
     pin = device.type == "cuda"
     settings = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
     if workers and "fork" in torch.multiprocessing.get_all_start_methods():
         settings["multiprocessing_context"] = "fork"  # functions made by functions cannot be sent to other processes
-    loader = torch.utils.data.DataLoader(dataset, batch_sampler=plan, **settings)
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=plan, collate_fn=samples.collate, **settings)
 
     def read(order=None):
         order = range(len(dataset)) if order is None else order.tolist() if hasattr(order, "tolist") else order
         plan[:] = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         for inputs, targets in loader:
-            yield inputs.to(device, non_blocking=pin), targets.to(device, non_blocking=pin)
+            yield moved(inputs, device), moved(targets, device)
 
     return read
+
+
+def moved(batch, device):
+    """Inputs or targets on the device: a tensor, or a list or dict of such."""
+    if isinstance(batch, list | tuple):
+        return [moved(one, device) for one in batch]
+    if isinstance(batch, dict):
+        return {key: moved(one, device) for key, one in batch.items()}
+    return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch
 
 
 class Augmented(torch.utils.data.Dataset):
     """Samples that are augmented one by one: `dataset[epoch, index]`. The randomness is that of (seed, epoch, index),
     so it depends neither on the number of workers nor on what was read before.
+
+    A target of the image's height and width, such as a mask, moves with the image; so do boxes and key points that are
+    tv_tensors.
     """
 
     def __init__(self, dataset, augment, seed: int):
@@ -231,7 +254,12 @@ class Augmented(torch.utils.data.Dataset):
     def __getitem__(self, item: tuple[int, int]):
         sample, target = self.dataset[item[1]]
         torch.manual_seed(seed_of("sample", self.seed, *item))
-        return self.augment(sample), target
+        if getattr(target, "shape", ())[-2:] == sample.shape[-2:] and target.ndim > 1:
+            from torchvision import tv_tensors
+
+            kind = tv_tensors.Image if target.is_floating_point() else tv_tensors.Mask
+            sample, target = tv_tensors.Image(sample), kind(target)
+        return self.augment(sample, target)
 
 
 def augmented(samples: Samples, augment, seed: int) -> Samples:
@@ -261,7 +289,8 @@ def parts(inputs, targets, count: int):
     """A step's batch in `count` parts of (nearly) one size, whose gradients are added."""
     if count == 1:
         return ((inputs, targets),)
-    return zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
+    cuts = [len(inputs) * part // count for part in range(count + 1)]
+    return [(inputs[start:end], targets[start:end]) for start, end in pairwise(cuts)]
 
 
 def to_device(samples: Samples, device) -> Samples:

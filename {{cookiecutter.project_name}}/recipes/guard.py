@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from core import Ingredients, IngredientsError, located
-from recipes import checkpoint
+from recipes import checkpoint, data
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def refuse_loss(ingredients: Ingredients, folder: Path, batches, names: list | N
     """
     state = {"inputs": [], "targets": [], "samples": []}
     for inputs, targets, order in batches:
-        state["inputs"].append(inputs.cpu())
-        state["targets"].append(targets.cpu())
+        state["inputs"].append(data.moved(inputs, "cpu"))
+        state["targets"].append(data.moved(targets, "cpu"))
         indices = [int(index[-1]) if isinstance(index, tuple) else int(index) for index in order]
         state["samples"].append([names[index] if names else index for index in indices])
     checkpoint.save(folder / "bad_batch.pt", state)

@@ -1,4 +1,4 @@
-"""Name the class of images.
+"""Say what the trained model makes of images, or of what else the task takes.
 
 python -m recipes.predict a.png b.jpg                    with the best weights of the newest run
 python -m recipes.predict a.png --run models/0.0.0/model.pth
@@ -23,16 +23,17 @@ def main() -> None:
         ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
         preprocess = functions.at("testing.preprocess") or functions.at("training.preprocess") or data.scale
         device, task = next(model.parameters()).device, load_task(ingredients)
-        samples = [read_sample(path, meta["form"]) for path in arguments.images]  # all are read before the first answer
+        read = getattr(task, "read_sample", read_sample)  # all are read before the first answer
+        samples = [read(path, meta["form"]) for path in arguments.images]
         width = max(map(len, arguments.images))
         for path, sample in zip(arguments.images, samples, strict=True):
             inputs = data.as_input(preprocess(sample))[None].to(device)
             try:
-                [(name, confidence)] = task.predict(model, inputs, meta["classes"], functions.at("testing.views"))
+                [said] = task.predict(model, inputs, meta["classes"], functions.at("testing.views"))
             except RuntimeError as error:
                 shapes = f"{list(inputs.shape[1:])} after preprocess, but {meta['shape']} in training"
                 raise IngredientsError(f"{path}: {shapes}; resize in [testing.preprocess]") from error
-            print(f"{path:<{width}}  {name}  {confidence:.4f}")
+            print(f"{path:<{width}}  {said}")
 
 
 def check_images(arguments, ingredients: Ingredients) -> str:

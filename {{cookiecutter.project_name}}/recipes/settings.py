@@ -24,7 +24,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Architecture:
-    backbone: str = setting(MISSING, "small_cnn, a backbone of yours, or a classification model of torchvision")
+    backbone: str = setting(MISSING, "small_cnn, a backbone of yours, or a model of torchvision for this task")
+    options: dict | None = setting(None, 'arguments of the backbone, such as {"dropout": 0.3}')
     output_classes: int | None = setting(None, "size of the head; None: as many as the data has classes")
     weights: str | None = setting(None, "to begin with: pretrained (torchvision's), or a .pt or .safetensors file")
     recompute: list[str] = setting((), "blocks, such as layer3, whose activations are computed again to save memory")

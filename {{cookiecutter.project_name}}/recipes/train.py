@@ -6,7 +6,7 @@
     python train.py --resume                            go on with the newest run
 
 What differs by task stands in recipes/<task>.py: BEST, check, check_data, check_other_data, build_model, default_loss,
-loss, evaluate, predict.
+loss, evaluate, predict, and where there is something to see, draw.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ from core.settings import read_section
 from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
-from recipes import checkpoint, data, guard, runs, tune
+from recipes import checkpoint, data, guard, pictures, runs, tune
 from recipes.explain import unread
 from recipes.settings import Architecture, Saving, Scheme, Testing
 
@@ -167,6 +167,8 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 generator.manual_seed(seed)
                 for change in changes:
                     inputs, targets = change(inputs, targets, generator, step / steps)
+                if step == 0:
+                    pictures.save(folder / "batch.png", task, inputs, targets, meta["classes"])
                 for part, wanted in data.parts(inputs, targets, scheme.accumulate):
                     loss = loss_of(part, wanted)
                     scaler.scale(loss).backward(share)
@@ -205,6 +207,10 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             keep(0)
             checkpoint.name(folder / runs.CHECKPOINTS, epoch + 1, is_best, saving.save_all_checkpoints)
             runs.report(folder, history, math.ceil(scheme.epochs), is_best, track)
+            if is_best:
+                some = torch.linspace(0, len(validation) - 1, min(len(validation), pictures.MOST)).long()
+                shown = next(read_validation(some))
+                pictures.save(folder / "predictions.png", task, *shown, meta["classes"], measured)
             runs.obey(folder, asked, f"epoch {epoch + 1}")
         finish(ingredients, functions, folder, model, None if debug else weights, debug)
         runs.obey(folder, asked, "the end")
@@ -435,7 +441,7 @@ def ranking(ingredients: Ingredients, scheme: Scheme, task, metrics: dict) -> tu
     lowest = best == "loss" if higher is None else not higher
     if scheme.best_is:
         lowest = scheme.best_is == "lowest"
-    return best, lambda figures: (-figures[best] if lowest else figures[best], -figures["loss"])
+    return best, lambda figures: (-figures[best] if lowest else figures[best], -figures.get("loss", 0.0))
 
 
 # ------------------------------------------------------------------------------------------- in and after the loop

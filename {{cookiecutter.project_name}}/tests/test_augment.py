@@ -215,7 +215,7 @@ p = 1.0
 @augment = random_shift
 """)
     inputs, targets = batch()
-    assert torch.equal(both.per_sample(inputs[0]), inputs[0].flip(1, 2))
+    assert torch.equal(both.per_sample(inputs[0], 1)[0], inputs[0].flip(1, 2))
     assert torch.equal(both(inputs, targets, seeded())[0], augment.random_shift()(inputs, targets, seeded())[0])
 
 
@@ -259,9 +259,9 @@ def test_transforms_of_torchvision_work_on_a_sample(name, channels):
     inputs, targets = batch(channels)
     assert made(inputs, targets, seeded()) == (inputs, targets)
     torch.manual_seed(0)
-    results = [made.per_sample(inputs[0]) for _ in range(20)]
+    results = [made.per_sample(inputs[0], 1)[0] for _ in range(20)]
     torch.manual_seed(0)
-    assert all(torch.equal(one, made.per_sample(inputs[0])) for one in results)
+    assert all(torch.equal(one, made.per_sample(inputs[0], 1)[0]) for one in results)
     assert any(not torch.equal(one, inputs[0]) for one in results)
     for result in results:
         assert result.shape == inputs[0].shape and result.dtype == torch.float32

@@ -44,6 +44,8 @@ def test_run_folder(train, tmp_path, capsys):
         "environment.json",
         "metrics.jsonl",
         "metrics.csv",
+        "batch.png",
+        "predictions.png",
         "log.txt",
         "checkpoints/last.pt",
         "checkpoints/previous.pt",
@@ -148,6 +150,7 @@ if "test_constant" not in registry.create("backbone"):
 CHANGES = {
     "model.version": "9.9.9",
     "model.architecture.backbone": "mobilenet_v3_small",
+    "model.architecture.options": '{"widths": [8]}',
     "model.architecture.output_classes": "4",
     "model.architecture.weights": "weights.pt",
     "model.architecture.recompute": '["0"]',

@@ -1,0 +1,410 @@
+"""Data: images with boxes and polygons, as Pascal VOC, COCO and YOLO files tell them.
+
+Each loader reads all annotations first and refuses all that are wrong at once, by file, line and reason. Images become
+uint8 tensors, kept in memory where they fit. What is heavy is imported inside the functions.
+"""
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from core import IngredientsError, registry
+from core.errors import suggest
+from pantry.data import IMAGE_SUFFIXES, SPLITS, _find_images, _header, decode_image
+from pantry.download import is_visible
+
+GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
+
+
+@dataclass
+class Annotated:
+    """One image: its file, (height, width) in pixels, and for each object a box x1, y1, x2, y2 and a class index."""
+
+    path: str
+    size: tuple[int, int]
+    boxes: list[list[float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    polygons: list[list[list[float]]] = field(default_factory=list)  # of each object: outlines x1, y1, x2, y2, ...
+
+
+class BoxedImages:
+    """A map-style data set: `dataset[i] -> (image, target)`.
+
+    image: uint8 tensor (3, H, W), the same size for all; target: {"boxes": tv_tensors.BoundingBoxes (M, 4), x1, y1,
+    x2, y2 in pixels, "labels": int64 (M,)}, with masks also {"masks": tv_tensors.Mask (M, H, W)}. M may be 0.
+    classes: names in the order of the labels; paths: N files; image_size: [H, W], to which images were brought without
+    a change of their proportions (the rest is grey), or None
+    memory: GB (1e9 bytes) that decoded images may take; None: the images are black and no file is read, for --check
+    """
+
+    def __init__(self, found: list[Annotated], classes: list[str], image_size, masks: bool, memory: float | None):
+        import torch
+
+        self.found, self.classes, self.masks = found, classes, masks
+        self.paths, self.X = [one.path for one in found], None
+        sizes = {one.size for one in found}
+        if image_size is None and len(sizes) > 1:
+            raise IngredientsError(f"images are of {len(sizes)} sizes; set image_size = [height, width] to resize all")
+        self.image_size = tuple(image_size or next(iter(sizes)))
+        shape = (len(found), 3, *self.image_size)
+        if memory is None:
+            self.X = torch.zeros((), dtype=torch.uint8).expand(shape)
+        elif math.prod(shape) <= memory * 1e9:
+            self.X = torch.stack([self._image(index) for index in range(len(found))])
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: int):
+        import torch
+        from torchvision import tv_tensors
+
+        one, (height, width) = self.found[index], self.image_size
+        scale = fit(one.size, self.image_size)
+        boxes = torch.tensor(one.boxes).reshape(-1, 4) * scale
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": torch.tensor(one.labels, dtype=torch.int64),
+        }
+        if self.masks:
+            drawn = [draw_polygons(outlines, scale, self.image_size) for outlines in one.polygons]
+            empty = torch.zeros(0, height, width, dtype=torch.uint8)
+            target["masks"] = tv_tensors.Mask(torch.stack(drawn) if drawn else empty)
+        return tv_tensors.Image(self._image(index) if self.X is None else self.X[index]), target
+
+    def _image(self, index: int):
+        return letterbox(decode_image(self.paths[index], 3), self.image_size)
+
+    @staticmethod
+    def collate(pairs):
+        """A batch: images (N, 3, H, W), and a list of N targets."""
+        import torch
+
+        images, targets = zip(*pairs, strict=True)
+        return torch.stack(images), list(targets)
+
+
+def fit(size, into) -> float:
+    """The factor that brings an image of (height, width) into another without a change of proportions."""
+    return min(into[0] / size[0], into[1] / size[1])
+
+
+def letterbox(image, size):
+    """An image (C, H, W) of bytes shrunk or grown into `size`, at its top left; the rest is grey."""
+    import torch
+    import torch.nn.functional as F
+
+    if list(image.shape[1:]) == list(size):
+        return image
+    scale = fit(image.shape[1:], size)
+    inner = tuple(min(most, max(1, round(side * scale))) for side, most in zip(image.shape[1:], size, strict=True))
+    boxed = torch.full((image.shape[0], *size), GREY, dtype=torch.uint8)
+    boxed[:, : inner[0], : inner[1]] = F.interpolate(image[None], size=inner, mode="bilinear", antialias=True)[0]
+    return boxed
+
+
+def draw_polygons(outlines: list[list[float]], scale: float, size):
+    """The uint8 mask (H, W) of an object, 1 inside any of its outlines x1, y1, x2, y2, ..."""
+    import numpy
+    import torch
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("L", (size[1], size[0]))
+    for outline in outlines:
+        ImageDraw.Draw(canvas).polygon([value * scale for value in outline], fill=1)
+    return torch.from_numpy(numpy.array(canvas))
+
+
+# ---------------------------------------------------------------------------------------------------------- Pascal VOC
+
+
+@registry.load_dataset.register("load_voc")
+def load_voc(
+    images: Path,
+    annotations: Path,
+    split: Literal["training", "validation", "testing"] = "training",
+    classes: list[str] | None = None,
+    image_size: list[int] | None = None,
+    memory: float = 2.0,
+):
+    """`load() -> BoxedImages`: the images that XML files of Pascal VOC describe, each found by its name.
+
+    images, annotations: folders; where one holds folders named after splits (train, val, test, ...) that of `split` is
+        read, else all of it is for training
+    classes: names, which number the labels; None: all names in the files, sorted
+    image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
+    memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    """
+    _refuse_size(image_size)
+
+    def load(memory: float | None = memory) -> BoxedImages:
+        found, names, problems = [], list(classes or ()), []
+        files = _split_files(Path(annotations), split, (".xml",))
+        paths = {Path(path).name: path for path in _find_images(_split_folder(Path(images), split))}
+        stems = {Path(name).stem: path for name, path in paths.items()}
+        read = [(file, _read_xml(file, problems)) for file in files]
+        if classes is None:
+            names = sorted({name for _, root in read for name, _, _ in _voc_objects(root)})
+        for file, root in read:
+            if root is None:
+                continue
+            path = stems.get(Path(file).stem) or paths.get(root.findtext("filename", ""))
+            if path is None:
+                problems.append(f"{file}: there is no image {Path(file).stem}.* in {images}")
+                continue
+            height, width, _ = _header(path)
+            one = Annotated(path, (height, width))
+            for name, box, line in _voc_objects(root):
+                _add(one, file, line, name, names, box, problems)
+            found.append(one)
+        return _checked(found, names, problems, image_size, False, memory, annotations)
+
+    load.check = lambda: load(memory=None)
+    return load
+
+
+def _read_xml(file: str, problems: list):
+    from xml.etree import ElementTree
+
+    try:
+        return ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: cannot be read as XML: {error}")
+
+
+def _voc_objects(root) -> list[tuple]:
+    """(name, box, which object it is) of a file."""
+    found = []
+    for number, item in enumerate([] if root is None else root.iter("object"), 1):
+        corners = [item.findtext(f"bndbox/{name}", "nothing") for name in ("xmin", "ymin", "xmax", "ymax")]
+        found.append((item.findtext("name", ""), corners, f"object {number}"))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- COCO
+
+
+@registry.load_dataset.register("load_coco")
+def load_coco(
+    images: Path,
+    annotations: Path,
+    classes: list[str] | None = None,
+    image_size: list[int] | None = None,
+    masks: bool = False,
+    memory: float = 2.0,
+):
+    """`load() -> BoxedImages`: the images of a COCO JSON file, as Label Studio, CVAT and others export it.
+
+    images: the folder of the images, found by their file names; annotations: the file
+    classes: names, which number the labels; None: the categories of the file in the order of their ids
+    image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
+    masks: read the polygons as well, for instance segmentation
+    memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    """
+    _refuse_size(image_size)
+
+    def load(memory: float | None = memory) -> BoxedImages:
+        found, names, problems = read_coco(Path(images), Path(annotations), classes, masks)
+        return _checked(found, names, problems, image_size, masks, memory, annotations)
+
+    load.check = lambda: load(memory=None)
+    return load
+
+
+def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygons: bool) -> tuple:
+    """(list of Annotated, class names, problems) of a COCO JSON file. Raises IngredientsError where it is none."""
+    import json
+
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        categories = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
+        listed, objects = {item["id"]: item["file_name"] for item in content["images"]}, content["annotations"]
+    except OSError as error:
+        raise IngredientsError(f"{annotations}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise IngredientsError(
+            f"{annotations}: is no COCO file of images, annotations, categories: {reason}"
+        ) from error
+    names, problems, found = list(classes or categories.values()), [], {}
+    for number, name in listed.items():
+        path = next((path for path in (images / name, images / Path(name).name) if path.is_file()), None)
+        if path is None:
+            problems.append(f"{annotations}: there is no image {name} in {images}")
+            continue
+        height, width, _ = _header(path)
+        found[number] = Annotated(str(path), (height, width))
+    for item in objects:
+        where = f"annotation {item.get('id', '?')}"
+        if item.get("image_id") not in listed:
+            problems.append(f"{annotations}: {where}: there is no image of id {item.get('image_id')}")
+        elif item["image_id"] in found:
+            one, box, outlines = found[item["image_id"]], item.get("bbox", ()), item.get("segmentation")
+            if isinstance(outlines, dict) and polygons:
+                problems.append(f"{annotations}: {where}: its mask is run-length encoded; export polygons instead")
+                continue
+            if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
+                problems.append(f"{annotations}: {where}: bbox is {box}; x, y, width and height are needed")
+                continue
+            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+            name = categories.get(item.get("category_id"), f"of category id {item.get('category_id')}")
+            _add(one, annotations, where, name, names, box, problems, outlines if polygons else None)
+    return list(found.values()), names, problems
+
+
+# ---------------------------------------------------------------------------------------------------------------- YOLO
+
+
+@registry.load_dataset.register("load_yolo")
+def load_yolo(
+    images: Path,
+    labels: Path,
+    split: Literal["training", "validation", "testing"] = "training",
+    classes: list[str] | None = None,
+    image_size: list[int] | None = None,
+    masks: bool = False,
+    memory: float = 2.0,
+):
+    """`load() -> BoxedImages`: images with text files of YOLO, lines `class x y width height` or `class x1 y1 x2 ...`.
+
+    images, labels: folders with the same names in them; where they hold folders named after splits (train2017, val,
+        ...) that of `split` is read, else all is for training. An image without a text file has no objects
+    classes: names in the order of their numbers; None: as many as the largest number tells, named by their numbers
+    image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
+    masks: keep the polygons as well, for instance segmentation
+    memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    """
+    _refuse_size(image_size)
+
+    def load(memory: float | None = memory) -> BoxedImages:
+        found, names, problems = read_yolo(Path(images), Path(labels), split, classes, masks)
+        return _checked(found, names, problems, image_size, masks, memory, labels)
+
+    load.check = lambda: load(memory=None)
+    return load
+
+
+def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None, polygons: bool) -> tuple:
+    """(list of Annotated, class names, problems) of YOLO text files."""
+    found, problems, lines = [], [], []
+    folder = _split_folder(images, split)
+    texts = {
+        os.path.relpath(file, _split_folder(labels, split)): file for file in _split_files(labels, split, (".txt",))
+    }
+    for path in _find_images(folder):
+        height, width, _ = _header(path)
+        found.append(Annotated(path, (height, width)))
+        file = texts.pop(str(Path(os.path.relpath(path, folder)).with_suffix(".txt")), None)
+        for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines() if file else (), 1):
+            lines += [(found[-1], file, f"line {number}", line.split())] if line.strip() else []
+    problems += [f"{file}: there is no image of this name in {folder}" for file in texts.values()]
+    numbers = [int(words[0]) for _, _, _, words in lines if words[0].isdecimal()]
+    names = list(classes or map(str, range(max(numbers, default=0) + 1)))
+    for one, file, where, (label, *rest) in lines:
+        try:
+            values = [float(word) for word in rest]
+        except ValueError:
+            values = []
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            problems.append(f"{file}: {where}: {len(rest)} values after the class; 4 of a box, or 3 points and more")
+            continue
+        if polygons and len(values) == 4:
+            problems.append(f"{file}: {where}: this is a box; a polygon of 3 points or more is needed")
+            continue
+        (height, width), outline = one.size, None
+        if len(values) == 4:
+            x, y, w, h = values
+            box = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+        else:
+            xs, ys = [x * width for x in values[::2]], [y * height for y in values[1::2]]
+            box, outline = (
+                [min(xs), min(ys), max(xs), max(ys)],
+                [value for point in zip(xs, ys, strict=True) for value in point],
+            )
+        number = int(label) if label.isdecimal() else -1
+        name = names[number] if 0 <= number < len(names) else f"number {label}"
+        _add(one, file, where, name, names, box, problems, [outline] if polygons else None)
+    return found, names, problems
+
+
+# ------------------------------------------------------------------------------------------------------ what all share
+
+
+def _refuse_size(image_size) -> None:
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    """The folder of a split in it, named as train, train2017, val, ...; the folder itself for training without any."""
+    if not folder.is_dir():
+        raise IngredientsError(f"{folder}: there is no such folder")
+    inner = sorted(path for path in folder.iterdir() if is_visible(path.name) and path.is_dir())
+    splits = {
+        known: [path for path in inner if path.name.lower().rstrip("0123456789") in SPLITS[known]] for known in SPLITS
+    }
+    if len(splits[split]) > 1:
+        raise IngredientsError(f"{folder}: {' and '.join(path.name for path in splits[split])} mean the same split")
+    if splits[split]:
+        return splits[split][0]
+    if any(splits.values()) or split != "training":
+        raise IngredientsError(f"{folder}: there is no {' or '.join(SPLITS[split])} in it")
+    return folder
+
+
+def _split_files(folder: Path, split: str, suffixes: Iterable[str]) -> list[str]:
+    found = []
+    for here, folders, files in os.walk(_split_folder(folder, split)):
+        folders[:] = [name for name in folders if is_visible(name)]
+        found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]
+    return sorted(found)
+
+
+def _add(one: Annotated, file, where: str, name: str, names: list, box, problems: list, outlines=None) -> None:
+    """Add an object, or a problem. A box may stand out by one pixel, from rounding, and is cut off there."""
+    before = len(problems)
+    if name not in names:
+        problems.append(f"{file}: {where}: there is no class {name}. {suggest(name, names)}")
+    try:
+        box = [float(value) for value in box]
+    except (TypeError, ValueError):
+        box = [math.nan]
+    if not all(map(math.isfinite, box)):
+        problems.append(f"{file}: {where}: a corner of the box is no number")
+        return
+    (height, width), (x1, y1, x2, y2) = one.size, box
+    size = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
+    if x2 < x1 or y2 < y1:
+        problems.append(f"{file}: {where}: the box {size} is reversed: its right or lower edge comes first")
+    elif min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
+        problems.append(f"{file}: {where}: the box {size} stands out of the image of {width} x {height} pixels")
+    elif min(x2, width) - max(x1, 0) <= 0 or min(y2, height) - max(y1, 0) <= 0:
+        problems.append(f"{file}: {where}: the box {size} has no area")
+    if outlines is not None and not (
+        isinstance(outlines, list) and outlines and all(len(line) >= 6 for line in outlines)
+    ):
+        problems.append(f"{file}: {where}: a polygon needs 3 points or more")
+    if len(problems) == before:
+        one.boxes.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
+        one.labels.append(names.index(name))
+        one.polygons += [] if outlines is None else [outlines]
+
+
+def _checked(
+    found: list, names: list, problems: list, image_size, masks: bool, memory, where, most: int = 20
+) -> BoxedImages:
+    """The data set, or one error with all that is wrong."""
+    refuse(problems, most)
+    if not found:
+        raise IngredientsError(f"{where}: no image is described in it ({' '.join(IMAGE_SUFFIXES)})")
+    return BoxedImages(found, names, image_size, masks, memory)
+
+
+def refuse(problems: list[str], most: int = 20) -> None:
+    """Raise IngredientsError with the problems, where there are any."""
+    if problems:
+        more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+        raise IngredientsError("\n    ".join([f"{len(problems)} annotations cannot be used:", *problems[:most], *more]))

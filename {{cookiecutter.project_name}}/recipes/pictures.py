@@ -1,0 +1,61 @@
+"""Pictures of a run: batch.png, what the model sees first; predictions.png, the best epoch's beside the truth."""
+
+from pathlib import Path
+
+import torch
+
+MOST = 8  # samples in a picture
+LEAST = 96  # pixels of the shorter side, smaller images are drawn larger
+
+
+def save(path: Path, task, inputs, targets, classes: list[str], model=None) -> None:
+    """Draw the first samples of a batch, of those tasks that have `draw`: truth, and with a model its prediction."""
+    if not hasattr(task, "draw"):
+        return
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():  # what comes after has its own chance
+        drawn = task.draw(inputs[:MOST], targets[:MOST], classes, model)
+    if not drawn:  # samples that are no images
+        return
+    columns = 4 if len(drawn) > 4 else len(drawn)
+    rows = [torch.cat(_filled(drawn[start : start + columns], columns), 2) for start in range(0, len(drawn), columns)]
+    to_image(torch.cat(rows, 1)).save(path)
+
+
+def _filled(row: list, columns: int) -> list:
+    return [
+        torch.nn.functional.pad(image, (1, 1, 1, 1))
+        for image in row + [torch.zeros_like(row[0])] * (columns - len(row))
+    ]
+
+
+def as_pixels(sample: torch.Tensor) -> torch.Tensor:
+    """A sample (C, H, W) of floats as bytes (3, H', W') to draw on: stretched to 0..255, small ones enlarged."""
+    sample = sample.detach().float().cpu()[:3]
+    low, high = (0.0, 1.0) if sample.min() >= 0 and sample.max() <= 1 else (sample.min(), sample.max())
+    pixels = ((sample - low) / max(float(high - low), 1e-6) * 255).to(torch.uint8)
+    pixels = pixels if len(pixels) == 3 else pixels[:1].expand(3, -1, -1)
+    times = enlarged(pixels)
+    return pixels.repeat_interleave(times, 1).repeat_interleave(times, 2).contiguous()
+
+
+def enlarged(sample: torch.Tensor) -> int:
+    """How many times `as_pixels` enlarges a sample."""
+    return max(1, -(-LEAST // min(sample.shape[-2:])))
+
+
+def captioned(pixels: torch.Tensor, text: str, good: bool | None = None) -> torch.Tensor:
+    """The image with a line of text above it; good: green, or red for False."""
+    import numpy
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (pixels.shape[2], 14))
+    colour = {None: "white", True: "lime", False: "tomato"}[good]
+    ImageDraw.Draw(strip).text((2, 1), text, fill=colour)
+    return torch.cat([torch.from_numpy(numpy.array(strip)).permute(2, 0, 1), pixels], 1)
+
+
+def to_image(pixels: torch.Tensor):
+    """A PIL image of (3, H, W) bytes."""
+    from PIL import Image
+
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
