@@ -18,4 +18,5 @@ def wrapper():
     def preprocess(input):  # one image: uint8 (C, H, W), 0 to 255
         return input / 255.0
 
+    preprocess.of_batch = preprocess  # the same for many at once (N, C, H, W), where the data is in memory: quicker
     return preprocess

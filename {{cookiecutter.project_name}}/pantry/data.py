@@ -57,6 +57,47 @@ def load_image_folder(
     return load
 
 
+@registry.load_dataset.register("load_idx")
+def load_idx(images: Path, labels: Path):
+    """`load() -> (X, y)`: files of MNIST's own format, as Fashion-MNIST, KMNIST and EMNIST come too, packed (.gz) or not.
+
+    X: uint8 (N, H, W); y: uint8 (N,). Raises IngredientsError with all files that are missing or are no such.
+    """
+
+    def load():
+        arrays, problems = [], []
+        for path in (images, labels):
+            try:
+                arrays.append(_read_idx(Path(path)))
+            except (OSError, EOFError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                problems.append(f"{path}: cannot be read as an IDX file of bytes: {reason}")
+        if problems:
+            raise IngredientsError("\n".join(problems))
+        return tuple(arrays)
+
+    return load
+
+
+def _read_idx(path: Path):
+    """The bytes of a file: two zeros, the type (8: bytes), the number of axes, the length of each, then the values."""
+    import gzip
+    import math
+
+    import numpy
+    import torch
+
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        head = file.read(4)
+        if head[:3] != b"\0\0\x08":
+            raise ValueError("its first bytes are others")
+        shape = [int.from_bytes(file.read(4), "big") for _ in range(head[3])]
+        values = numpy.frombuffer(bytearray(file.read()), numpy.uint8)
+    if len(values) != math.prod(shape):
+        raise ValueError(f"it holds {len(values)} values, but tells of {shape}")
+    return torch.from_numpy(values).reshape(shape)
+
+
 class ImageFolder:
     """A map-style data set: `dataset[i] -> (uint8 tensor (C, H, W), class index)`, in the order of the sorted paths.
 

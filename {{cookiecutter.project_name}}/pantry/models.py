@@ -13,26 +13,24 @@ registry.create("backbone")
 
 
 @registry.backbone.register("small_cnn")
-def small_cnn(in_channels: int, output_classes: int, widths: list[int] = (16, 32, 64)):
+def small_cnn(in_channels: int, output_classes: int, widths: list[int] = (16, 32, 64), grid: int = 1):
     """Rounds of convolution, max-pool, batch norm, ReLU, then a linear head: for small images (8 to 64 pixels).
 
-    widths: channels of each round; each halves height and width.
+    widths: channels of each round; each halves height and width. grid: the head looks at the strongest value of each
+    channel in grid x grid parts of the image, so that it can tell places apart where that is more than 1.
     Pooling before the norm leaves a quarter of the work to it. About 24,000 parameters.
     """
     from torch import nn
 
     if not widths or min(widths) < 1:
         raise ValueError(f"widths = {list(widths)}: write the channels of each round")
+    if grid < 1:
+        raise ValueError(f"grid = {grid}: write 1 or more")
     rounds = []
     for before, after in zip((in_channels, *widths), widths, strict=False):
         rounds += [*_convolution(before, after, pool=True), nn.ReLU()]
-    return nn.Sequential(*rounds, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], output_classes))
-
-
-@registry.backbone.register("wide_cnn")
-def wide_cnn(in_channels: int, output_classes: int):
-    """`small_cnn` with 32, 64 and 104 channels, for images of MNIST's kind. About 80,000 parameters."""
-    return small_cnn(in_channels, output_classes, widths=(32, 64, 104))
+    head = nn.Linear(widths[-1] * grid * grid, output_classes)
+    return nn.Sequential(*rounds, nn.AdaptiveMaxPool2d(grid), nn.Flatten(), head)
 
 
 @registry.backbone.register("resnet_small")

@@ -1,6 +1,7 @@
 """Archives that are fetched and unpacked, and folders of images. Each failure also has to leave nothing behind."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import os
@@ -21,7 +22,7 @@ from PIL import Image
 from core import IngredientsError, parse_string, registry
 from core.registry import resolve
 from pantry import data, download
-from pantry.data import decode_image, load_image_folder
+from pantry.data import decode_image, load_idx, load_image_folder
 from pantry.download import download_archive
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -889,3 +890,32 @@ def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch
     with pytest.raises(IngredientsError, match="1.png: this is no image"):
         load_image_folder(source, cache=cache)()
     assert not list(cache.glob("*.part"))
+
+
+# IDX
+
+
+def idx(path, array, kind=8):
+    head = bytes([0, 0, kind, array.ndim]) + b"".join(length.to_bytes(4, "big") for length in array.shape)
+    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(head + array.tobytes())
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files(tmp_path, suffix):
+    pixels = numpy.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=numpy.uint8)
+    idx(tmp_path / f"images{suffix}", pixels)
+    idx(tmp_path / f"labels{suffix}", numpy.arange(5, dtype=numpy.uint8))
+    X, y = load_idx(tmp_path / f"images{suffix}", tmp_path / f"labels{suffix}")()
+    assert numpy.array_equal(X.numpy(), pixels) and y.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_idx_files_that_are_none(tmp_path):
+    (tmp_path / "short").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1, 2]))
+    with pytest.raises(
+        IngredientsError, match="(?s)absent: .*No such file.*short: .*it holds 2 values, but tells of .9."
+    ):
+        load_idx(tmp_path / "absent", tmp_path / "short")()
+    idx(tmp_path / "floats", numpy.zeros(3, dtype=numpy.uint8), kind=13)
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(bytes(99))[:20])
+    with pytest.raises(IngredientsError, match="(?s)floats: .*its first bytes are others.*cut.gz: cannot be read"):
+        load_idx(tmp_path / "floats", tmp_path / "cut.gz")()
