@@ -59,7 +59,7 @@ def load_image_folder(
 
 @registry.load_dataset.register("load_idx")
 def load_idx(images: Path, labels: Path):
-    """`load() -> (X, y)`: files of MNIST's own format, as Fashion-MNIST, KMNIST and EMNIST come too, packed (.gz) or not.
+    """`load() -> (X, y)`: files of MNIST's own format, as Fashion-MNIST and KMNIST come too, packed (.gz) or not.
 
     X: uint8 (N, H, W); y: uint8 (N,). Raises IngredientsError with all files that are missing or are no such.
     """
@@ -199,10 +199,10 @@ def _fingerprint(paths: list[str], image_size, channels) -> str:
     """What the decoded images depend on: the files, by name, size and time of change, and what is made of them."""
     import hashlib
 
-    digest = hashlib.sha256(repr((1, image_size, channels)).encode())  # 1: the form of the cache
+    digest = hashlib.sha256(repr((1, image_size, channels, os.getcwd())).encode())  # 1: the form of the cache
     for path in paths:
         status = os.stat(path)
-        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -897,7 +897,8 @@ def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch
 
 def idx(path, array, kind=8):
     head = bytes([0, 0, kind, array.ndim]) + b"".join(length.to_bytes(4, "big") for length in array.shape)
-    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(head + array.tobytes())
+    content = head + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
