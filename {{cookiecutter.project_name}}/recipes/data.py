@@ -259,7 +259,13 @@ class Augmented(torch.utils.data.Dataset):
 
             kind = tv_tensors.Image if target.is_floating_point() else tv_tensors.Mask
             sample, target = tv_tensors.Image(sample), kind(target)
-        return self.augment(sample, target)
+        size = sample.shape[-2:]
+        sample, target = self.augment(sample, target)
+        if isinstance(target, dict) and sample.shape[-2:] != size:  # a crop or zoom; batches are of one size
+            from torchvision.transforms import v2
+
+            sample, target = v2.Resize(list(size))(sample, target)
+        return sample, target
 
 
 def augmented(samples: Samples, augment, seed: int) -> Samples:

@@ -170,15 +170,20 @@ def record(folder: Path, **figures) -> None:
         file.write(json.dumps(figures) + "\n")
 
 
+def told(figures: dict) -> str:
+    """The figures on one line, but for those of single classes, such as map.7, which stand in the files."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if "." not in name)
+
+
 def report(folder: Path, history: list[dict], epochs: int, is_best: bool, track=None) -> None:
     """Tell the last epoch of `history`: a line on the terminal, in metrics.jsonl, metrics.csv and the tracker."""
     figures = history[-1]
     record(folder, **figures)
-    lines = [",".join(figures), *(",".join(str(line.get(key, "")) for key in figures) for line in history)]
+    columns = dict.fromkeys(key for line in history for key in line)
+    lines = [",".join(columns), *(",".join(str(line.get(key, "")) for key in columns) for line in history)]
     checkpoint.replace(folder / "metrics.csv", ("\n".join(lines) + "\n").encode())
     shown = {key: value for key, value in figures.items() if key not in ("epoch", "train_loss", "seconds")}
-    said = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    start = f"epoch {figures['epoch']:>3}/{epochs}  train loss {figures['train_loss']:.4f}  validation {said}"
+    start = f"epoch {figures['epoch']:>3}/{epochs}  train loss {figures['train_loss']:.4f}  validation {told(shown)}"
     say(folder, f"{start}  {figures['seconds']:.1f} s" + ("  best" if is_best else ""))
     if track:
         track({key: value for key, value in figures.items() if key != "epoch"}, figures["epoch"])

@@ -474,8 +474,7 @@ def finish(ingredients: Ingredients, functions: Ingredients, folder: Path, model
         model.load_state_dict(best["model"])
         figures, count = measure(ingredients, functions, model, "testing", best["meta"], debug)
         runs.record(folder, split="testing", epoch=best["epoch"], **figures)
-        said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        runs.say(folder, f"best epoch {best['epoch']} on {count:,} test samples: {said}")
+        runs.say(folder, f"best epoch {best['epoch']} on {count:,} test samples: {runs.told(figures)}")
     last = checkpoint.load(folder / runs.CHECKPOINTS / "last.pt")
     if weights is not None:
         for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):

@@ -1,0 +1,209 @@
+"""What differs by task, here: boxes with classes, and with Mask R-CNN a mask for each."""
+
+import torch
+
+from core import Ingredients, IngredientsError, located
+from pantry.data import decode_image
+from pantry.detectors import find_detector
+from recipes.pictures import as_pixels, captioned, enlarged
+
+FIGURES = ("map", "map50")  # what `evaluate` gives, and map of each class
+BEST = "map"  # the one by which the best epoch is chosen where the ingredients name none
+SHOWN = 0.5  # least score of a box that is drawn or told
+
+# What the loop can do, but not with boxes: setting -> (the value that leaves it off, why).
+REFUSED = {
+    "training.loss": (None, "a detector has losses of its own; leave the section out"),
+    "training.scheme.first_size": (1.0, "boxes would not shrink with the images; use ScaleJitter of torchvision"),
+    "training.scheme.swa": (0.0, "its norms are measured again without targets, which detectors need; use ema"),
+    "training.scheme.balanced": (False, "an image has objects of several classes"),
+    "testing.views": (None, "boxes of several views cannot be averaged"),
+    "validation.metrics": (None, "mean average precision is measured already, of each class too"),
+}
+UNMOVED = ("random_shift", "random_crop", "random_flip", "mixup", "cutmix")  # of the pantry: boxes would stay behind
+
+
+def check(ingredients: Ingredients, architecture) -> None:
+    """Refuse what can be refused before any data is read."""
+    problems = []
+    for path, (off, reason) in REFUSED.items():
+        if ingredients.at(path, off) not in (off, None):
+            problems += located(ingredients, path, reason).problems
+    for path in _augments(ingredients, "training.augment"):
+        name = ingredients.at(path)
+        if name in UNMOVED:
+            message = "does not move boxes; write one of torchvision, such as torchvision.transforms.v2."
+            problems += located(ingredients, path, f"{name} {message}RandomHorizontalFlip, or mosaic").problems
+    try:
+        import faster_coco_eval  # noqa: F401
+        import torchmetrics  # noqa: F401
+    except ImportError as error:
+        message = f"mean average precision needs a package: pip install torchmetrics faster-coco-eval ({error})"
+        problems += located(ingredients, "project.meta.task", message).problems
+    try:
+        find_detector(architecture.backbone, architecture.options)
+    except IngredientsError as error:
+        problems += located(ingredients, "model.architecture.backbone", str(error)).problems
+    if problems:
+        raise IngredientsError(problems)
+
+
+def _augments(ingredients: Ingredients, path: str) -> list[str]:
+    """The paths of all names of augmentations, of a sequence's steps too."""
+    section = ingredients.at(path)
+    if not isinstance(section, Ingredients):
+        return []
+    inner = [found for key in section for found in _augments(ingredients, f"{path}.{key}")]
+    return [*([f"{path}.@augment"] if "@augment" in section else []), *inner]
+
+
+def check_data(ingredients: Ingredients, architecture, samples) -> int:
+    """The number of classes of the training data. Raises IngredientsError where head, boxes or masks do not fit."""
+    problems = []
+    if samples.dataset is None or not isinstance(target := samples.dataset[0][1], dict):
+        message = "gives no boxes; use load_voc, load_coco, load_yolo, or a data set of (image, {boxes, labels})"
+        raise located(ingredients, "training.load_dataset", message)
+    counted, wanted = len(samples.classes or ()), architecture.output_classes
+    if counted and wanted not in (None, counted):
+        names = ", ".join(samples.classes[:12]) + (", …" if counted > 12 else "")
+        message = f"the data has {counted} classes ({names}); write {counted}"
+        problems += located(ingredients, "model.architecture.output_classes", message).problems
+    if not counted and wanted is None:
+        message = "write output_classes: this data set does not tell its classes"
+        problems += located(ingredients, "model.architecture", message).problems
+    if "mask" in architecture.backbone and "masks" not in target:
+        message = "gives boxes without masks; set masks = True (of scenes: targets = instances)"
+        problems += located(ingredients, "training.load_dataset", message).problems
+    if problems:
+        raise IngredientsError(problems)
+    return wanted or counted
+
+
+def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+    """Refuse validation or test data of other classes than those in training."""
+    if samples.classes and list(samples.classes) != list(meta["classes"]):
+        message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(meta['classes'])}"
+        raise located(ingredients, section, message)
+
+
+def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:
+    """The detector for samples of `shape` (3, H, W), tried once so that a misfit shows before training."""
+    where = "model.architecture.backbone"
+    try:
+        model = find_detector(architecture.backbone, architecture.options)(shape[0], classes)
+        if hasattr(model, "transform") and model.transform.fixed_size is None:  # which resizes: not here
+            model.transform.min_size, model.transform.max_size = (min(shape[1:]),), max(shape[1:])
+        with torch.inference_mode():
+            outputs = model.eval()([torch.zeros(shape)])
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}"
+        raise located(ingredients, where, message) from error
+    if not {"boxes", "labels", "scores"} <= set(outputs[0]):
+        raise located(ingredients, where, f"gives {', '.join(outputs[0])}, but boxes, labels and scores are needed")
+    return model
+
+
+def default_loss() -> None:
+    """A detector has losses of its own."""
+
+
+def loss(model, inputs, targets, criterion=None) -> torch.Tensor:
+    """The sum of the detector's losses of one batch: inputs (N, 3, H, W), N targets {boxes, labels}."""
+    size, first = inputs.shape[-2:], getattr(model, "first_label", 0)
+    losses = model(list(inputs), [_for_training(target, size, first) for target in targets])
+    return sum(losses.values())
+
+
+def _for_training(target: dict, size, first_label: int) -> dict:
+    """What augmentation left of a target: boxes cut off at the edges, and none of less than a pixel."""
+    corners = target["boxes"].as_subclass(torch.Tensor)
+    corners = torch.stack([corners[:, 0::2].clamp(0, size[1]), corners[:, 1::2].clamp(0, size[0])], 2).flatten(1)
+    kept = (corners[:, 2:] - corners[:, :2]).amin(1) >= 1
+    found = {"boxes": corners[kept], "labels": target["labels"][kept] + first_label}
+    if "masks" in target:
+        found["masks"] = target["masks"].as_subclass(torch.Tensor)[kept]
+    return found
+
+
+@torch.inference_mode()
+def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+    """COCO's mean average precision: over overlaps of 0.5 to 0.95, at 0.5, and for each class; masks' too."""
+    from torchmetrics.detection import MeanAveragePrecision
+
+    model.eval()
+    by_kind = {}
+    for inputs, targets in batches:
+        found, truth = detect(model, inputs), [_plain(target) for target in targets]
+        for kind, key in (("bbox", "boxes"), ("segm", "masks")):
+            if key in truth[0] and key in found[0]:
+                settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
+                by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
+    figures = {}
+    for kind, metric in by_kind.items():
+        metric.warn_on_many_detections = False  # a detector gives its hundred best
+        values, name = metric.compute(), {"bbox": "map", "segm": "mask_map"}[kind]
+        figures |= {name: max(0.0, float(values["map"])), f"{name}50": max(0.0, float(values["map_50"]))}
+        if kind == "bbox" and values["classes"].numel() > 1:
+            each = zip(values["classes"].tolist(), values["map_per_class"].tolist(), strict=True)
+            figures |= {f"map.{label}": value for label, value in each}
+    return figures
+
+
+def _plain(target: dict) -> dict:
+    plain = {key: value.detach().cpu().as_subclass(torch.Tensor) for key, value in target.items()}
+    return plain | ({"masks": plain["masks"].bool()} if "masks" in plain else {})
+
+
+def detect(model, inputs) -> list[dict]:
+    """{"boxes" (M, 4), "labels", "scores", with Mask R-CNN "masks" (M, H, W)} on the CPU for each of the inputs."""
+    first, results = getattr(model, "first_label", 0), []
+    for found in model(list(inputs)):
+        found = {key: value.detach().float().cpu() for key, value in found.items()}
+        found["labels"] = found["labels"].long() - first
+        if "masks" in found:
+            found["masks"] = found["masks"][:, 0] > 0.5
+        results.append(found)
+    return results
+
+
+def read_sample(path: str, form: dict):
+    """An image file for `predict`, in its own size: the detector resizes it, and its boxes are in that size."""
+    return decode_image(path, 3)
+
+
+@torch.inference_mode()
+def predict(model, inputs, classes: list[str], views=None) -> list[str]:
+    """For each of inputs (N, 3, H, W) its objects as a text: class, score and corners in pixels, best first."""
+    lines = []
+    for found in detect(model.eval(), inputs):
+        each = zip(
+            found["labels"].tolist(), found["scores"].tolist(), found["boxes"].round().int().tolist(), strict=True
+        )
+        told = [f"{classes[label]} {score:.2f} {box}" for label, score, box in each if score >= SHOWN]
+        lines.append("; ".join(told) or "nothing")
+    return lines
+
+
+def draw(inputs, targets, classes: list[str], model=None) -> list:
+    """Images with boxes, classes and masks drawn; with a model truth on the left, its prediction on the right."""
+    drawn = [_drawn(sample, _plain(target), classes) for sample, target in zip(inputs, targets, strict=True)]
+    if model is None:
+        return drawn
+    pairs = []
+    for truth, sample, found in zip(drawn, inputs, detect(model.eval(), inputs), strict=True):
+        sure = {key: value[found["scores"] >= SHOWN] for key, value in found.items()}
+        pairs.append(torch.cat([captioned(truth, "truth"), captioned(_drawn(sample, sure, classes), "prediction")], 2))
+    return pairs
+
+
+def _drawn(sample, target: dict, classes: list[str]) -> torch.Tensor:
+    from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+    pixels, times = as_pixels(sample), enlarged(sample)
+    if len(target["labels"]) == 0:
+        return pixels
+    if "masks" in target:
+        masks = target["masks"].repeat_interleave(times, 1).repeat_interleave(times, 2)
+        pixels = draw_segmentation_masks(pixels, masks.bool(), alpha=0.4)
+    names = [classes[label] for label in target["labels"].tolist()]
+    return draw_bounding_boxes(pixels, target["boxes"] * times, names, colors="lime")
