@@ -78,6 +78,7 @@ COMMON = {
     "recipes/runs.py",
     "recipes/schema.py",
     "recipes/settings.py",
+    "recipes/techniques.py",
     "recipes/train.py",
     "recipes/tune.py",
     "recipes/validate.py",

@@ -5,7 +5,6 @@ them read. The functions of recipes/train.py run on that, so what a training wou
 takes one step on PyTorch's meta device, which knows shapes alone. Nothing is written.
 """
 
-import os
 import sys
 import traceback
 import warnings
@@ -23,7 +22,7 @@ from core.values import BROKEN
 from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
-from recipes import data, runs, train, tune
+from recipes import data, runs, techniques, train, tune
 from recipes.settings import SECTIONS, Architecture, Saving, Scheme, check_callable, read_ingredients
 
 UNKNOWN = ("not checked", "the data is not here yet")  # how such lines begin
@@ -115,9 +114,9 @@ def _looks(ingredients: Ingredients) -> list[tuple]:
     saving = read_section(ingredients, "training.model", Saving)
     looks = [
         ("training.scheme", lambda _: train.check_scheme(ingredients, scheme)),
-        ("training.scheme.device", lambda _: train.choose_device(ingredients, scheme.device)),
-        ("training.model.save_name", lambda _: _check_folder(train.weights_file(ingredients, saving).parent)),
-        ("training.model.runs", lambda _: _check_folder(runs.folder_of(ingredients, saving.runs))),
+        ("training.scheme.device", lambda _: techniques.choose_device(ingredients, scheme.device)),
+        ("training.model.save_name", lambda _: train.weights_file(ingredients, saving) and None),
+        ("training.model.runs", lambda _: runs.refuse_unwritable(runs.folder_of(ingredients, saving.runs))),
     ]
     metrics = dict.fromkeys(ingredients.at("validation.metrics", {}))
     ranking = lambda _: train.ranking(ingredients, scheme, train.load_task(ingredients), metrics) and None  # noqa: E731
@@ -134,14 +133,6 @@ def _looks(ingredients: Ingredients) -> list[tuple]:
 def _check_file(file: str) -> None:
     if not Path(file).is_file():
         raise IngredientsError(f"there is no file {file}")
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written; none is made."""
-    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "a folder that you have no right to write into" if there.is_dir() else "a file"
-        raise IngredientsError(f"{there} is {reason}; name another folder")
 
 
 def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -> list[str]:

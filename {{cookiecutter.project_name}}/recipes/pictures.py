@@ -21,6 +21,11 @@ def save(path: Path, task, inputs, targets, classes: list[str], model=None) -> N
     to_image(torch.cat(rows, 1)).save(path)
 
 
+def some_of(count: int) -> torch.Tensor:
+    """The indices of samples to draw, spread over all of `count`."""
+    return torch.linspace(0, count - 1, min(count, MOST)).long()
+
+
 def _filled(row: list, columns: int) -> list:
     return [
         torch.nn.functional.pad(image, (1, 1, 1, 1))

@@ -1,6 +1,7 @@
 """A run is a folder: the ingredients and functions as they were, the machine, the figures, the weights."""
 
 import json
+import os
 import platform
 import shutil
 import signal
@@ -138,6 +139,14 @@ def folder_of(ingredients: Ingredients, parent: str) -> Path:
     return Path(parent) / name
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written; none is made."""
+    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "a folder that you have no right to write into" if there.is_dir() else "a file"
+        raise IngredientsError(f"{there} is {reason}; name another folder")
+
+
 def is_finished(folder: Path, epoch: int) -> bool:
     """Whether a run got to its end at this epoch: test figures and weights are written."""
     return any(line.get("finished") == epoch for line in _lines(folder))
@@ -162,6 +171,20 @@ def say(folder: Path, text: str) -> None:
     tqdm.write(text)
     with open(folder / "log.txt", "a", encoding="utf-8") as file:
         file.write(text + "\n")
+
+
+def progress(batches, count: int, text: str, each=None, total=None, done: int = 0):
+    """The batches, under a bar where somebody looks on. `each()` is called after each of them.
+
+    count: of samples; total: tensor with the sum of the losses of `done` steps and of those to come, for the bar.
+    """
+    with tqdm(total=count, desc=text, leave=False, disable=None, mininterval=0.25, unit=" samples") as bar:
+        for step, batch in enumerate(batches, done + 1):
+            yield batch
+            if each:
+                each()
+            if bar.update(len(batch[0])) and total is not None:
+                bar.set_postfix_str(f"loss {float(total) / step:.4f}", refresh=False)
 
 
 def record(folder: Path, **figures) -> None:

@@ -9,19 +9,15 @@ What differs by task stands in recipes/<task>.py: BEST, check, check_data, check
 loss, evaluate, predict, and where there is something to see, draw.
 """
 
-import ctypes
 import importlib
 import math
-import os
-import sys
 import time
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from core import Ingredients, IngredientsError, located
 from core.errors import suggest
@@ -32,6 +28,7 @@ from pantry.schedules import one_cycle
 from recipes import checkpoint, data, guard, pictures, runs, tune
 from recipes.explain import unread
 from recipes.settings import Architecture, Saving, Scheme, Testing
+from recipes.techniques import arithmetic, average_of, choose_device, keep_freed_memory, measured_of, seeder, tricks
 
 
 def train(ingredients: Ingredients, functions: Ingredients, resume: str | None = None) -> Path:
@@ -157,7 +154,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 optimizer.train()
             order = order_of(epoch)[: min(steps_per_epoch, steps - epoch * steps_per_epoch) * samples_per_step]
             batches = read(order[done * samples_per_step :])
-            for inputs, targets in progress(batches, len(order), f"epoch {epoch + 1}", total=total, done=done):
+            for inputs, targets in runs.progress(batches, len(order), f"epoch {epoch + 1}", total=total, done=done):
                 step = epoch * steps_per_epoch + done
                 factor = schedule(step / steps)
                 for group, full_rate in zip(optimizer.param_groups, full_rates, strict=True):
@@ -195,7 +192,8 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 torch.optim.swa_utils.update_bn(read(order), measured, device)
             batches = read_validation(first_batch(validation, debug))
             with autocast:
-                watched = progress(batches, len(validation), "validation", each=lambda done=done: keep_if_due(done))
+                each = lambda done=done: keep_if_due(done)  # noqa: E731
+                watched = runs.progress(batches, len(validation), "validation", each)
                 figures = task.evaluate(measured, watched, metrics)
 
             # Checkpoint
@@ -208,8 +206,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             checkpoint.name(folder / runs.CHECKPOINTS, epoch + 1, is_best, saving.save_all_checkpoints)
             runs.report(folder, history, math.ceil(scheme.epochs), is_best, track)
             if is_best:
-                some = torch.linspace(0, len(validation) - 1, min(len(validation), pictures.MOST)).long()
-                shown = next(read_validation(some))
+                shown = next(read_validation(pictures.some_of(len(validation))))
                 pictures.save(folder / "predictions.png", task, *shown, meta["classes"], measured)
             runs.obey(folder, asked, f"epoch {epoch + 1}")
         finish(ingredients, functions, folder, model, None if debug else weights, debug)
@@ -259,24 +256,14 @@ def weights_file(ingredients: Ingredients, saving: Saving) -> Path:
     path = Path(saving.save_dir) / name if name.parent == Path() else name
     if not name.name or path.is_dir():
         raise located(ingredients, "training.model.save_name", "name a file, such as model.pth")
+    with told_at(ingredients, "training.model.save_name"):
+        runs.refuse_unwritable(path.parent)
     return path
 
 
 def is_over(state: dict, scheme: Scheme) -> bool:
     """Whether a run needs no further epoch."""
     return state["epoch"] >= scheme.epochs or (scheme.early_stop and state["since_best"] >= scheme.patience)
-
-
-def choose_device(ingredients: Ingredients, name: str) -> torch.device:
-    if name == "auto":
-        # check_available: without it torch names cuda on a machine that has no GPU
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        message = f"cannot be used here ({str(error).splitlines()[0]}); write auto or cpu"
-        raise located(ingredients, "training.scheme.device", message) from None
-    return torch.device(name)
 
 
 def load_training_data(ingredients: Ingredients, functions: Ingredients, scheme: Scheme):
@@ -315,75 +302,6 @@ def prepared(ingredients: Ingredients, path: str, function, *arguments):
         return function.prepare(*arguments)
     except ValueError as error:
         raise located(ingredients, path, str(error)) from error
-
-
-def seeder(device, deterministic: bool):
-    """`seed_all(seed)` for the generators that layers such as dropout draw from."""
-    if device.type == "cpu":
-        return torch.default_generator.manual_seed  # a tenth of the time of torch.manual_seed
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    return torch.manual_seed
-
-
-def keep_freed_memory() -> None:
-    """Let glibc hand freed memory out again, not give it back after each step: a fifth of a step's time on CPUs."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its largest
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def arithmetic(precision: str, device):
-    """(context for the forward pass, scaler of the loss) of a precision."""
-    if precision == "auto":
-        cpu = getattr(torch.cpu, "get_capabilities", dict)()  # of PyTorch 2.11 and newer
-        fast = cpu.get("amx_bf16") if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if fast else "float32"
-    if precision == "float32":
-        return nullcontext(), torch.amp.GradScaler(device.type, enabled=False)
-    kind = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, kind), torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-def average_of(model, scheme: Scheme):
-    """The average of the weights that is measured in place of them; None where it is off."""
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    if scheme.ema:
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(scheme.ema))
-    return AveragedModel(model) if scheme.swa else None
-
-
-def measured_of(model, average):
-    return model if average is None or not average.n_averaged else average.module
-
-
-def tricks(functions: Ingredients, scheme: Scheme, model, optimizer, scaler, average) -> tuple[list, list, list]:
-    """What is on: functions of a batch, before a step, and after one. What is off is not there."""
-    changes, before_step, after_step = [], [], []
-    if scheme.first_size < 1:
-        changes.append(growing(scheme.first_size))
-    if augment := functions.at("training.augment"):
-        changes.append(lambda inputs, targets, generator, progress: augment(inputs, targets, generator))
-    if scheme.clip_norm is not None:
-        before_step.append(lambda: scaler.unscale_(optimizer))
-        before_step.append(lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), scheme.clip_norm))
-    if average is not None:
-        start = 1 - scheme.swa if scheme.swa else 0.0
-        after_step.append(lambda progress: progress < start or average.update_parameters(model))
-    return changes, before_step, after_step
-
-
-def growing(first_size: float):
-    """Images grow from this share of their size to all of it at half of training (Tan and Le 2021, 2104.00298)."""
-
-    def change(inputs, targets, generator, progress):
-        share = min(1.0, first_size + (1 - first_size) * 2 * progress)
-        size = [max(1, round(length * share)) for length in inputs.shape[-2:]]
-        return torch.nn.functional.interpolate(inputs, size, mode="bilinear", antialias=True), targets
-
-    return change
 
 
 def restore(ingredients: Ingredients, folder: Path | None, state: dict | None, parts: dict) -> dict:
@@ -445,20 +363,6 @@ def ranking(ingredients: Ingredients, scheme: Scheme, task, metrics: dict) -> tu
 
 
 # ------------------------------------------------------------------------------------------- in and after the loop
-
-
-def progress(batches, count: int, text: str, each=None, total=None, done: int = 0):
-    """The batches, under a bar where somebody looks on. `each()` is called after each of them.
-
-    count: of samples; total: tensor with the sum of the losses of `done` steps and of those to come, for the bar.
-    """
-    with tqdm(total=count, desc=text, leave=False, disable=None, mininterval=0.25, unit=" samples") as bar:
-        for step, batch in enumerate(batches, done + 1):
-            yield batch
-            if each:
-                each()
-            if bar.update(len(batch[0])) and total is not None:
-                bar.set_postfix_str(f"loss {float(total) / step:.4f}", refresh=False)
 
 
 def first_batch(samples: data.Samples, debug: bool) -> torch.Tensor | None:

@@ -19,16 +19,9 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     """
     from tqdm import tqdm
 
-    from recipes import data
-    from recipes.train import (
-        arithmetic,
-        choose_device,
-        first_batch,
-        load_task,
-        load_training_data,
-        metrics_of,
-        progress,
-    )
+    from recipes import data, runs
+    from recipes.techniques import arithmetic, choose_device
+    from recipes.train import first_batch, load_task, load_training_data, metrics_of
 
     scheme, task = read_section(ingredients, "training.scheme", Scheme), load_task(ingredients)
     if split == "testing":
@@ -48,7 +41,7 @@ def measure(ingredients: Ingredients, functions: Ingredients, model, split: str,
     metrics = metrics_of(functions, device)
     views = functions.at("testing.views") if split == "testing" else None
     with arithmetic(scheme.precision, device)[0]:
-        return task.evaluate(model, progress(batches, count, split), metrics, views), count
+        return task.evaluate(model, runs.progress(batches, count, split), metrics, views), count
 
 
 def open_model(path: str | None, ingredients: Ingredients, overrides=()):
@@ -57,7 +50,8 @@ def open_model(path: str | None, ingredients: Ingredients, overrides=()):
     All is as it was in that run, its custom_functions.py too; `overrides` change the ingredients.
     """
     from recipes import checkpoint, runs
-    from recipes.train import choose_device, load_task
+    from recipes.techniques import choose_device
+    from recipes.train import load_task
 
     saving = read_section(ingredients, "training.model", Saving)
     path = runs.find_checkpoint(runs.folder_of(ingredients, saving.runs), path)
