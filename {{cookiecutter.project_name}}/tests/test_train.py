@@ -752,6 +752,6 @@ def test_validate_takes_declared_settings_that_the_file_lacks(train, capsys, mon
 
 def test_a_folder_for_the_weights_that_cannot_be_made_is_refused_before_training(train, tmp_path):
     (tmp_path / "file").write_text("")
-    message = r"training.model.save_name = \S*: .*file is a file; name another folder"
+    message = r"(?s)training.model.save_name = .*file is a file; name another folder"
     refused(train, {"training.model.save_name": f"{tmp_path}/file/model.pth"}, message)
     assert not (tmp_path / "runs").exists()
