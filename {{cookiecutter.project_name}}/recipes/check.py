@@ -147,6 +147,7 @@ def _check_folder(folder: Path) -> None:
 def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -> list[str]:
     """Put what the loaders tell in place of the data, and go on to a step of the optimizer; lines on what was used."""
     download, is_here, lines = functions.of.pop("project.data.download", None), True, []
+    stands_in = None
     if download is not None:
         is_here = False
         with _told(ingredients, "project.data.download", problems):
@@ -164,7 +165,10 @@ def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems
             lines.append(f"{UNKNOWN[1]}: colour images of 224 x 224 pixels stand for it; its classes are not checked")
             y = torch.arange(ingredients.at("model.architecture.output_classes") or 10)
             pixels = torch.zeros((), dtype=torch.uint8).expand(len(y), 3, 224, 224)
-            functions.of[TRAINING] = functions.of[VALIDATION] = lambda given=(pixels, y): given
+            y = getattr(train.load_task(ingredients), "stand_in", lambda y, pixels: y)(y, pixels)
+            functions.of[TRAINING] = stands_in = lambda given=(pixels, y): given
+    if stands_in:
+        functions.of[VALIDATION] = stands_in
     found, is_known = [], not lines
     with _told(ingredients, TRAINING, found):
         if TRAINING in functions.of or ingredients.at(TRAINING) is None:
