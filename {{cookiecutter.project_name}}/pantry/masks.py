@@ -20,14 +20,14 @@ class MaskedImages:
     """A map-style data set: `dataset[i] -> (image, mask)`, uint8 tensors (3, H, W) and (H, W) of one size for all.
 
     A mask holds class indices, or 255 where a pixel counts nowhere.
-    paths: N files; sizes: their (height, width); classes: names in the order of the indices
+    paths: N files; sizes: their (height, width); classes: names in the order of the indices, None: not known
     read_mask: `(index, [H, W]) -> mask` as an image of that size has it
     image_size: [H, W], to which images are brought without a change of their proportions (the rest is grey, its mask
     255), or None: as they are; memory: GB (1e9 bytes) that images and masks may take
     X: uint8 (N, 3, H, W), y: uint8 (N, H, W), or both None where they would not fit into `memory`
     """
 
-    def __init__(self, paths: list[str], sizes: list, classes: list[str], read_mask, image_size, memory: float):
+    def __init__(self, paths: list[str], sizes: list, classes, read_mask, image_size, memory: float):
         import torch
 
         self.paths, self.sizes, self.classes, self.read_mask, self.X, self.y = (
@@ -96,8 +96,8 @@ def load_masks(
         splits (train2017, val, ...) that of `split` is read, else all is for training
     palette: colours [red, green, blue] of class 0, 1, ..., of masks in RGB; None: masks hold class numbers, as grey
         values or as indices of a palette of their own
-    classes: names of class 0, 1, ...; or {"number in the files": "name", ...}, classes in this order; None: as many as
-        the largest number or the palette tells, named by their numbers
+    classes: names of class 0, 1, ...; or {"number in the files": "name", ...}, classes in this order; None: any number
+        is a class, and output_classes tells how many there are
     ignore: the number, or list of numbers, of pixels that count nowhere; with a palette their colour
     unlabelled: what to do with images that have no mask
     image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
@@ -110,7 +110,7 @@ def load_masks(
 
     def load(memory: float = memory) -> MaskedImages:
         pairs = _pairs(Path(images), Path(masks), split, unlabelled)
-        sizes, highest = [None] * len(pairs), [0] * len(pairs)
+        sizes = [None] * len(pairs)
 
         def look(index: int) -> None:
             path, file = pairs[index]
@@ -120,7 +120,7 @@ def load_masks(
             if mask.shape != size:
                 shapes = [" x ".join(map(str, shape)) for shape in (mask.shape, size)]
                 raise IngredientsError(f"{file}: has {shapes[0]} pixels, but its image {path} has {shapes[1]}")
-            sizes[index], highest[index] = size, int(mask.max(where=mask != IGNORED, initial=0))
+            sizes[index] = size
 
         _visit_all(look, len(pairs), min(os.cpu_count() or 1, 8))
 
@@ -131,8 +131,8 @@ def load_masks(
             mask = torch.from_numpy(_decode_mask(pairs[index][1], known, palette is not None))
             return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
 
-        names = list(classes.values() if isinstance(classes, dict) else classes or ())
-        names = names or [str(index) for index in range(len(palette) if palette else max(highest) + 1)]
+        names = classes.values() if isinstance(classes, dict) else classes
+        names = None if names is None else list(names)
         return MaskedImages([path for path, _ in pairs], sizes, names, read_mask, image_size, memory)
 
     load.check = lambda: load(memory=0.0)  # all masks are looked at, but no image is read
