@@ -1,7 +1,8 @@
 """Random changes of a batch, on its device: `augment(inputs, targets, generator) -> inputs, targets`.
 
 inputs: (N, C, H, W) floats, mostly from 0 to 1; targets: class indices (N,), or shares (N, classes) after mixup and
-cutmix. All chance comes from `generator`, a draw for each sample; nothing is read back from the device.
+cutmix, or masks of class indices (N, H, W), which move with their images; what comes in at the edge of a mask is 255,
+which counts nowhere. All chance comes from `generator`, a draw for each sample; nothing is read back from the device.
 
 `torchvision.transforms.v2.NAME` names a transform of torchvision, such as RandAugment or TrivialAugmentWide. It works
 on one sample at a time, where samples are read: see `_per_sample` below. Some of them count in pixels: on small images
@@ -49,19 +50,20 @@ def sequence(*augments):
 
 @registry.augment.register("random_shift")
 def random_shift(pixels: int = 1):
-    """Move each image by up to `pixels` in both directions; what comes in at the edge is 0."""
+    """Move each image by up to `pixels` in both directions; what comes in at the edge is 0 (of masks: 255, ignored)."""
     if pixels < 0:
         raise ValueError(f"pixels = {pixels}: write 0 or more")
 
     def augment(inputs, targets, generator):
-        return _crop(inputs, pixels, *inputs.shape[-2:], generator), targets
+        return _crop(inputs, targets, pixels, *inputs.shape[-2:], generator)
 
     return augment
 
 
 @registry.augment.register("random_crop")
 def random_crop(size: list[int], pad: int = 0):
-    """Cut `size` = [height, width] pixels out of each image at a place of its own, after a border of `pad` zeros.
+    """Cut `size` = [height, width] pixels out of each image at a place of its own, after a border of `pad` zeros
+    (of masks: 255, ignored).
 
     Raises IngredientsError where an image with its border is smaller than that.
     """
@@ -75,22 +77,33 @@ def random_crop(size: list[int], pad: int = 0):
         if height < size[0] or width < size[1]:
             message = f"random_crop: images with their border are {height} x {width} pixels, smaller than size = "
             raise IngredientsError(f"{message}{list(size)}; raise pad, or lower size")
-        return _crop(inputs, pad, *size, generator), targets
+        return _crop(inputs, targets, pad, *size, generator)
 
     return augment
 
 
-def _crop(inputs, pad: int, height: int, width: int, generator):
-    """A window of each image: one indexed read of all windows as a view, three times as fast as an index a pixel."""
+def _are_masks(targets) -> bool:
+    """Whether the targets are class indices of pixels (N, H, W)."""
+    return getattr(targets, "ndim", 0) == 3 and not targets.is_floating_point()
+
+
+def _crop(inputs, targets, pad: int, height: int, width: int, generator):
+    """A window of each image, and of its mask where it has one.
+
+    One indexed read of all windows as a view, three times as fast as an index a pixel.
+    """
     import torch
     import torch.nn.functional as F
 
-    windows = F.pad(inputs, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, tops, lefts, height, width)
-    count, _, tops, lefts = windows.shape[:4]
+    def cut(images, fill):
+        windows = F.pad(images, (pad,) * 4, value=fill).unfold(2, height, 1).unfold(3, width, 1)
+        return windows.permute(0, 2, 3, 1, 4, 5)[sample, top, left]  # of (N, tops, lefts, C, height, width)
+
+    count, tops, lefts = len(inputs), *(side + 2 * pad + 1 for side in inputs.shape[-2:])
     sample = torch.arange(count, device=inputs.device)
-    top = torch.randint(tops, (count,), generator=generator, device=inputs.device)
-    left = torch.randint(lefts, (count,), generator=generator, device=inputs.device)
-    return windows.permute(0, 2, 3, 1, 4, 5)[sample, top, left]
+    top = torch.randint(tops - height, (count,), generator=generator, device=inputs.device)
+    left = torch.randint(lefts - width, (count,), generator=generator, device=inputs.device)
+    return cut(inputs, 0), cut(targets[:, None], 255)[:, 0] if _are_masks(targets) else targets
 
 
 @registry.augment.register("random_flip")
@@ -103,6 +116,8 @@ def random_flip(probability: float = 0.5, vertical: bool = False):
 
     def augment(inputs, targets, generator):
         flipped = torch.rand(len(inputs), generator=generator, device=inputs.device) < probability
+        if _are_masks(targets):
+            targets = torch.where(flipped[:, None, None], targets.flip(axis), targets)
         # lerp with 0 or 1 picks exactly, in a third of the time that torch.where takes
         return inputs.lerp(inputs.flip(axis), flipped.to(inputs.dtype)[:, None, None, None]), targets
 
@@ -272,6 +287,7 @@ registry.augment.module("torchvision.transforms.v2", _per_sample)
 
 
 def _torchvision_augment(transform, args, settings):
+    from torchvision import tv_tensors
     from torchvision.transforms import v2
 
     name = transform.__name__
@@ -282,6 +298,8 @@ def _torchvision_augment(transform, args, settings):
         ("Convert", "Clamp", "Set")
     ):
         raise ValueError(f"{name} is no transform of an image; write one such as RandAugment or RandomRotation")
+    if isinstance(fill := settings.get("fill"), int | float | list):  # of images; masks get 0, which stands for nothing
+        settings = settings | {"fill": {tv_tensors.Mask: 0, "others": fill}}
     try:
         made = transform(*args, **settings)
     except (TypeError, ValueError) as error:
@@ -300,7 +318,12 @@ def _torchvision_augment(transform, args, settings):
 @registry.views.register("flip_views")
 def flip_views():
     """Each image and its mirror image, left to right."""
-    return lambda inputs: [inputs, inputs.flip(-1)]
+
+    def views(inputs):
+        return [inputs, inputs.flip(-1)]
+
+    views.back = lambda outputs: [outputs[0], outputs[1].flip(-1)]  # of outputs that are images too, such as masks
+    return views
 
 
 @registry.views.register("shift_views")

@@ -1,6 +1,8 @@
 """What training makes small: `loss(outputs, targets) -> scalar tensor`.
 
 Outputs are logits (N, classes); targets are class indices (N,), or shares of the classes (N, classes), as after mixup.
+Those of segmentation are (N, classes, H, W) and (N, H, W): pixels of class -100, torch's own number for that, count
+nowhere; recipes/segmentation.py makes it of the 255 in masks.
 A loss that has to know the data gives `loss.prepare(targets, classes, device) -> loss`.
 
 Every loss of torch.nn is here by its name: `@loss = torch.nn.CrossEntropyLoss`, with torch's own arguments; a list of
@@ -15,10 +17,12 @@ from pantry.packages import adopt, attempt, refuse
 
 registry.create("loss")
 
+IGNORED = -100  # the class of pixels that count nowhere, of all losses of torch
+
 
 @registry.loss.register("cross_entropy")
 def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Literal["balanced"] | None = None):
-    """Cross entropy of logits (N, classes) with class indices (N,) or shares (N, classes).
+    """Cross entropy of logits (N, classes) with class indices (N,) or shares (N, classes), or of pixels.
 
     `label_smoothing`: share of the target spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
     `class_weights`: one for each class, or balanced: samples / (classes * samples of the class). The mean is weighted.
@@ -29,6 +33,9 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Lit
         raise ValueError(f"label_smoothing = {label_smoothing}: write a number from 0 up to, but not including, 1")
 
     def loss(outputs, targets, weight):
+        if targets.ndim > 1 and not targets.is_floating_point():  # of pixels, of which perhaps none counts
+            total = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing, reduction="sum")
+            return total / _counted(targets, weight, outputs.dtype).sum().clamp(min=1e-6)
         mean = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing)
         if weight is None or not targets.is_floating_point():
             return mean
@@ -41,8 +48,8 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Lit
 def focal(gamma: float = 2.0, class_weights: list[float] | Literal["balanced"] | None = None):
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): cross entropy times (1 - p)^gamma; easy samples count less.
 
-    Of the softmax of logits (N, classes), with class indices (N,) or shares (N, classes); `class_weights` as in
-    cross_entropy, which is gamma = 0.
+    Of the softmax of logits (N, classes), with class indices (N,) or shares (N, classes), or of pixels; `class_weights`
+    as in cross_entropy, which is gamma = 0.
     """
     import torch.nn.functional as F
 
@@ -50,13 +57,71 @@ def focal(gamma: float = 2.0, class_weights: list[float] | Literal["balanced"] |
         raise ValueError(f"gamma = {gamma}: write 0 or more")
 
     def loss(outputs, targets, weight):
-        shares = targets if targets.is_floating_point() else F.one_hot(targets, outputs.shape[1])
-        shares = shares.to(outputs.dtype) if weight is None else shares * weight  # (N, classes)
         logs = outputs.log_softmax(1)
+        if targets.ndim > 1 and not targets.is_floating_point():  # of pixels: (N, H, W)
+            shares = _counted(targets, weight, outputs.dtype)
+            logs = logs.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)
+        else:
+            shares = targets if targets.is_floating_point() else F.one_hot(targets, outputs.shape[1])
+            shares = shares.to(outputs.dtype) if weight is None else shares * weight  # (N, classes)
         doubt = (1 - logs.exp()).clamp(min=1e-7)  # at 0 a power below 1 has no gradient
-        return -(shares * doubt**gamma * logs).sum() / shares.sum()
+        return -(shares * doubt**gamma * logs).sum() / shares.sum().clamp(min=1e-6)
 
     return _weighted(loss, class_weights)
+
+
+@registry.loss.register("dice")
+def dice(smooth: float = 1.0):
+    """1 - the mean over the classes of 2 |p g| / (|p|^2 + |g|^2), of softmax p and truth g (Milletari et al. 2016,
+    arXiv:1606.04797): every class counts alike, however few its pixels are.
+
+    Logits (N, classes, ...), class indices (N, ...); sums go over the whole batch, ignored pixels left out.
+    smooth: added above and below, in pixels; a class that is not in the batch then has a value.
+    """
+    import torch.nn.functional as F
+
+    if smooth <= 0:
+        raise ValueError(f"smooth = {smooth}: write more than 0")
+
+    def loss(outputs, targets):
+        axes = [0, *range(2, outputs.ndim)]
+        counted = (targets != IGNORED).unsqueeze(1)
+        found = outputs.softmax(1) * counted
+        truth = F.one_hot(targets.clamp(min=0), outputs.shape[1]).movedim(-1, 1) * counted
+        common = 2 * (found * truth).sum(axes)
+        return 1 - ((common + smooth) / (found.square().sum(axes) + truth.sum(axes) + smooth)).mean()
+
+    return loss
+
+
+@registry.loss.register("sum_of")
+def sum_of(*losses, weights: list[float] | None = None):
+    """Several losses added: `[training.loss.*.first]`, `[training.loss.*.second]`, each with its `@loss = name`.
+
+    weights: a factor for each, in the order of the file; None: 1
+    """
+    factors = [1.0] * len(losses) if weights is None else list(weights)
+    if not losses or not all(map(callable, losses)):
+        raise ValueError("give each loss a section of its own: [training.loss.*.first] with @loss = name")
+    if len(factors) != len(losses) or min(factors) < 0:
+        raise ValueError(f"weights = {factors}: write {len(losses)} numbers, one for each loss, 0 or more")
+
+    def added(losses):
+        pairs = list(zip(factors, losses, strict=True))
+        return lambda outputs, targets: sum(factor * loss(outputs, targets) for factor, loss in pairs)
+
+    def prepare(*known):
+        return added([loss.prepare(*known) if hasattr(loss, "prepare") else loss for loss in losses])
+
+    criterion = added(losses)
+    criterion.prepare = prepare
+    return criterion
+
+
+def _counted(targets, weight, dtype):
+    """The weight of each pixel of targets (N, H, W): 0 where it is ignored, else 1 or that of its class."""
+    counted = targets != IGNORED
+    return counted.to(dtype) if weight is None else weight[targets.clamp(min=0)] * counted
 
 
 def _weighted(loss, class_weights):
@@ -73,8 +138,13 @@ def _weighted(loss, class_weights):
         if class_weights is None:
             return bind(None)
         if class_weights == "balanced":
-            shares = targets.sum(0) if targets.is_floating_point() else torch.bincount(targets, minlength=classes)
-            weight = len(targets) / (classes * shares.clamp(min=1))  # a class without a sample: as if it had one
+            if targets is None:
+                raise ValueError("class_weights = balanced: the targets are not in memory to be counted; write numbers")
+            if targets.is_floating_point():
+                shares = targets.sum(0)
+            else:  # of masks without 255, which is ignored
+                shares = torch.bincount(targets.flatten(), minlength=classes)[:classes]
+            weight = shares.sum() / (classes * shares.clamp(min=1))  # a class without a sample: as if it had one
         elif len(class_weights) != classes:
             raise ValueError(f"class_weights has {len(class_weights)} numbers, but there are {classes} classes")
         else:

@@ -75,12 +75,14 @@ def _convolution(before: int, after: int, pool: bool) -> list:
     return [convolution, *([nn.MaxPool2d(2)] if pool else []), nn.BatchNorm2d(after)]
 
 
-def find_backbone(name: str, options: dict | None = None):
-    """The builder of a registered backbone or of a torchvision classification model.
+def find_backbone(name: str, options: dict | None = None, module: str = "torchvision.models"):
+    """The builder of a registered backbone or of a torchvision model: of `module`, that of classification or another.
 
     options: further arguments of it, such as {"dropout": 0.3}
     Raises IngredientsError with the nearest names, also of options.
     """
+    import sys
+
     options = options or {}
     if name in registry.backbone:
         build = registry.backbone.get(name)
@@ -88,10 +90,12 @@ def find_backbone(name: str, options: dict | None = None):
         return lambda in_channels, output_classes: build(in_channels, output_classes, **options)
     import torchvision
 
-    names = torchvision.models.list_models(module=torchvision.models)
+    names = torchvision.models.list_models(module=sys.modules[module])
     if name not in names:
         message = f'there is no backbone "{name}". {suggest(name, [*registry.backbone, *names])}'
         raise IngredientsError(message)
+    if module == "torchvision.models.segmentation" and options:  # which its builders would swallow
+        raise IngredientsError(f"{name} takes no options")
     _check_options(name, torchvision.models.get_model_builder(name), options)
     return lambda in_channels, output_classes: _torchvision_model(name, in_channels, output_classes, options)
 
@@ -134,10 +138,15 @@ def _torchvision_model(name: str, in_channels: int, output_classes: int, options
     # weights are of images scaled otherwise than all others', which transform_input makes up for.
     other = {"aux_logits": False, "init_weights": False, "transform_input": True}
     plain = other if name in ("googlenet", "inception_v3") else {}
+    parted = name in torchvision.models.list_models(module=torchvision.models.segmentation)
+    if parted:  # pretrained weights come by load_weights
+        plain = {"weights_backbone": None}
     try:
         model = torchvision.models.get_model(name, weights=None, num_classes=output_classes, **{**plain, **options})
     except TypeError as error:
         raise ValueError(f"refuses its options: {error}") from error
+    if parted:
+        model.register_forward_hook(_take_out)
     if in_channels == 3:
         return model
 
@@ -148,6 +157,11 @@ def _torchvision_model(name: str, in_channels: int, output_classes: int, options
     return nn.Sequential(GreyToRGB(), model)
 
 
+def _take_out(model, images, outputs):
+    """The logits (N, classes, H, W) alone, of the dict that torchvision's segmentation models give."""
+    return outputs["out"]
+
+
 def _network(model):
     """The model itself, without the step that repeats grey images."""
     first = next(model.children(), None)
@@ -155,7 +169,15 @@ def _network(model):
 
 
 def head(model):
-    """The last module that has parameters of its own: the linear layer (or 1x1 convolution) that gives the logits."""
+    """The last module that has parameters of its own: the linear layer (or 1x1 convolution) that gives the logits.
+
+    Of a network with a `backbone`, such as torchvision's for segmentation, all but that: a ModuleList.
+    """
+    network = _network(model)
+    if hasattr(network, "backbone"):
+        from torch import nn
+
+        return nn.ModuleList(module for name, module in network.named_children() if name != "backbone")
     owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     if not owners:
         raise IngredientsError("the model has no parameters, so it has no head")
@@ -183,9 +205,8 @@ def load_weights(model, weights: str | Path, name: str) -> list[str]:
     network = _network(model)
     own = network.state_dict()
     state = _without_prefix(state, own)
-    last = head(network)
-    prefix = next(path for path, module in network.named_modules() if module is last)
-    of_head = {f"{prefix}.{key}".lstrip(".") for key in last.state_dict()}
+    in_head = set(map(id, head(network).state_dict(keep_vars=True).values()))
+    of_head = {key for key, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in in_head}
     common = [key for key in own if key in state]
     differ = [key for key in common if state[key].shape != own[key].shape]
     if wrong := [key for key in differ if key not in of_head]:
@@ -207,7 +228,7 @@ def _pretrained(name: str) -> dict:
     import torch
     import torchvision
 
-    if name not in torchvision.models.list_models(module=torchvision.models):
+    if name not in torchvision.models.list_models():
         raise IngredientsError(f"{name} is no model of torchvision: only those come pretrained; write weights = <path>")
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:  # a model of its own: torchvision renames entries of some of its files on the way

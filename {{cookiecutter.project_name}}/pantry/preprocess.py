@@ -10,8 +10,8 @@ registry.create("preprocess")
 
 
 @registry.preprocess.register("resize_and_scale")
-def resize_and_scale(size: list[int], mean: list[float] | None = None, std: list[float] | None = None):
-    """Bring an image to `size` = [height, width] pixels, and its values from 0..255 to 0..1.
+def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = None, std: list[float] | None = None):
+    """Bring an image to `size` = [height, width] pixels (None: as it is), and its values from 0..255 to 0..1.
 
     mean, std: then take away this mean of each channel and divide by this deviation, as pretrained weights want; three
     of each make three channels of a grey image. Augmentations of colour, such as RandAugment, want 0..1 and no such.
@@ -21,7 +21,7 @@ def resize_and_scale(size: list[int], mean: list[float] | None = None, std: list
     import torch
     import torch.nn.functional as F
 
-    if len(size) != 2 or min(size) < 1:
+    if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size = {size}: write [height, width] in pixels")
     if (mean is None) != (std is None) or len(mean or ()) != len(std or ()):
         raise ValueError(f"mean = {mean}, std = {std}: write one number a channel in both, or leave both out")
@@ -31,7 +31,7 @@ def resize_and_scale(size: list[int], mean: list[float] | None = None, std: list
 
     def of_batch(images):  # (N, C, H, W) in bytes
         images = images.float() / 255
-        if list(images.shape[2:]) != list(size):
+        if size is not None and list(images.shape[2:]) != list(size):
             images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
         if shift is None:
             return images

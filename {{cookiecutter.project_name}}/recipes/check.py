@@ -138,6 +138,7 @@ def _check_file(file: str) -> None:
 def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -> list[str]:
     """Put what the loaders tell in place of the data, and go on to a step of the optimizer; lines on what was used."""
     download, is_here, lines = functions.of.pop("project.data.download", None), True, []
+    stands_in = None
     if download is not None:
         is_here = False
         with _told(ingredients, "project.data.download", problems):
@@ -153,9 +154,14 @@ def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems
         problems += found if is_here else []
         if path == TRAINING and found and not is_here:
             lines.append(f"{UNKNOWN[1]}: colour images of 224 x 224 pixels stand for it; its classes are not checked")
-            y = torch.arange(ingredients.at("model.architecture.output_classes") or 10)
-            pixels = torch.zeros((), dtype=torch.uint8).expand(len(y), 3, 224, 224)
-            functions.of[TRAINING] = functions.of[VALIDATION] = lambda given=(pixels, y): given
+            classes = ingredients.at("model.architecture.output_classes") or 10
+            pixels = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
+            of_task = getattr(
+                train.load_task(ingredients), "stand_in", lambda pixels, classes: (pixels, torch.arange(classes))
+            )
+            functions.of[TRAINING] = stands_in = lambda given=of_task(pixels, classes): given
+    if stands_in:
+        functions.of[VALIDATION] = stands_in
     found, is_known = [], not lines
     with _told(ingredients, TRAINING, found):
         if TRAINING in functions.of or ingredients.at(TRAINING) is None:

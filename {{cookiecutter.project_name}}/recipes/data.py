@@ -7,7 +7,6 @@ import torch
 from tqdm import tqdm
 
 from core import Ingredients, IngredientsError, located
-from pantry.data import ImageFolder
 from pantry.preprocess import to_image
 
 
@@ -61,7 +60,8 @@ def load(section: str, functions: Ingredients, preprocess, memory: float) -> Sam
     if isinstance(loaded, tuple) and len(loaded) == 2:
         inputs, targets = loaded
     elif hasattr(loaded, "__len__") and hasattr(loaded, "__getitem__") and not isinstance(loaded, dict | tuple):
-        inputs, targets = loaded.X if isinstance(loaded, ImageFolder) else None, getattr(loaded, "y", None)
+        targets = getattr(loaded, "y", None)
+        inputs = None if targets is None else getattr(loaded, "X", None)  # what holds both is kept in memory
     else:
         raise IngredientsError(f"{where}: the loader gave {type(loaded).__name__}; give (X, y) or a map-style data set")
     count = len(loaded if inputs is None else inputs)
@@ -241,8 +241,8 @@ class Augmented(torch.utils.data.Dataset):
     """Samples that are augmented one by one: `dataset[epoch, index]`. The randomness is that of (seed, epoch, index),
     so it depends neither on the number of workers nor on what was read before.
 
-    A target of the image's height and width, such as a mask, moves with the image; so do boxes and key points that are
-    tv_tensors.
+    A target of the image's height and width, such as a mask, moves with the image; what comes in at the edge of a mask
+    of bytes is 255, ignored. So do boxes and key points that are tv_tensors.
     """
 
     def __init__(self, dataset, augment, seed: int):
@@ -258,7 +258,11 @@ class Augmented(torch.utils.data.Dataset):
             from torchvision import tv_tensors
 
             kind = tv_tensors.Image if target.is_floating_point() else tv_tensors.Mask
-            sample, target = tv_tensors.Image(sample), kind(target)
+            sample = tv_tensors.Image(sample)
+            if target.dtype == torch.uint8:  # bytes wrap: 255, ignored, is 0 meanwhile, which transforms fill in
+                sample, target = self.augment(sample, kind(target + 1))
+                return sample, target.as_subclass(torch.Tensor) - 1
+            target = kind(target)
         size = sample.shape[-2:]
         sample, target = self.augment(sample, target)
         if isinstance(target, dict) and sample.shape[-2:] != size:  # a crop or zoom; batches are of one size

@@ -3,6 +3,7 @@
 import torch
 
 from core import Ingredients, IngredientsError, located
+from pantry.boxes import Annotated, BoxedImages
 from pantry.data import decode_image
 from pantry.detectors import find_detector
 from recipes.pictures import as_pixels, captioned, enlarged
@@ -84,6 +85,13 @@ def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict
     if samples.classes and list(samples.classes) != list(meta["classes"]):
         message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(meta['classes'])}"
         raise located(ingredients, section, message)
+
+
+def stand_in(images, classes: int) -> BoxedImages:
+    """What a loader may give for --check before the data is here: black images (N, C, H, W) with a box in each."""
+    size, corners = tuple(images.shape[2:]), [[0.0, 0.0, 50.0, 50.0], [[0.0, 0.0, 50.0, 0.0, 50.0, 50.0]]]
+    each = [Annotated("", size, corners[:1], [label], corners[1:]) for label in range(classes)]
+    return BoxedImages(each, list(map(str, range(classes))), None, True, None)
 
 
 def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:

@@ -1,0 +1,271 @@
+"""What differs by task, here: a class for each pixel.
+
+Inputs are (N, C, H, W) floats, targets (N, H, W) class indices in which 255 marks pixels that count nowhere: neither in
+a loss nor in a figure. Models give logits (N, classes, H, W).
+"""
+
+import colorsys
+
+import torch
+import torch.nn.functional as F
+
+from core import Ingredients, IngredientsError, located, resolve
+from core.ingredients import call_key
+from core.settings import read_section
+from pantry import losses
+from pantry.boxes import letterbox
+from pantry.data import decode_image
+from pantry.masks import inner_size
+from pantry.models import find_backbone
+from recipes.pictures import as_pixels, enlarged
+from recipes.settings import Scheme
+
+FIGURES = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` gives, beside iou.<class> for each class
+BEST = "mean_iou"  # the one by which the best epoch is chosen where the ingredients name none
+IGNORED = 255  # in masks
+AT_ONCE = 2**20  # pixels that one forward pass of `evaluate` takes: logits of all classes are large
+
+_SHARES = "mixes the classes of whole images, not those of pixels; leave it out"
+_STAY = "moves images, but not their masks; write RandomHorizontalFlip, RandomAffine, ColorJitter and the like"
+UNFIT = {"mixup": _SHARES, "cutmix": _SHARES} | dict.fromkeys(("AugMix", "AutoAugment"), _STAY)
+UNFIT |= dict.fromkeys(("RandAugment", "TrivialAugmentWide"), _STAY)
+
+_names: list[str] = []  # of the classes of the data that `check_other_data` saw last, by which `evaluate` names figures
+
+
+def check(ingredients: Ingredients, architecture) -> None:
+    """Refuse what can be refused before any data is read, all at once."""
+    scheme, wrong = read_section(ingredients, "training.scheme", Scheme), []
+    try:
+        find_backbone(architecture.backbone, architecture.options, "torchvision.models.segmentation")
+    except IngredientsError as error:
+        wrong.append(("model.architecture.backbone", str(error)))
+    if architecture.backbone.startswith("deeplabv3") and scheme.batch_size == 1:
+        wrong.append(("training.scheme.batch_size", "deeplabv3 normalises one value an image, so it needs 2 or more"))
+    if scheme.first_size < 1:
+        wrong.append(("training.scheme.first_size", "masks do not grow with the images; write 1.0, or use random_crop"))
+    if scheme.balanced:
+        wrong.append(("training.scheme.balanced", "an image has pixels of many classes; set class_weights of the loss"))
+    for path, name in _calls(ingredients.at("training.augment"), "training.augment"):
+        if reason := UNFIT.get(name.rpartition(".")[2]):
+            wrong.append((path, f"{name} {reason}"))
+    views = ingredients.at("testing.views")
+    if views is not None and not hasattr(resolve(views), "back"):
+        wrong.append(("testing.views.@views", "what it gives cannot be moved back over the image; write flip_views"))
+    errors = [located(ingredients, *one) for one in wrong]
+    if errors:
+        raise IngredientsError([problem for error in errors for problem in error.problems])
+
+
+def _calls(section, path: str):
+    """(path, name) of the functions that a section and those in it call."""
+    if isinstance(section, Ingredients):
+        if key := call_key(section):
+            yield f"{path}.{key}", section[key]
+        for key, inner in section.items():
+            yield from _calls(inner, f"{path}.{key}")
+
+
+def check_data(ingredients: Ingredients, architecture, samples) -> int:
+    """The number of classes of the training data. Raises IngredientsError where the head or the masks do not fit."""
+    where, wanted = "training.load_dataset", architecture.output_classes
+    highest = _check_masks(ingredients, where, samples)
+    counted = len(samples.classes) if samples.classes else None if highest is None else highest + 1
+    if counted is None and wanted is None:
+        message = "write output_classes: this data set does not tell its classes"
+        raise located(ingredients, "model.architecture", message)
+    if highest is not None and highest >= counted:
+        raise located(ingredients, where, f"masks have class {highest}, but there are names for 0 to {counted - 1}")
+    # where classes have no names, the rarest may be in no mask
+    if wanted is not None and counted is not None and (wanted != counted if samples.classes else wanted < counted):
+        names = ", ".join((samples.classes or list(map(str, range(counted))))[:12])
+        message = f"the data has {counted} classes ({names}{', …' if counted > 12 else ''}); write {counted}"
+        raise located(ingredients, "model.architecture.output_classes", message)
+    return wanted or counted
+
+
+def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+    """Refuse validation or test data of other classes than those in training, or of other channels."""
+    known, message = meta["classes"], None
+    highest = _check_masks(ingredients, section, samples)
+    if samples.classes and list(samples.classes) != list(known):
+        message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(known)}"
+    elif highest is not None and highest >= len(known):
+        message = f"its masks have class {highest}, but training has 0 to {len(known) - 1}"
+    elif samples.shape[0] != meta["shape"][0]:
+        message = f"a sample is {samples.shape}, but in training {meta['shape']}"
+    if message:
+        raise located(ingredients, section, message)
+    _names[:] = known
+
+
+def _check_masks(ingredients: Ingredients, section: str, samples) -> int | None:
+    """The highest class in the masks, None where they are not in memory. Refuses targets that are no masks."""
+    targets = samples.targets
+    one = samples.dataset[0][1] if targets is None else targets[0]
+    kind = f"{one.dtype} {list(one.shape)}" if torch.is_tensor(one) else type(one).__name__
+    message = highest = None
+    if not torch.is_tensor(one) or one.ndim != 2 or one.is_floating_point():
+        message = f"the target of a sample is {kind}; a mask of class indices (H, W) is needed, of whole numbers from 0"
+    elif list(one.shape) != samples.shape[1:]:
+        message = f"a mask is {list(one.shape)}, but its image {samples.shape[1:]} after preprocess; resize both by "
+        message += "image_size in the loader's section"
+    elif targets is not None:
+        counts = torch.zeros(IGNORED + 1, dtype=torch.long)
+        for part in targets.split(64):
+            if not 0 <= int(part.min()) <= int(part.max()) <= IGNORED:
+                message = f"masks have classes from {int(part.min())} to {int(part.max())}; 0 to 254 and 255, ignored, "
+                raise located(ingredients, section, f"{message}are possible")
+            counts += part.flatten().bincount(minlength=IGNORED + 1).cpu()
+        highest = int(counts[:IGNORED].nonzero().max()) if counts[:IGNORED].any() else None
+        message = None if counts[:IGNORED].any() else "every pixel of every mask is 255, ignored"
+    if message:
+        raise located(ingredients, section, message)
+    return highest
+
+
+def stand_in(images, classes: int):
+    """What a loader may give for --check before the data is here: images (N, C, H, W), and masks of background."""
+    return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
+
+
+def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:
+    """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
+    where = "model.architecture.backbone"
+    try:
+        build = find_backbone(architecture.backbone, architecture.options, "torchvision.models.segmentation")
+        model = build(in_channels=shape[0], output_classes=classes)
+        with torch.inference_mode():
+            outputs = model.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change image_size of the loader"
+        raise located(ingredients, where, message) from error
+    if outputs.shape != (2, classes, *shape[1:]):
+        message = f"gives {list(outputs.shape)} for 2 samples, but {[2, classes, *shape[1:]]} is needed: "
+        raise located(ingredients, where, f"{message}a class for each pixel, as unet or fcn_resnet50 give")
+    return model
+
+
+def default_loss():
+    return losses.cross_entropy()
+
+
+def loss(model, inputs, targets, criterion) -> torch.Tensor:
+    """The loss of one batch: inputs (N, C, H, W), targets (N, H, W)."""
+    return criterion(model(inputs).float(), _for_losses(targets))
+
+
+def _for_losses(targets):
+    """Masks as losses take them: int64, -100 for 255."""
+    return targets.long().masked_fill_(targets == IGNORED, losses.IGNORED)
+
+
+@torch.inference_mode()
+def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+    """Loss (cross entropy) and figures of all pixels that count, from one confusion matrix, and `metrics` of them.
+
+    mean_iou and dice are means over the classes that are in the masks or in what the model says, iou.<class> tells each
+    of these. A metric gets the pixels that count as its samples: logits (pixels, classes), classes (pixels,).
+    `views`: test-time augmentation, see `logits_of`.
+    """
+    model.eval()
+    confusion, total_loss, metrics = 0, 0.0, metrics or {}
+    for metric in metrics.values():
+        metric.reset()
+    for inputs, targets in batches:
+        count = max(1, AT_ONCE // targets[0].numel())
+        for part, masks in zip(inputs.split(count), targets.split(count), strict=True):
+            logits, masks = logits_of(model, part, views), masks.long()
+            classes, counts = logits.shape[1], masks != IGNORED
+            pairs = torch.where(counts, masks * classes + logits.argmax(1), classes**2)  # the last bin is for ignored
+            confusion = confusion + pairs.flatten().bincount(minlength=classes**2 + 1)[:-1]
+            total_loss = total_loss + F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum")
+            if metrics:
+                samples = logits.movedim(1, -1)[counts], masks[counts]
+                for metric in metrics.values():
+                    metric.update(*samples)
+    confusion = confusion.reshape(classes, classes).double().cpu()  # [truth, said]
+    right, truth, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    present = (truth + said > 0).nonzero()[:, 0].tolist()
+    pixels = max(1.0, float(truth.sum()))
+    iou, dice = right / (truth + said - right), 2 * right / (truth + said)
+    figures = {"loss": float(total_loss) / pixels, "mean_iou": float(iou[present].mean())}
+    figures |= {"dice": float(dice[present].mean()), "pixel_accuracy": float(right.sum()) / pixels}
+    for name, metric in metrics.items():
+        values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
+        figures |= {name: values[0]} if len(values) == 1 else {f"{name}_{at}": value for at, value in enumerate(values)}
+    names = _names if len(_names) == classes else list(map(str, range(classes)))
+    return figures | {f"iou.{names[index]}": float(iou[index]) for index in present}
+
+
+def logits_of(model, inputs, views=None) -> torch.Tensor:
+    """(N, classes, H, W). With `views(inputs) -> list of batches` the log of the mean of their softmax, each moved back
+    over the image by `views.back(list of outputs) -> the same`."""
+    if views is None:
+        return model(inputs).float()
+    shares = views.back([model(view).float().softmax(1) for view in views(inputs)])
+    return torch.stack(shares).mean(0).clamp(min=1e-12).log()
+
+
+@torch.inference_mode()
+def predict(model, inputs, classes: list[str], views=None) -> list[str]:
+    """For each of inputs (N, C, H, W) the classes found and their shares of the pixels, the largest first."""
+    return [
+        ", ".join(f"{classes[index]} {share:.1%}" for index, share in _shares(mask))
+        for mask in logits_of(model.eval(), inputs, views).argmax(1)
+    ]
+
+
+def _shares(mask) -> list[tuple[int, float]]:
+    """(class, share of the pixels) in a mask, the largest first."""
+    counts = mask[mask != IGNORED].flatten().bincount()
+    order = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())].tolist()
+    return [(index, int(counts[index]) / mask.numel()) for index in order]
+
+
+def read_sample(path: str, form: dict):
+    """An image file for `predict`: shrunk or grown as in training, without the grey border."""
+    if form["size"] is None:
+        from recipes.predict import read_sample as read
+
+        return read(path, form)
+    image = decode_image(path, form["channels"])
+    return letterbox(image, inner_size(image.shape[1:], form["size"]))
+
+
+def draw(inputs, targets, classes: list[str], model=None) -> list:
+    """Images under their masks in colours, names of the classes above; with a model what it says on the right."""
+    said = [None] * len(inputs) if model is None else logits_of(model.eval(), inputs).argmax(1).cpu()
+    drawn = []
+    for sample, truth, guess in zip(inputs, targets.cpu(), said, strict=True):
+        masks = [truth] if guess is None else [truth, guess]
+        pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
+        drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
+    return drawn
+
+
+def _blended(sample, mask):
+    """The image with half of each pixel in the colour of its class; ignored ones as they are."""
+    pixels, times = as_pixels(sample), enlarged(sample)
+    mask = mask.long().repeat_interleave(times, 0).repeat_interleave(times, 1)
+    colours = torch.tensor([colour_of(index) for index in range(IGNORED + 1)], dtype=torch.uint8)
+    return torch.where(mask == IGNORED, pixels, pixels // 2 + colours[mask].permute(2, 0, 1) // 2)
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """Red, green and blue of a class: black for the first, else a hue far from those of the classes before it."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 1 - 0.4 * (index // 8 % 2), float(index > 0))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _legend(width: int, mask, classes: list[str]):
+    """A strip (3, 14, width) with the names of the classes in a mask, each in its colour, the largest first."""
+    import numpy
+    from PIL import Image, ImageDraw
+
+    strip, left = Image.new("RGB", (width, 14)), 2
+    pen = ImageDraw.Draw(strip)
+    for index, _ in _shares(mask):
+        pen.text((left, 1), classes[index], fill=colour_of(index) if index else "white")
+        left += int(pen.textlength(classes[index])) + 6
+    return torch.from_numpy(numpy.array(strip)).permute(2, 0, 1)
