@@ -159,7 +159,8 @@ def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems
             of_task = getattr(
                 train.load_task(ingredients), "stand_in", lambda pixels, classes: (pixels, torch.arange(classes))
             )
-            functions.of[TRAINING] = stands_in = lambda given=of_task(pixels, classes): given
+            given = of_task(pixels, classes)
+            functions.of[TRAINING] = stands_in = lambda given=given: given
     if stands_in:
         functions.of[VALIDATION] = stands_in
     found, is_known = [], not lines
