@@ -16,7 +16,7 @@ from core.errors import suggest
 from recipes import checkpoint
 
 CHECKPOINTS = "checkpoints"
-SHOWN = 8  # figures of an epoch that its line tells; metrics.jsonl and metrics.csv hold all
+BY_CLASS = "iou_"  # how figures begin that the line of an epoch leaves out; metrics.jsonl and metrics.csv hold them
 
 
 def create(parent: Path, ingredients: Ingredients, name: str | None = None) -> Path:
@@ -177,8 +177,8 @@ def report(folder: Path, history: list[dict], epochs: int, is_best: bool, track=
     record(folder, **figures)
     lines = [",".join(figures), *(",".join(str(line.get(key, "")) for key in figures) for line in history)]
     checkpoint.replace(folder / "metrics.csv", ("\n".join(lines) + "\n").encode())
-    shown = [key for key in figures if key not in ("epoch", "train_loss", "seconds")][:SHOWN]
-    said = ", ".join(f"{key} {figures[key]:.4f}" for key in shown)
+    shown = {key: value for key, value in figures.items() if key not in ("epoch", "train_loss", "seconds")}
+    said = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if not name.startswith(BY_CLASS))
     start = f"epoch {figures['epoch']:>3}/{epochs}  train loss {figures['train_loss']:.4f}  validation {said}"
     say(folder, f"{start}  {figures['seconds']:.1f} s" + ("  best" if is_best else ""))
     if track:
