@@ -78,18 +78,17 @@ def dice(smooth: float = 1.0):
     Logits (N, classes, ...), class indices (N, ...); sums go over the whole batch, ignored pixels left out.
     smooth: added above and below, in pixels; a class that is not in the batch then has a value.
     """
-    import torch.nn.functional as F
-
     if smooth <= 0:
         raise ValueError(f"smooth = {smooth}: write more than 0")
 
     def loss(outputs, targets):
-        axes = [0, *range(2, outputs.ndim)]
-        counted = (targets != IGNORED).unsqueeze(1)
-        found = outputs.softmax(1) * counted
-        truth = F.one_hot(targets.clamp(min=0), outputs.shape[1]).movedim(-1, 1) * counted
-        common = 2 * (found * truth).sum(axes)
-        return 1 - ((common + smooth) / (found.square().sum(axes) + truth.sum(axes) + smooth)).mean()
+        shares, counted, classes = outputs.softmax(1), targets != IGNORED, targets.clamp(min=0)
+        none, counts = shares.new_zeros(outputs.shape[1]), counted.to(shares.dtype)
+        own = shares.gather(1, classes.unsqueeze(1)).squeeze(1) * counts  # one-hot truth would be as large as outputs
+        common = none.index_add(0, classes.flatten(), own.flatten())
+        truth = none.index_add(0, classes.flatten(), counts.flatten())
+        found = (shares.square() * counts.unsqueeze(1)).sum([0, *range(2, outputs.ndim)])
+        return 1 - ((2 * common + smooth) / (found + truth + smooth)).mean()
 
     return loss
 

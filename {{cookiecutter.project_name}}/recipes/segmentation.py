@@ -254,7 +254,7 @@ def _blended(sample, mask):
 
 def colour_of(index: int) -> tuple[int, int, int]:
     """Red, green and blue of a class: black for the first, else a hue far from those of the classes before it."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 1 - 0.4 * (index // 8 % 2), float(index > 0))
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 1 - 0.45 * (index % 2), float(index > 0))
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
