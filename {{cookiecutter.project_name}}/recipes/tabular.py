@@ -3,11 +3,8 @@
 import torch
 
 from core import Ingredients, located
-from core.settings import read_section
-from pantry.models import find_backbone
 from pantry.tables import numbers, read_csv, refuse, regressor
 from recipes import classification
-from recipes.settings import Scheme
 
 FIGURES = ("loss", "mae", "r2")  # what `evaluate` gives
 BEST = "loss"  # the one by which the best epoch is chosen where the ingredients name none
@@ -16,18 +13,16 @@ BEST = "loss"  # the one by which the best epoch is chosen where the ingredients
 def check(ingredients: Ingredients, architecture) -> None:
     """Refuse what can be refused before any data is read."""
     classification.check(ingredients, architecture)
-    scheme = read_section(ingredients, "training.scheme", Scheme)
-    if scheme.best == "mae" and scheme.best_is != "lowest":
+    if (ingredients.at("training.scheme.best"), ingredients.at("training.scheme.best_is")) == ("mae", None):
         raise located(ingredients, "training.scheme.best", "an error is best where it is lowest; add best_is = lowest")
 
 
 def check_data(ingredients: Ingredients, architecture, samples) -> int:
     """1, the numbers that the network gives. Raises IngredientsError where rows, targets or the head do not fit."""
-    if len(samples.shape) != 1 or not samples.first.is_floating_point():
-        message = f"a sample is {samples.first.dtype} {samples.shape}; a row of floats (columns,) is needed"
-        raise located(ingredients, "training.load_dataset", message)
-    if samples.targets is None or not samples.targets.is_floating_point() or samples.targets.ndim != 1:
-        raise located(ingredients, "training.load_dataset", "y is no row of floats (N,), one for each sample")
+    for what, given in (("a sample", samples.first), ("y", samples.targets)):
+        if given is not None and (given.ndim != 1 or not given.is_floating_point()):
+            message = f"{what} is {given.dtype} {list(given.shape)}; a row of floats is needed"
+            raise located(ingredients, "training.load_dataset", message)
     if architecture.output_classes not in (None, 1):
         raise located(ingredients, "model.architecture.output_classes", "a row has one number to predict; write 1")
     return 1
@@ -35,14 +30,14 @@ def check_data(ingredients: Ingredients, architecture, samples) -> int:
 
 def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other columns than those in training."""
-    if samples.shape != meta["shape"]:
-        raise located(ingredients, section, f"a sample is {samples.shape}, but in training {meta['shape']}")
+    known, found = meta["form"].get("columns", meta["shape"]), samples.form.get("columns", samples.shape)
+    if known != found:
+        raise located(ingredients, section, f"a row is {found}, but in training {known}")
 
 
 def build_model(ingredients: Ingredients, architecture, shape: list[int], outputs: int) -> torch.nn.Module:
-    """The backbone, tried once, with the units of inputs and target kept inside: see `regressor` of pantry/tables.py."""
-    network = classification.build_model(ingredients, architecture, shape, outputs)
-    return regressor(network, shape[0])
+    """The backbone, tried once, with the units of inputs and target inside: see `regressor` of pantry/tables.py."""
+    return regressor(classification.build_model(ingredients, architecture, shape, outputs), shape[0])
 
 
 def default_loss():
@@ -56,38 +51,29 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
-    """Over all batches: loss, the mean squared error in variances of the training targets; mae, the mean absolute error
-    in the unit of the target; r2, the share of the targets' variance that is explained; and `metrics`.
-    """
-    model.eval()
-    seen, squares, metrics = [], 0.0, metrics or {}
-    for metric in metrics.values():
+    """Mean squared error in variances of the training targets, mean absolute error in their unit, r2, and `metrics`."""
+    seen = [(*model.eval()(inputs, targets), targets) for inputs, targets in batches]
+    outputs, wanted, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
+    predicted = model.target.undo(outputs)
+    errors, apart = (predicted - targets).double(), (targets - targets.mean()).double()
+    r2 = 1 - float(errors.square().sum() / apart.square().sum().clamp(min=1e-12))
+    figures = {"loss": float((outputs - wanted).square().mean()), "mae": float(errors.abs().mean()), "r2": r2}
+    for name, metric in (metrics or {}).items():
         metric.reset()
-    for inputs, targets in batches:
-        outputs, wanted = model(inputs, targets)
-        squares = squares + (outputs.float() - wanted).square().sum()
-        predicted, targets = model.target.undo(outputs.float()), targets.float()
-        seen.append((predicted, targets))
-        for metric in metrics.values():
-            metric.update(predicted, targets)
-    predicted, targets = (torch.cat(part).double() for part in zip(*seen, strict=True))
-    errors, spread = predicted - targets, float((targets - targets.mean()).square().sum())
-    r2 = 1 - float(errors.square().sum()) / spread if spread else 0.0
-    figures = {"loss": float(squares) / len(targets), "mae": float(errors.abs().mean()), "r2": r2}
-    return figures | {name: float(metric.compute()) for name, metric in metrics.items()}
+        metric.update(predicted, targets)
+        figures[name] = float(metric.compute())
+    return figures
 
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The number for each of inputs (N, columns) and its unit, as texts."""
-    unit = "" if classes == ["0"] else f" {classes[0]}"  # a loader that knows none
-    return [f"{value:.4g}{unit}" for value in model.eval()(inputs).float()[:, 0].tolist()]
+    """The number for each of inputs (N, columns), and its unit, as texts."""
+    return [f"{value:.4g} {classes[0]}" for value in model.eval()(inputs).float()[:, 0].tolist()]
 
 
 def read_sample(path: str, form: dict) -> dict:
-    """The rows of a CSV file with the columns of training, others are passed over: {file:line: row (columns,)}."""
-    if "columns" not in form:
-        refuse([f"{path}: the loader of this training told no columns; let it give form = {{'columns': [...]}}"])
+    """The rows of a CSV file by the columns of training, others are passed over: {file:line: row (columns,)}."""
+    refuse([] if "columns" in form else [f"{path}: the loader told no columns; see Arrays in pantry/data.py"])
     header, lines = read_csv(path, form.get("delimiter", ","))
     refuse([f"{path}: there is no column {name}" for name in form["columns"] if name not in header])
     rows = numbers(path, header, lines, form["columns"])
