@@ -61,9 +61,7 @@ def write(folder, **texts):
 
 
 def test_all_that_is_wrong_with_texts_is_told_at_once(tmp_path):
-    folder = write(
-        tmp_path, training="yes\tb\n\nno\ta\n", validation="yes\n\tx\nno\t \n", testing="ye\tx\nno\ty\nq\tz\n"
-    )
+    folder = write(tmp_path, training="yes\tb\n\nno\ta\n", validation="yes\n\tx\nno\t \n", testing="ye\tx\nq\tz\n")
     assert load_texts(folder)().classes == ["no", "yes"] and load_texts(folder)()[1].tolist() == [1, 0]
     with pytest.raises(IngredientsError) as told:
         load_texts(folder, "validation")()
