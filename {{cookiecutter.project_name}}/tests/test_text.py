@@ -111,7 +111,10 @@ def test_task_learns_and_is_measured_again_and_names_the_language_of_a_text(trai
     monkeypatch.setattr("sys.argv", ["validate", str(run / "ingredients.ini"), "--run", str(run), "--on", "testing"])
     validate.main()
     assert capsys.readouterr().out == f"testing: {tested} (265 samples)\n"
-    texts = {"alle Menschen sind frei und gleich": "German", "todos los seres humanos nacen libres": "Spanish"}
+    texts = {
+        "alle Menschen sind frei und gleich an Rechten geboren": "German",
+        "tout individu a droit à la vie": "French",
+    }
     monkeypatch.setattr("sys.argv", ["predict", *texts, "--run", str(run), "--ingredients", str(INI)])
     predict.main()
     said = [line.rsplit(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
