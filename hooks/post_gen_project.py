@@ -8,16 +8,67 @@ import os
 import shlex
 from pathlib import Path
 
-# What a choice alone needs. A further task or data set is one more line here and one more choice in cookiecutter.json.
+DIGITS = ["data/digits.tgz", "data/README.md"]
+SCENES = [*DIGITS, "pantry/boxes.py", "pantry/scenes.py"]
+# What a choice needs and not every project; a file may serve several. A further task or data set is one more line here
+# and one more choice in cookiecutter.json.
 ONLY_FOR = {
-    "task": {"classification": ["recipes/classification.py"]},
-    "data": {"digits": ["data/digits.tgz", "data/README.md"], "mnist": []},
+    "task": {
+        "classification": [
+            "recipes/classification.py",
+            "tests/test_commands.py",
+            "tests/test_interruptions.py",
+            "tests/test_techniques.py",
+            "tests/test_train.py",
+        ],
+        "detection": [*SCENES, "recipes/detection.py", "pantry/detectors.py", "tests/test_detection.py"],
+        "segmentation": [
+            *SCENES,
+            "recipes/segmentation.py",
+            "pantry/masks.py",
+            "pantry/segmenters.py",
+            "tests/test_segmentation.py",
+        ],
+        "tabular": [
+            "recipes/classification.py",
+            "recipes/tabular.py",
+            "pantry/tables.py",
+            "tests/test_tabular.py",
+            "data/diabetes.csv",
+            "data/README.md",
+        ],
+        "text": [
+            "recipes/classification.py",
+            "recipes/text.py",
+            "pantry/texts.py",
+            "tests/test_text.py",
+            *(f"data/udhr/{split}.tsv" for split in ("training", "validation", "testing")),
+            "data/README.md",
+        ],
+        "blank": ["recipes/blank.py", "tests/test_blank.py"],
+    },
+    "data": {"digits": DIGITS, "mnist": []},
 }
-# Files of which the chosen one is kept under another name. The digits settings already stand in ingredients.ini.
+# Files of which the chosen one is kept under another name. Settings and attribution of the digits have theirs already.
 CHOSEN = {
-    "data": {"mnist": ("ingredients.mnist.ini", "ingredients.ini")},
-    "license": {name: (f"licenses/{name}.txt", "LICENSE") for name in ("MIT", "Apache-2.0", "BSD-3-Clause")},
+    "task": {
+        "detection": [("ingredients.detection.ini", "ingredients.ini")],
+        "segmentation": [("ingredients.segmentation.ini", "ingredients.ini")],
+        "tabular": [("ingredients.tabular.ini", "ingredients.ini"), ("data/README.tabular.md", "data/README.md")],
+        "text": [("ingredients.text.ini", "ingredients.ini"), ("data/README.text.md", "data/README.md")],
+        "blank": [
+            ("ingredients.blank.ini", "ingredients.ini"),
+            ("custom_functions.blank.py", "custom_functions.py"),
+        ],
+    },
+    "data": {"mnist": [("ingredients.mnist.ini", "ingredients.ini")]},
+    "license": {name: [(f"licenses/{name}.txt", "LICENSE")] for name in ("MIT", "Apache-2.0", "BSD-3-Clause")},
 }
+
+
+def effective(answers):
+    """The answers that count: images to choose from are there for classification alone."""
+    return {key: answer for key, answer in answers.items() if key != "data" or answers["task"] == "classification"}
 
 
 def remove(path):
@@ -28,19 +79,25 @@ def remove(path):
 
 
 def keep_chosen(answers):
-    for question, files_of in ONLY_FOR.items():
-        kept = files_of[answers[question]]
-        for file in sorted({file for files in files_of.values() for file in files} - set(kept)):
+    chosen = effective(answers)
+    needed = {file for question, files_of in ONLY_FOR.items() for file in files_of.get(chosen.get(question), ())}
+    for file in sorted({file for files_of in ONLY_FOR.values() for files in files_of.values() for file in files}):
+        if file not in needed:
             remove(Path(file))
     for question, names_of in CHOSEN.items():
-        for choice, (file, kept_as) in names_of.items():
-            if choice == answers[question] and Path(file).exists():
-                Path(file).replace(kept_as)
-            remove(Path(file))
+        for choice, names in names_of.items():
+            for file, kept_as in names:
+                if choice == chosen.get(question) and Path(file).exists():
+                    Path(file).replace(kept_as)
+                remove(Path(file))
     if answers["license"] == "none":
         pyproject = Path("pyproject.toml")
         text = pyproject.read_text(encoding="utf-8")
         pyproject.write_text(text.replace('license = "none"\n', ""), encoding="utf-8")
+
+
+# What can be predicted at once in a new project: of digits, images are there only after the first training.
+PREDICT = {"tabular": "data/diabetes.csv", "text": '"alle Menschen sind frei"', "blank": "0.5,-0.2"}
 
 
 def next_steps(answers):
@@ -52,7 +109,8 @@ def next_steps(answers):
         f"\n{answers['project_name']} is ready. Next:\n"
         f"    cd {shlex.quote(folder)}\n"
         "    python train.py\n"
-        "What it needs is installed once with `pip install -e .`, or by running `uv run train.py` instead.\n"
+        + (f"    python -m recipes.predict {PREDICT[task]}\n" if (task := answers["task"]) in PREDICT else "")
+        + "What it needs is installed once with `pip install -e .`, or by running `uv run train.py` instead.\n"
     )
 
 

@@ -24,6 +24,26 @@ GREY, ALPHA = ("1", "L", "LA", "La"), ("LA", "La", "PA", "RGBA", "RGBa")  # mode
 SMALL = 128 * 128  # pixels; of smaller images threads decode half as many a second as no threads
 
 
+class Arrays(tuple):
+    """`(X, y)`, as a loader may give it, and what else it knows: `Arrays(X, y, classes=["no", "yes"])`.
+
+    classes: names, in the order of their numbers; paths: of the N samples, for messages; form: a dict that
+    `read_sample` of the task is given when something is predicted
+    """
+
+    def __new__(cls, X, y, **known):
+        pair = super().__new__(cls, (X, y))
+        pair.__dict__.update(known)
+        return pair
+
+
+def refuse(problems: list[str], most: int = 20) -> None:
+    """Raise IngredientsError with the problems, where there are any."""
+    if problems:
+        more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+        raise IngredientsError("\n    ".join([*problems[:most], *more]))
+
+
 @registry.load_dataset.register("load_image_folder")
 def load_image_folder(
     source: Path,

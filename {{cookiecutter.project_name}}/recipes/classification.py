@@ -22,6 +22,14 @@ def check(ingredients: Ingredients, architecture) -> None:
 
 def check_data(ingredients: Ingredients, architecture, samples) -> int:
     """The number of classes of the training data. Raises IngredientsError where the head or the targets do not fit."""
+    if not samples.first.is_floating_point():
+        message = f"a sample is {samples.first.dtype} {samples.shape}; a network takes floats: let preprocess make them"
+        raise located(ingredients, "training.load_dataset", message)
+    return count_classes(ingredients, architecture, samples)
+
+
+def count_classes(ingredients: Ingredients, architecture, samples) -> int:
+    """The same, whatever a sample is."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
         message = f"y is {targets.dtype} {list(targets.shape)}; class indices (N,) are needed, whole numbers from 0 up"
@@ -57,14 +65,16 @@ def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict
         raise located(ingredients, section, message)
 
 
-def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:
+def build_model(
+    ingredients: Ingredients, architecture, shape: list[int], classes: int, dtype=torch.float32
+) -> torch.nn.Module:
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
     try:
         build = find_backbone(architecture.backbone, architecture.options)
         model = build(in_channels=shape[0], output_classes=classes)
         with torch.inference_mode():
-            outputs = model.eval()(torch.zeros(2, *shape))
+            outputs = model.eval()(torch.zeros(2, *shape, dtype=dtype))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change their size by preprocess"
         raise located(ingredients, where, message) from error

@@ -18,14 +18,19 @@ class Samples:
     targets: torch.Tensor | None
     dataset: object | None
     classes: list[str] | None  # names in the order of their index, where the loader knows them
-    form: dict  # what one sample was before `preprocess`, so that predict can make the same of an image file
+    form: dict  # what one sample was before `preprocess`, so that predict can make the same of a file
     names: list[str] | None = None  # of the samples, such as their files, where the loader knows them
     collate: object | None = None  # pairs -> batch, of a data set whose targets differ in size; None: they are stacked
 
     @property
+    def first(self) -> torch.Tensor:
+        """One preprocessed sample."""
+        return self.dataset[0][0] if self.inputs is None else self.inputs[0]
+
+    @property
     def shape(self) -> list[int]:
         """Of one preprocessed sample."""
-        return list((self.dataset[0][0] if self.inputs is None else self.inputs[0]).shape)
+        return list(self.first.shape)
 
     def __len__(self) -> int:
         return len(self.inputs if self.dataset is None else self.dataset)
@@ -92,15 +97,16 @@ def _as_targets(targets, where: str) -> torch.Tensor:
     except (TypeError, ValueError):
         kind = type(targets[0]).__name__
         raise IngredientsError(f"{where}: y holds {kind}; numbers are needed, for classes from 0 up") from None
+    if targets.is_floating_point():
+        return targets.float()
     # losses refuse some kinds of integers; masks would take eight times as much memory
-    return targets if targets.is_floating_point() or targets.ndim > 1 else targets.long()
+    return targets if targets.ndim > 1 else targets.long()
 
 
 def _preprocess_all(inputs, first: torch.Tensor, preprocess, where: str) -> torch.Tensor:
     images = first.ndim == 3
-    kept = torch.empty(
-        (len(inputs), *first.shape), memory_format=torch.channels_last if images else torch.contiguous_format
-    )
+    layout = torch.channels_last if images else torch.contiguous_format
+    kept = torch.empty((len(inputs), *first.shape), dtype=first.dtype, memory_format=layout)
     if hasattr(preprocess, "of_batch") and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
         for start in range(0, len(inputs), 1024):
             kept[start : start + 1024] = preprocess.of_batch(inputs[start : start + 1024])
@@ -117,10 +123,12 @@ def _preprocess_all(inputs, first: torch.Tensor, preprocess, where: str) -> torc
 
 
 def as_input(sample) -> torch.Tensor:
-    """A preprocessed sample as a float tensor; an image as (C, H, W)."""
+    """A preprocessed sample as a float tensor, an image as (C, H, W); or a row of token ids, int64."""
     if sample is None:
         raise IngredientsError("preprocess gave None; let it return the sample")
     sample = to_image(sample)
+    if is_ids(sample):
+        return sample.long()
     if not sample.is_floating_point():
         message = f"preprocess gave {sample.dtype}, but a model takes floats: divide by 255, as divide_by_255 does"
         raise IngredientsError(message)
@@ -128,13 +136,21 @@ def as_input(sample) -> torch.Tensor:
 
 
 def scale(sample):
-    """The preprocess of a project that names none: bytes become floats from 0 to 1, floats stay."""
+    """The preprocess of a project that names none: bytes become floats from 0 to 1; floats and token ids stay."""
     sample = to_image(sample)
-    return sample if sample.is_floating_point() else sample / 255
+    return sample if sample.is_floating_point() or is_ids(sample) else sample / 255
+
+
+def is_ids(sample: torch.Tensor) -> bool:
+    """Whether a sample is a row of whole numbers, such as the token ids of a text, for an embedding."""
+    return sample.ndim == 1 and sample.dtype in (torch.int32, torch.int64)
 
 
 def _form(sample, loaded) -> dict:
-    """What one sample is before it is preprocessed, so that predict can make the same of an image file."""
+    """What one sample is before it is preprocessed, so that predict can make the same of an image file.
+
+    A loader that knows more for `read_sample` of its task gives it as `form`.
+    """
     kind = "tensor" if isinstance(sample, torch.Tensor) else "array" if hasattr(sample, "shape") else "image"
     image = to_image(sample)
     return {
@@ -146,6 +162,7 @@ def _form(sample, loaded) -> dict:
         # of a loader that gives floats, the range tells whether it divided by 255
         "float": image.is_floating_point(),
         "divided": image.is_floating_point() and float(image.max()) <= 1,
+        **getattr(loaded, "form", {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Say what the trained model makes of images, or of what else the task takes.
+"""Say what the trained model makes of images, or of what else the task takes: files of rows, texts.
 
 python -m recipes.predict a.png b.jpg                    with the best weights of the newest run
 python -m recipes.predict a.png --run models/0.0.0/model.pth
@@ -13,7 +13,7 @@ from recipes.validate import check_run, open_model
 
 def main() -> None:
     with Command(__doc__) as command:
-        command.add_argument("images", nargs="+", metavar="IMAGE")
+        command.add_argument("images", nargs="+", metavar="INPUT")
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
         arguments, ingredients = command.read(with_functions=False, checks=[check_run, check_images])
@@ -23,10 +23,12 @@ def main() -> None:
         ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
         preprocess = functions.at("testing.preprocess") or functions.at("training.preprocess") or data.scale
         device, task = next(model.parameters()).device, load_task(ingredients)
-        read = getattr(task, "read_sample", read_sample)  # all are read before the first answer
-        samples = [read(path, meta["form"]) for path in arguments.images]
-        width = max(map(len, arguments.images))
-        for path, sample in zip(arguments.images, samples, strict=True):
+        read, samples = getattr(task, "read_sample", read_sample), []
+        for path in arguments.images:  # all are read before the first answer
+            found = read(path, meta["form"])
+            samples += found.items() if isinstance(found, dict) else [(path, found)]
+        width = max(len(path) for path, _ in samples)
+        for path, sample in samples:
             inputs = data.as_input(preprocess(sample))[None].to(device)
             try:
                 [said] = task.predict(model, inputs, meta["classes"], functions.at("testing.views"))
@@ -37,7 +39,11 @@ def main() -> None:
 
 
 def check_images(arguments, ingredients: Ingredients) -> str:
-    """For --check. Raises IngredientsError with all images that are not there."""
+    """For --check. Raises IngredientsError with all images that are not there; what else a task reads is its own."""
+    from recipes.train import load_task
+
+    if hasattr(load_task(ingredients), "read_sample"):
+        return f"to predict: {len(arguments.images)}"
     missing = [path for path in arguments.images if not Path(path).is_file()]
     if missing:
         raise IngredientsError([Problem(Place("command line"), path, "", "there is no such file") for path in missing])

@@ -1,0 +1,78 @@
+"""What differs by task, here: your own. It runs as it is; each function says what to put in its place.
+
+recipes/train.py calls these functions, and nothing else has to change. Rename the file as you like, and write its name
+as `task` into [project.meta]. What users can mend is told by `raise located(ingredients, "section.key", "what to do")`.
+"""
+
+import torch
+from torch import nn
+
+from core import Ingredients, IngredientsError, located
+from pantry.models import find_backbone
+
+FIGURES = ("loss",)  # yours: the figures that `evaluate` gives, such as ("loss", "accuracy")
+BEST = "loss"  # yours: the figure that tells the best epoch; the lowest of "loss", the highest of any other
+
+
+def check(ingredients: Ingredients, architecture) -> None:
+    """Refuse what can be refused before any data is read. Here: a backbone or an option that is not there."""
+    try:
+        find_backbone(architecture.backbone, architecture.options)
+    except IngredientsError as error:
+        raise located(ingredients, "model.architecture.backbone", str(error)) from None
+
+
+def check_data(ingredients: Ingredients, architecture, samples) -> int:
+    """The number of outputs that the network needs. Refuse samples and targets that do not fit. Here: one number."""
+    if samples.targets is not None and not samples.targets.is_floating_point():
+        raise located(ingredients, "training.load_dataset", f"y is {samples.targets.dtype}; floats are needed")
+    return 1
+
+
+def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+    """Refuse validation or test data that is unlike the training data (`meta`: its shape, classes and form)."""
+    if samples.shape != meta["shape"]:
+        raise located(ingredients, section, f"a sample is {samples.shape}, but in training {meta['shape']}")
+
+
+def build_model(ingredients: Ingredients, architecture, shape: list[int], outputs: int) -> nn.Module:
+    """The network for samples of `shape`. Here: the backbone that [model.architecture] names."""
+    return find_backbone(architecture.backbone, architecture.options)(shape[0], outputs)
+
+
+def default_loss():
+    """`criterion(outputs, targets) -> scalar` where [training.loss] is absent."""
+    return nn.MSELoss()
+
+
+def loss(model, inputs, targets, criterion) -> torch.Tensor:
+    """The loss of one batch, a scalar. Here: inputs (N, columns), outputs (N, 1), targets (N,)."""
+    return criterion(model(inputs)[:, 0], targets)
+
+
+@torch.inference_mode()
+def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+    """FIGURES, and those of [validation.metrics], over all batches, each sample counted once."""
+    model.eval()
+    outputs, targets = zip(*((model(inputs)[:, 0], targets) for inputs, targets in batches), strict=True)
+    outputs, targets = torch.cat(outputs).float(), torch.cat(targets)
+    figures = {"loss": float(nn.functional.mse_loss(outputs, targets))}
+    for name, metric in (metrics or {}).items():
+        metric.reset()
+        metric.update(outputs, targets)
+        figures[name] = float(metric.compute())
+    return figures
+
+
+@torch.inference_mode()
+def predict(model, inputs, classes: list[str], views=None) -> list[str]:
+    """What `python -m recipes.predict` prints for each of inputs."""
+    return [f"{value:.4f}" for value in model.eval()(inputs)[:, 0].tolist()]
+
+
+def read_sample(given: str, form: dict) -> torch.Tensor:
+    """The sample that an argument of `python -m recipes.predict` means. Leave it out where that is an image file."""
+    try:
+        return torch.tensor([float(number) for number in given.split(",")])
+    except ValueError:
+        raise IngredientsError(f"{given}: write numbers with commas between them, such as 0.5,-0.2") from None

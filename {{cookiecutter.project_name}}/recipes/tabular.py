@@ -1,0 +1,80 @@
+"""What differs by task, here: one number for each row of a table."""
+
+import torch
+
+from core import Ingredients, located
+from pantry.tables import numbers, read_csv, refuse, regressor
+from recipes import classification
+
+FIGURES = ("loss", "mae", "r2")  # what `evaluate` gives
+BEST = "loss"  # the one by which the best epoch is chosen where the ingredients name none
+
+
+def check(ingredients: Ingredients, architecture) -> None:
+    """Refuse what can be refused before any data is read."""
+    classification.check(ingredients, architecture)
+    if (ingredients.at("training.scheme.best"), ingredients.at("training.scheme.best_is")) == ("mae", None):
+        raise located(ingredients, "training.scheme.best", "an error is best where it is lowest; add best_is = lowest")
+
+
+def check_data(ingredients: Ingredients, architecture, samples) -> int:
+    """1, the numbers that the network gives. Raises IngredientsError where rows, targets or the head do not fit."""
+    for what, given in (("a sample", samples.first), ("y", samples.targets)):
+        if given is not None and (given.ndim != 1 or not given.is_floating_point()):
+            message = f"{what} is {given.dtype} {list(given.shape)}; a row of floats is needed"
+            raise located(ingredients, "training.load_dataset", message)
+    if architecture.output_classes not in (None, 1):
+        raise located(ingredients, "model.architecture.output_classes", "a row has one number to predict; write 1")
+    return 1
+
+
+def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+    """Refuse validation or test data of other columns than those in training."""
+    known, found = meta["form"].get("columns", meta["shape"]), samples.form.get("columns", samples.shape)
+    if known != found:
+        raise located(ingredients, section, f"a row is {found}, but in training {known}")
+
+
+def build_model(ingredients: Ingredients, architecture, shape: list[int], outputs: int) -> torch.nn.Module:
+    """The backbone, tried once, with the units of inputs and target inside: see `regressor` of pantry/tables.py."""
+    return regressor(classification.build_model(ingredients, architecture, shape, outputs), shape[0])
+
+
+def default_loss():
+    return torch.nn.functional.mse_loss
+
+
+def loss(model, inputs, targets, criterion) -> torch.Tensor:
+    """The loss of one batch: inputs (N, columns), targets (N,). The criterion compares standardised numbers (N,)."""
+    return criterion(*model(inputs, targets))
+
+
+@torch.inference_mode()
+def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+    """Mean squared error in variances of the training targets, mean absolute error in their unit, r2, and `metrics`."""
+    seen = [(*model.eval()(inputs, targets), targets) for inputs, targets in batches]
+    outputs, wanted, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
+    predicted = model.target.undo(outputs)
+    errors, apart = (predicted - targets).double(), (targets - targets.mean()).double()
+    r2 = 1 - float(errors.square().sum() / apart.square().sum().clamp(min=1e-12))
+    figures = {"loss": float((outputs - wanted).square().mean()), "mae": float(errors.abs().mean()), "r2": r2}
+    for name, metric in (metrics or {}).items():
+        metric.reset()
+        metric.update(predicted, targets)
+        figures[name] = float(metric.compute())
+    return figures
+
+
+@torch.inference_mode()
+def predict(model, inputs, classes: list[str], views=None) -> list[str]:
+    """The number for each of inputs (N, columns), and its unit, as texts."""
+    return [f"{value:.4g} {classes[0]}" for value in model.eval()(inputs).float()[:, 0].tolist()]
+
+
+def read_sample(path: str, form: dict) -> dict:
+    """The rows of a CSV file by the columns of training, others are passed over: {file:line: row (columns,)}."""
+    refuse([] if "columns" in form else [f"{path}: the loader told no columns; see Arrays in pantry/data.py"])
+    header, lines = read_csv(path, form.get("delimiter", ","))
+    refuse([f"{path}: there is no column {name}" for name in form["columns"] if name not in header])
+    rows = numbers(path, header, lines, form["columns"])
+    return {f"{path}:{number}": torch.tensor(row) for (number, _), row in zip(lines, rows, strict=True)}
