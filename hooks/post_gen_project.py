@@ -90,10 +90,11 @@ def keep_chosen(answers):
                 if choice == chosen.get(question) and Path(file).exists():
                     Path(file).replace(kept_as)
                 remove(Path(file))
-    if answers["license"] == "none":
-        pyproject = Path("pyproject.toml")
-        text = pyproject.read_text(encoding="utf-8")
-        pyproject.write_text(text.replace('license = "none"\n', ""), encoding="utf-8")
+    pyproject = Path("pyproject.toml")
+    text = pyproject.read_text(encoding="utf-8").replace('license = "none"\n', "")
+    if answers["task"] == "detection":  # which cannot do without
+        text = text.replace('    "tqdm",\n]', '    "faster-coco-eval",\n    "torchmetrics",\n    "tqdm",\n]')
+    pyproject.write_text(text, encoding="utf-8")
 
 
 # What can be predicted at once in a new project: of digits, images are there only after the first training.

@@ -20,6 +20,7 @@ DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt")
 INSTALLED = (
     {"torch", "torchvision", "fastdownload", "fastprogress", "tqdm", "numpy", "pillow"}
     | {"pytest", "hypothesis", "ipython", "jedi", "ruff", "setuptools", "pip", "wheel", "uv"}
+    | {"faster-coco-eval", "torchmetrics", "lightning-utilities"}  # of detection
     # what those bring
     | {"fastcore", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}
     | {"colorama", "iniconfig", "packaging", "pluggy", "pygments", "sortedcontainers", "triton", "typing-extensions"}

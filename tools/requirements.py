@@ -14,7 +14,8 @@ def requirements():
     template = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "{{cookiecutter.project_name}}" / "pyproject.toml").read_text(encoding="utf-8"))
     # The project's dev group names the same tools without a version.
-    return project["project"]["dependencies"] + template["dependency-groups"]["dev"]
+    dependencies = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["detection"]
+    return dependencies + template["dependency-groups"]["dev"]
 
 
 if __name__ == "__main__":
