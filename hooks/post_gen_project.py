@@ -92,7 +92,7 @@ def keep_chosen(answers):
                 remove(Path(file))
     pyproject = Path("pyproject.toml")
     text = pyproject.read_text(encoding="utf-8").replace('license = "none"\n', "")
-    if answers["task"] == "detection":  # which cannot do without
+    if answers["task"] == "detection" and '    "torchmetrics",\n' not in text:  # which cannot do without
         text = text.replace('    "tqdm",\n]', '    "faster-coco-eval",\n    "torchmetrics",\n    "tqdm",\n]')
     pyproject.write_text(text, encoding="utf-8")
 
