@@ -5,7 +5,7 @@
 # ///
 """How long a step of detection and of segmentation takes, over a loop in the manner of torchvision's references.
 
-    uv run benchmarks/tasks.py [ROUNDS]
+    uv run benchmarks/tasks.py [ROUNDS] [TASK ...]
 
 Both train the network of the shipped ini on the same digit scenes, with the same optimizer, batch size, precision and
 number of steps; the other loop is that of references/detection/engine.py and references/segmentation/train.py of
@@ -28,7 +28,7 @@ sys.path.insert(0, str(PROJECT))
 
 import torch  # noqa: E402
 
-COUNT, EPOCHS = 160, 2  # scenes; the first epoch warms up
+COUNT, EPOCHS = 320, 2  # scenes; the first epoch warms up
 
 
 def ingredients_of(task: str):
@@ -70,6 +70,7 @@ def by_hand(task: str) -> float:
     ingredients = ingredients_of(task)
     functions, recipe = call_functions(ingredients), importlib.import_module(f"recipes.{task}")
     scheme = read_section(ingredients, "training.scheme", Scheme)
+    functions.project.data.download()
     samples = data.load("training.load_dataset", functions, data.scale, scheme.memory)
     dataset = samples.dataset or torch.utils.data.TensorDataset(samples.inputs, samples.targets)
     architecture = read_section(ingredients, "model.architecture", Architecture)
@@ -108,13 +109,13 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     print(f"torch {torch.__version__}, {rounds} interleaved rounds, seconds for {COUNT} scenes", flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for task in ("detection", "segmentation"):
-            if not (PROJECT / f"ingredients.{task}.ini").exists():
-                continue
+        for task in sys.argv[2:] or ("detection", "segmentation"):
             pairs = []
-            for _ in range(rounds):
+            for number in range(rounds):
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    pairs.append((by_hand(task), ours(task)))
+                    first, second = (by_hand, ours) if number % 2 else (ours, by_hand)  # neither always comes first
+                    times = {first: first(task), second: second(task)}
+                    pairs.append((times[by_hand], times[ours]))
             hand, own = (statistics.median(column) for column in zip(*pairs, strict=True))
             ratio = statistics.median(mine / other for other, mine in pairs)
             print(f"{task:13} by hand {hand:.2f}  ours {own:.2f}  ours / by hand {ratio:.3f}", flush=True)

@@ -224,7 +224,7 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
         if not found:
             break
     problems += found
-    counts = f"{len(training):,} training and {len(validation):,} validation samples, {classes} classes"
+    counts = data.summary(training, validation, classes)
     if scheme.batch_size == "auto":
         return [f"data: {counts}", *lines]
     size = min(max(1, scheme.batch_size * scheme.accumulate), len(training))  # 0 is told already

@@ -166,6 +166,13 @@ def _form(sample, loaded) -> dict:
     }
 
 
+def summary(training: Samples, validation: Samples, outputs: int) -> str:
+    """How many samples of what there are, on one line."""
+    numbers = training.targets is not None and training.targets.is_floating_point()
+    kind = ("output" if numbers else "class") + ("" if outputs == 1 else "s" if numbers else "es")
+    return f"{len(training):,} training and {len(validation):,} validation samples, {outputs} {kind}"
+
+
 def split_off(ingredients: Ingredients, samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
     """(training, validation): a seeded share of each class goes to validation."""
     count = len(samples)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 MOST = 8  # samples in a picture
-LEAST = 96  # pixels of the shorter side, smaller images are drawn larger
+LEAST = 160  # pixels of the shorter side, smaller images are drawn larger
 
 
 def save(path: Path, task, inputs, targets, classes: list[str], model=None) -> None:

@@ -341,8 +341,7 @@ def introduce(
 ) -> None:
     """What is about to be trained."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    samples = f"{len(training):,} training and {len(validation):,} validation samples, {len(meta['classes'])} classes"
-    runs.say(folder, samples)
+    runs.say(folder, data.summary(training, validation, len(meta["classes"])))
     runs.say(folder, f"{architecture.backbone}: {parameters:,} parameters, on {device}")
     if new:
         runs.say(folder, f"not in {architecture.weights}, so left new: {', '.join(new)}")
