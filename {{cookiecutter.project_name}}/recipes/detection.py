@@ -153,7 +153,8 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
         figures |= {name: max(0.0, float(values["map"])), f"{name}50": max(0.0, float(values["map_50"]))}
         if kind == "bbox" and values["classes"].numel() > 1:
             each = zip(values["classes"].tolist(), values["map_per_class"].tolist(), strict=True)
-            figures |= {f"map.{label}": value for label, value in each}
+            names = getattr(model, "class_names", range(int(values["classes"].max()) + 1))
+            figures |= {f"map.{names[label]}": value for label, value in each}
     return figures
 
 

@@ -30,8 +30,6 @@ _STAY = "moves images, but not their masks; write RandomHorizontalFlip, RandomAf
 UNFIT = {"mixup": _SHARES, "cutmix": _SHARES} | dict.fromkeys(("AugMix", "AutoAugment"), _STAY)
 UNFIT |= dict.fromkeys(("RandAugment", "TrivialAugmentWide"), _STAY)
 
-_names: list[str] = []  # of the classes of the data that `check_other_data` saw last, by which `evaluate` names figures
-
 
 def check(ingredients: Ingredients, architecture) -> None:
     """Refuse what can be refused before any data is read, all at once."""
@@ -96,7 +94,6 @@ def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict
         message = f"a sample is {samples.shape}, but in training {meta['shape']}"
     if message:
         raise located(ingredients, section, message)
-    _names[:] = known
 
 
 def _check_masks(ingredients: Ingredients, section: str, samples) -> int | None:
@@ -194,7 +191,7 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
     for name, metric in metrics.items():
         values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
         figures |= {name: values[0]} if len(values) == 1 else {f"{name}_{at}": value for at, value in enumerate(values)}
-    names = _names if len(_names) == classes else list(map(str, range(classes)))
+    names = getattr(model, "class_names", range(classes))
     return figures | {f"iou.{names[index]}": float(iou[index]) for index in present}
 
 

@@ -67,6 +67,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     seed_all = seeder(device, scheme.deterministic)
     seed_all(data.seed_of("model", scheme.seed))
     model = task.build_model(ingredients, architecture, meta["shape"], n_classes)
+    model.class_names = meta["classes"]  # by which figures of single classes are named
     left_new = []
     if architecture.weights and state is None:
         with told_at(ingredients, "model.architecture.weights"):

@@ -63,6 +63,7 @@ def open_model(path: str | None, ingredients: Ingredients, overrides=()):
     architecture = read_section(ingredients, "model.architecture", Architecture)
     scheme = read_section(ingredients, "training.scheme", Scheme)
     model = load_task(ingredients).build_model(ingredients, architecture, meta["shape"], len(meta["classes"]))
+    model.class_names = meta["classes"]
     model.load_state_dict(state["model"])
     return ingredients, functions, model.to(choose_device(ingredients, scheme.device)), meta
 

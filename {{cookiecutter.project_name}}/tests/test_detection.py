@@ -204,6 +204,7 @@ def test_boxes_of_scenes_are_those_of_their_masks():
 @pytest.mark.parametrize("body", ["small", "resnet18"])
 def test_detectors_of_the_pantry_train_and_detect(name, body):
     model = find_detector(name, {"body": body})(3, 4)
+    model.transform.min_size, model.transform.max_size = (64,), 64
     target = {"boxes": tv_tensors.BoundingBoxes([[4, 4, 40, 44]], format="XYXY", canvas_size=(64, 64))}
     target |= {"labels": torch.tensor([3]), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 64, 64)}
@@ -251,7 +252,7 @@ def test_boxes_move_with_their_image():
 
 @pytest.mark.parametrize("name", ["RandomIoUCrop", "RandomZoomOut", "ScaleJitter"])
 def test_boxes_still_frame_the_same_after_crops_and_zooms(name):
-    settings = {"ScaleJitter": {"target_size": [40, 60]}}.get(name, {})
+    settings = {"ScaleJitter": {"target_size": [40, 60], "scale_range": [0.5, 2.0]}}.get(name, {})
     transform = registry.augment.get(f"torchvision.transforms.v2.{name}")(**settings)
     sample = torch.zeros(3, 40, 60)
     sample[:, 5:25, 10:30] = 1

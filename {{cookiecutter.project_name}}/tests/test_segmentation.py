@@ -439,14 +439,14 @@ def test_predictions_are_shares_of_the_pixels():
 
 
 def test_pictures_show_truth_beside_prediction():
-    images = torch.full((2, 3, 100, 100), 0.5)
-    masks = torch.zeros(2, 100, 100, dtype=torch.uint8)
-    masks[:, :50], masks[:, 99] = 2, IGNORED
+    images = torch.full((2, 3, 200, 200), 0.5)
+    masks = torch.zeros(2, 200, 200, dtype=torch.uint8)
+    masks[:, :100], masks[:, 199] = 2, IGNORED
     classes = ["ground", "dog", "cat"]
     [drawn, _] = segmentation.draw(images, masks, classes)
-    assert drawn.shape == (3, 114, 100) and drawn[:, :14].any()
+    assert drawn.shape == (3, 214, 200) and drawn[:, :14].any()
     grey, cat = torch.tensor([127] * 3), torch.tensor(segmentation.colour_of(2))
-    for row, expected in ((20, grey // 2 + cat // 2), (70, grey // 2), (99, grey)):
+    for row, expected in ((40, grey // 2 + cat // 2), (140, grey // 2), (199, grey)):
         assert torch.equal(drawn[:, 14 + row, 50].long(), expected)
     said = images.clone()
     said[:] = 0.01
