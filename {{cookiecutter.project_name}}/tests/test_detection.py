@@ -238,7 +238,7 @@ def moved(transform, sample, target):
 
 
 def boxed(*corners, size=(40, 60)):
-    boxes = tv_tensors.BoundingBoxes(list(corners), format="XYXY", canvas_size=size)
+    boxes = tv_tensors.BoundingBoxes(torch.tensor(corners, dtype=torch.float32), format="XYXY", canvas_size=size)
     return {"boxes": boxes, "labels": torch.zeros(len(corners), dtype=torch.int64)}
 
 

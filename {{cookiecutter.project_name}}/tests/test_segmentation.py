@@ -451,8 +451,8 @@ def test_pictures_show_truth_beside_prediction():
     said = images.clone()
     said[:] = 0.01
     [both, _] = segmentation.draw(said, masks, classes, Told(3))
-    assert both.shape == (3, 114, 200)
-    assert torch.equal(both[:, 34, 150].long(), 2 // 2 + torch.tensor(segmentation.colour_of(1)) // 2)
+    assert both.shape == (3, 214, 400)
+    assert torch.equal(both[:, 54, 300].long(), 2 // 2 + torch.tensor(segmentation.colour_of(1)) // 2)
     colours = {segmentation.colour_of(index) for index in range(30)}
     assert len(colours) == 30
 
