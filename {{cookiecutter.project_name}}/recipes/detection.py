@@ -15,7 +15,10 @@ SHOWN = 0.5  # least score of a box that is drawn or told
 # What the loop can do, but not with boxes: setting -> (the value that leaves it off, why).
 REFUSED = {
     "training.loss": (None, "a detector has losses of its own; leave the section out"),
-    "training.scheme.first_size": (1.0, "boxes would not shrink with the images; use ScaleJitter and RandomCrop of torchvision"),
+    "training.scheme.first_size": (
+        1.0,
+        "boxes would not shrink with the images; use ScaleJitter and RandomCrop of torchvision",
+    ),
     "training.scheme.swa": (0.0, "its norms are measured again without targets, which detectors need; use ema"),
     "training.scheme.balanced": (False, "an image has objects of several classes"),
     "testing.views": (None, "boxes of several views cannot be averaged"),
