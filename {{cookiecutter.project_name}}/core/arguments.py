@@ -12,7 +12,7 @@ from .values import BROKEN
 _KINDS = {
     "str": (str, "text"),
     "int": (int, "an integer"),
-    "float": ((int, float), "a number"),
+    **dict.fromkeys(("float", "Number"), ((int, float), "a number")),
     "bool": (bool, "True or False"),
     "NoneType": (type(None), "None"),
     "Path": ((str, os.PathLike), "a path"),
@@ -144,7 +144,7 @@ def _is(value, name: str, inside: tuple) -> bool | None:
     if name == "Literal":
         return any(value == choice and type(value) is type(choice) for choice in inside)
     kind, _ = _KINDS.get(name, (None, name))
-    if kind is None or not isinstance(value, kind) or (isinstance(value, bool) and name in ("int", "float")):
+    if kind is None or not isinstance(value, kind) or (isinstance(value, bool) and name in ("int", "float", "Number")):
         return None if kind is None else False
     if name == "tuple" and inside and inside[-1] is not ...:
         return len(value) == len(inside) and all(map(fits, value, inside))

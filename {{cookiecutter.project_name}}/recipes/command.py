@@ -28,9 +28,10 @@ class Command:
             usage="%(prog)s [options] [--section.key VALUE ...]",
         )
         self.add_argument = self.parser.add_argument
-        self.add_argument("--check", action="store_true", help="find what is wrong without data and training, and stop")
-        self.add_argument("--print", action="store_true", help="print the ingredients as they hold, and stop")
-        self.add_argument("--explain", metavar="PATH", help="say where a setting comes from and goes to, and stop")
+        one = self.parser.add_mutually_exclusive_group()
+        one.add_argument("--check", action="store_true", help="find what is wrong without data and training, and stop")
+        one.add_argument("--print", action="store_true", help="print the ingredients as they hold, and stop")
+        one.add_argument("--explain", metavar="PATH", help="say where a setting comes from and goes to, and stop")
         self.add_argument("--add", metavar="PATH=VALUE", help="add a setting that the file does not have")
         self.add_argument("--traceback", action="store_true", help="show where in the code a mistake was found")
 

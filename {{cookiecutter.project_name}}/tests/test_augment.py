@@ -15,7 +15,8 @@ SETTINGS = {  # of those that need some, or that would change nothing that these
     "mixup": {"classes": 10},
     "cutmix": {"classes": 10},
 }
-OURS = [name for name in registry.augment if "." not in name and name != "sequence"]
+# Of boxes, which batches of classes have not, tests/test_detection.py.
+OURS = [name for name in registry.augment if "." not in name and name not in ("sequence", "mosaic")]
 COUNT = 64
 
 
@@ -278,6 +279,14 @@ def test_arguments_of_torchvision_are_checked():
         resolved(f"{head}RandAugmnt")
     with pytest.raises(IngredientsError, match="RandomErasing refuses its settings: .*floating point value"):
         resolved(f"{head}RandomErasing\np = 3.0")
+
+
+def test_a_number_of_any_kind_is_a_number():
+    text = "[training.augment]\n@augment = torchvision.transforms.v2.RandomAffine\ndegrees = "
+    for value in ("10", "10.5", "[-10, 10]"):
+        assert resolved(text + value).per_sample
+    with pytest.raises(IngredientsError, match="degrees = True\n.*a number"):
+        resolved(text + "True")
 
 
 @pytest.mark.parametrize(
