@@ -19,6 +19,8 @@ REFUSED = {
         1.0,
         "boxes would not shrink with the images; use ScaleJitter and RandomCrop of torchvision",
     ),
+    "training.preprocess.size": (None, "boxes would stay as they are; set image_size in the loaders' sections instead"),
+    "testing.preprocess.size": (None, "boxes would stay as they are; set image_size in the loaders' sections instead"),
     "training.scheme.swa": (0.0, "its norms are measured again without targets, which detectors need; use ema"),
     "training.scheme.balanced": (False, "an image has objects of several classes"),
     "testing.views": (None, "boxes of several views cannot be averaged"),

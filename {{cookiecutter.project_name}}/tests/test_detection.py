@@ -404,8 +404,14 @@ def test_data_that_does_not_fit_is_refused(train):
         train({"model.architecture.backbone": "mask_rcnn"})
     with pytest.raises(IngredientsError, match="gives no boxes; use load_voc"):
         train({"training.load_dataset.targets": "classes"})
-    with pytest.raises(IngredientsError, match="(?s)resized an image from .64, 64. to .32, 32., but not the boxes"):
+    with pytest.raises(IngredientsError, match=r"training.preprocess.size = .*\n.*set image_size in the loaders"):
         train({"training.preprocess.@preprocess": "resize_and_scale", "training.preprocess.size": "[32, 32]"})
+
+
+def test_a_preprocess_of_ones_own_leaves_the_size(train, own):
+    own.preprocess.register("test_half")(lambda: lambda sample: sample[:, ::2, ::2] / 255)
+    with pytest.raises(IngredientsError, match="(?s)resized an image from .64, 64. to .32, 32., but not the boxes"):
+        train({"training.preprocess.@preprocess": "test_half"})
 
 
 def test_perfect_boxes_have_a_precision_of_one():
