@@ -49,10 +49,12 @@ def overrides(archive, tmp_path, monkeypatch):
         "project.data.source": f"file:{archive}",
         "project.data.root": f"{tmp_path}/data/",
         "project.meta.n_classes": "3",
+        "model.architecture.options": "None",  # of the shipped backbone, which other backbones do not have
         "training.load_dataset.source": f"{tmp_path}/data/tiny",
         "training.preprocess.@preprocess": "resize_and_scale",
         "training.preprocess.size": "[16, 16]",
         "testing.preprocess.size": "[16, 16]",
+        "training.scheme.precision": "float32",
         "training.scheme.epochs": "8",  # the running statistics of the norms need some fifty steps
         "training.scheme.batch_size": "8",
         "training.optimizer.learning_rate": "0.05",
