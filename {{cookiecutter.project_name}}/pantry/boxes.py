@@ -271,7 +271,8 @@ def load_yolo(
     """`load() -> BoxedImages`: images with text files of YOLO, lines `class x y width height` or `class x1 y1 x2 ...`.
 
     images, labels: folders with the same names in them; where they hold folders named after splits (train2017, val,
-        ...) that of `split` is read, else all is for training. An image without a text file has no objects
+        ...) that of `split` is read, else all is for training. An image without a text file has no objects; a text file
+        without an image is passed over, but where no image has one all are refused
     classes: names in the order of their numbers; None: as many as the largest number tells, named by their numbers
     image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
     masks: keep the polygons as well, for instance segmentation
@@ -300,7 +301,8 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
         file = texts.pop(str(Path(os.path.relpath(path, folder)).with_suffix(".txt")), None)
         for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines() if file else (), 1):
             lines += [(found[-1], file, f"line {number}", line.split())] if line.strip() else []
-    problems += [f"{file}: there is no image of this name in {folder}" for file in texts.values()]
+    if texts and not lines:  # a few are left over in many sets; all of them is a mistake
+        problems += [f"{file}: there is no image of this name in {folder}" for file in texts.values()]
     numbers = [int(words[0]) for _, _, _, words in lines if words[0].isdecimal()]
     names = list(classes or map(str, range(max(numbers, default=0) + 1)))
     for one, file, where, (label, *rest) in lines:
