@@ -222,6 +222,9 @@ def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygo
         content = json.loads(annotations.read_text(encoding="utf-8"))
         categories = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
         listed, objects = {item["id"]: item["file_name"] for item in content["images"]}, content["annotations"]
+        hash(tuple((item.get("image_id"), item.get("category_id")) for item in objects))  # ids are no lists
+        if not all(isinstance(name, str) for name in (*listed.values(), *categories.values())):
+            raise TypeError("a file_name or the name of a category is no text")
     except OSError as error:
         raise IngredientsError(f"{annotations}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -372,7 +375,7 @@ def _add(one: Annotated, file, where: str, name: str, names: list, box, problems
         problems.append(f"{file}: {where}: there is no class {name}. {suggest(name, names)}")
     try:
         box = [float(value) for value in box]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         box = [math.nan]
     if not all(map(math.isfinite, box)):
         problems.append(f"{file}: {where}: a corner of the box is no number")
@@ -385,14 +388,16 @@ def _add(one: Annotated, file, where: str, name: str, names: list, box, problems
         problems.append(f"{file}: {where}: the box {size} stands out of the image of {width} x {height} pixels")
     elif min(x2, width) - max(x1, 0) <= 0 or min(y2, height) - max(y1, 0) <= 0:
         problems.append(f"{file}: {where}: the box {size} has no area")
-    if outlines is not None and not (
-        isinstance(outlines, list) and outlines and all(len(line) >= 6 for line in outlines)
-    ):
+    if outlines is not None and not (isinstance(outlines, list) and outlines and all(map(_is_outline, outlines))):
         problems.append(f"{file}: {where}: a polygon needs 3 points or more")
     if len(problems) == before:
         one.boxes.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
         one.labels.append(names.index(name))
         one.polygons += [] if outlines is None else [outlines]
+
+
+def _is_outline(line) -> bool:
+    return isinstance(line, list) and len(line) >= 6 and all(isinstance(value, int | float) for value in line)
 
 
 def _checked(

@@ -134,6 +134,14 @@ def test_coco_files_that_are_wrong(tmp_path):
         coco(tmp_path, [rle])(masks=True)
     with pytest.raises(IngredientsError, match="there is no image b.png"):
         coco(tmp_path, [], images=[{"id": 7, "file_name": "b.png"}])()
+    flat = {"category_id": 3, "bbox": [0, 0, 5, 5], "segmentation": [1, 2, 3, 4, 5, 6]}
+    with pytest.raises(IngredientsError, match="a polygon needs 3 points"):
+        coco(tmp_path, [flat])(masks=True)
+    for annotations in ("text", [1], None, [{"image_id": 7, "category_id": [3]}]):
+        with pytest.raises(IngredientsError, match="coco.json: is no COCO file"):
+            content = {"images": [{"id": 7, "file_name": "a.png"}], "categories": [], "annotations": annotations}
+            (tmp_path / "coco.json").write_text(json.dumps(content))
+            load()
     (tmp_path / "coco.json").write_text("[1]")
     with pytest.raises(IngredientsError, match="coco.json: is no COCO file"):
         load()
