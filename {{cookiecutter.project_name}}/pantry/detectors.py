@@ -75,7 +75,7 @@ def _body(name: str, width: int, of_pyramid: bool = False):
         settings = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 5}
         return resnet_fpn_backbone(backbone_name=name, weights=None, **settings, **more)
     if name in mobile and not of_pyramid:
-        settings = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 6, "returned_layers": [3, 4, 5, 6][-2:]}
+        settings = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 6}
         return mobilenet_backbone(backbone_name=name, weights=None, fpn=True, **settings)
     choices = ["small", *names, *(() if of_pyramid else mobile)]
     raise ValueError(f"body = {name}: there is no such body of this detector. {suggest(name, choices)}")

@@ -26,7 +26,11 @@ REFUSED = {
     "testing.views": (None, "boxes of several views cannot be averaged"),
     "validation.metrics": (None, "mean average precision is measured already, of each class too"),
 }
-UNMOVED = ("random_shift", "random_crop", "random_flip", "mixup", "cutmix")  # of the pantry: boxes would stay behind
+# Boxes would stay behind, or stop the transform.
+UNMOVED = ("random_shift", "random_crop", "random_flip", "mixup", "cutmix")
+UNMOVED += tuple(
+    f"torchvision.transforms.v2.{name}" for name in ("RandAugment", "AutoAugment", "AugMix", "TrivialAugmentWide")
+)
 
 
 def check(ingredients: Ingredients, architecture) -> None:

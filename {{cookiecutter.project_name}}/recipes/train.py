@@ -88,6 +88,8 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     if scheme.compile:
         model.compile()
 
+    model.train()  # for the trials that `auto` makes too
+
     def loss_of(inputs, targets):
         with autocast:
             return task.loss(model, inputs, targets, criterion)
