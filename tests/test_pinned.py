@@ -99,7 +99,7 @@ def machine() -> str:
 
 
 def measure(name: str, folder: Path) -> dict:
-    """Losses of each epoch and the test figures, and a digest of the best weights, of one run in a copy of the project."""
+    """Losses of each epoch and the test figures, and a digest of the best weights, of one run in a copy of it."""
     import torch
 
     ini, changes = RUNS[name]
