@@ -9,8 +9,8 @@
 
 import os
 
-from .errors import IngredientsError, Place, Problem
-from .ingredients import Ingredients, located
+from .errors import IngredientsError, Place, Problem, SettingError
+from .ingredients import Ingredients, locate, located
 from .parser import parse, parse_string
 from .registry import registry, resolve
 

@@ -15,12 +15,13 @@ class Place(namedtuple("Place", "file line", defaults=(0,))):
 
 
 class Problem(namedtuple("Problem", "place key raw message")):
-    """One mistake: its place, the dotted key and the value as written (either may be empty), and what to do."""
+    """One mistake: its place (None: not yet located), dotted key, value as written (either may be "") and the fix."""
 
     def __str__(self) -> str:
         subject = shortened(self.key) + (f" = {shortened(self.raw)}" if self.raw else "")
         message = self.message.replace("\n", "\n    ")
-        return f"{self.place}:{' ' + subject if subject else ''}\n    {message}"
+        place = f"{self.place}:" if self.place else ""
+        return f"{place}{' ' if place and subject else ''}{subject}\n    {message}"
 
 
 class IngredientsError(Exception):
@@ -33,6 +34,13 @@ class IngredientsError(Exception):
     def __str__(self) -> str:
         more = ["… and more"] if len(self.problems) > MAX_PROBLEMS else []
         return "\n".join([*map(str, self.problems[:MAX_PROBLEMS]), *more]) or str(self.args[0])
+
+
+class SettingError(IngredientsError):
+    """One setting that is refused: its dotted path and what to write. `locate` adds file, line and value."""
+
+    def __init__(self, path: str, message: str):
+        super().__init__([Problem(None, path, "", message)])
 
 
 def note(problems: list, problem: Problem) -> None:

@@ -102,6 +102,24 @@ def located(ingredients: Ingredients, path: str, message: str) -> IngredientsErr
     return IngredientsError([problem_of(ingredients, path, message)])
 
 
+def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
+    """The error with place and value as written of each problem that has no place yet.
+
+    For a setting that is absent, the place is that of the nearest section around it, or of the file.
+    """
+
+    def place_of(problem: Problem) -> Problem:
+        path, place = problem.key, ingredients.where(problem.key)
+        while path and place is None:
+            path = path.rpartition(".")[0]
+            place = ingredients.where(path)
+        return problem._replace(place=place or Place("ingredients"), raw=problem.raw or ingredients.written(problem.key))
+
+    if all(problem.place for problem in error.problems):
+        return error
+    return IngredientsError([problem if problem.place else place_of(problem) for problem in error.problems])
+
+
 def _blocks(root: Ingredients, node: Ingredients, path: str):
     """The ini text of a section and of those in it, a block each."""
     lines, inner = [], []
