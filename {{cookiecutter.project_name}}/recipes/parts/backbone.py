@@ -1,0 +1,1 @@
+from pantry.models import find_backbone  # noqa

@@ -1,0 +1,30 @@
+"""A trained model, opened as it was in its run."""
+
+from pathlib import Path
+
+from core import Ingredients, parse_string
+from core.declared import read_section
+from recipes.experiment import Experiment, build, configure
+from recipes.parts import checkpoint
+from recipes.run import find_checkpoint, runs_folder
+from recipes.settings import SECTIONS, Saving, call_functions, import_functions
+
+
+def find_trained(path: str | None, ingredients: Ingredients) -> Path:
+    """The checkpoint of a run folder or file; of the newest run of `ingredients` without a path."""
+    saving = read_section(ingredients, "training.model", Saving)
+    return find_checkpoint(runs_folder(ingredients, saving.runs), path)
+
+
+def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Experiment:
+    """The experiment of a checkpoint, with its model. See `find_trained`.
+
+    All is as it was in that run, its custom_functions.py too; `overrides` change the ingredients.
+    """
+    file = find_trained(path, ingredients)
+    state = checkpoint.load(file)
+    import_functions(file.parent.parent)
+    ingredients = parse_string(state["meta"]["ingredients"], overrides, SECTIONS)
+    experiment = build(configure(ingredients, call_functions(ingredients)), meta=state["meta"])
+    experiment.model.load_state_dict(state["model"])
+    return experiment
