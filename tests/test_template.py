@@ -84,20 +84,14 @@ COMMON = {
     "recipes/train.py",
     "recipes/tune.py",
     "recipes/validate.py",
-    "tests/cases.json",
     "tests/conftest.py",
     "tests/test_augment.py",
     "tests/test_data.py",
-    "tests/test_functions.py",
-    "tests/test_language.py",
-    "tests/test_language_fuzz.py",
+    "tests/test_explain.py",
     "tests/test_losses_metrics.py",
     "tests/test_models.py",
     "tests/test_optimizers.py",
     "tests/test_pantry.py",
-    "tests/test_parser.py",
-    "tests/test_references.py",
-    "tests/test_torch_names.py",
     "train.py",
 }
 SCENES = {"data/digits.tgz", "data/README.md", "pantry/boxes.py", "pantry/scenes.py"}
@@ -293,7 +287,7 @@ def test_rendering_is_lint_free(bake, user_env, answers):
 def test_rendered_project_passes_its_own_tests(bake, user_env, task):
     own = sorted(file for file in ONLY_FOR["task", task] if file.startswith("tests/"))
     # What all projects share is tested once, but for the tests that read the project's ini or look over its shelves.
-    files = [] if task == "classification" else [*own, "tests/test_language.py", "tests/test_pantry.py"]
+    files = [] if task == "classification" else [*own, "tests/test_explain.py", "tests/test_pantry.py"]
     done = run(["pytest", "-q", *files], bake(fresh=True, task=task), user_env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)

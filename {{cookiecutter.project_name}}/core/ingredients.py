@@ -113,7 +113,8 @@ def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsErro
         while path and place is None:
             path = path.rpartition(".")[0]
             place = ingredients.where(path)
-        return problem._replace(place=place or Place("ingredients"), raw=problem.raw or ingredients.written(problem.key))
+        raw = problem.raw or ingredients.written(problem.key)
+        return problem._replace(place=place or Place("ingredients"), raw=raw)
 
     if all(problem.place for problem in error.problems):
         return error

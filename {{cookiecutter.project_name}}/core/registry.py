@@ -13,7 +13,7 @@ class Registry(dict):
     """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
 
     def __init__(self, name: str):
-        self.name, self._signatures, self._modules = name, {}, {}
+        self.name, self._signatures, self._modules, self._shelves = name, {}, {}, {}
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
@@ -21,6 +21,7 @@ class Registry(dict):
             raise IngredientsError(f'registry.{self.name}: name the function: @registry.{self.name}.register("x")')
 
         def enter(function):
+            self._read_shelf(name)
             other = dict.get(self, name)
             if other is not None and source(other) != source(function):  # the same place again: a reload
                 taken = f'"{name}" is taken in the registry {self.name} by {source(other)}'
@@ -40,16 +41,46 @@ class Registry(dict):
         """
         self._modules[path] = wrap
 
+    def shelve(self, name: str, module: str) -> None:
+        """Let `module` register `name` once somebody asks for it; `path.*`: the names of an installed module."""
+        if self._shelves.setdefault(name, module) != module and name[-1] != "*":  # on two shelves: the second refuses
+            importlib.import_module(module)
+
+    def _read_shelf(self, name: str) -> None:
+        path = f"{name.rpartition('.')[0]}.*"
+        if shelf := self._shelves.get(name) or self._shelves.get(path):
+            try:
+                importlib.import_module(shelf)
+            except ImportError as error:
+                raise IngredientsError(f"{name} is in {shelf}, which cannot be imported: {error}") from error
+
+    def __contains__(self, name) -> bool:
+        return dict.__contains__(self, name) or name in self._shelves
+
+    def __iter__(self):
+        """The names that are registered, those on shelves that are not yet imported included."""
+        return iter(dict.fromkeys([*self.keys(), *(name for name in self._shelves if name[-1] != "*")]))
+
+    def names(self) -> list[str]:
+        """All names; `path.NAME` stands for those of an installed module."""
+        paths = dict.fromkeys([*self._modules, *(name[:-2] for name in self._shelves if name[-1] == "*")])
+        return [*self, *(f"{path}.NAME" for path in paths)]
+
     def get(self, name: str):
         """The function under `name`; IngredientsError with the nearest names where there is none."""
         return self[str(name)]  # a name is text, also where it reads as a number
 
     def __missing__(self, name: str):
         path = name.rpartition(".")[0]
-        beside = _public(path) if path in self._modules else [f"{path}.NAME" for path in self._modules]
-        if path not in self._modules or name not in beside:
-            raise IngredientsError(f'the registry {self.name} has no "{name}". {suggest(name, [*self, *beside])}')
-        return self.setdefault(name, self._modules[path](beside[name]))
+        self._read_shelf(name)
+        if dict.__contains__(self, name):
+            return self[name]
+        members = _public(path) if path in self._modules else {}
+        if name not in members:
+            raise IngredientsError(
+                f'the registry {self.name} has no "{name}". {suggest(name, [*self.names(), *members])}'
+            )
+        return self.setdefault(name, self._modules[path](members[name]))
 
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""

@@ -44,5 +44,6 @@ def _of_torchmetrics(cls):
     return adopt(factory, cls)
 
 
-for _path in ("torchmetrics", "torchmetrics.classification", "torchmetrics.regression"):
-    registry.metric.module(_path, _of_torchmetrics)
+registry.metric.module("torchmetrics", _of_torchmetrics)
+registry.metric.module("torchmetrics.classification", _of_torchmetrics)
+registry.metric.module("torchmetrics.regression", _of_torchmetrics)

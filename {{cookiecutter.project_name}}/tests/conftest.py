@@ -93,6 +93,7 @@ def own():
     before = {name: dict(functions) for name, functions in registry.items()}
     yield registry
     for name, functions in registry.items():
-        functions.clear()
+        for added in functions.keys() - before.get(name, {}).keys() - functions._shelves.keys():
+            del functions[added]
         functions.update(before.get(name, {}))
         functions._signatures.clear()

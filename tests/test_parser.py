@@ -3,7 +3,6 @@
 import gc
 
 import pytest
-
 from core import Ingredients, IngredientsError, parse, parse_string
 from core.errors import MAX_PROBLEMS
 

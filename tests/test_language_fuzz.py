@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -14,23 +15,22 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-
 from core import Ingredients, IngredientsError, parse, parse_string, registry, resolve
 from core.registry import check_functions
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from recipes.settings import SECTIONS as DECLARED
 from recipes.settings import import_functions
 
-HERE = Path(__file__).parent.parent
+PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 SECONDS, MEGABYTES = 1, 200  # processor time of one parse; address space of the whole process that parses
 # What a long file may take beyond, a MB of it. It may hold 100,000 settings: at 4 us and 250 bytes each, that is 0.4 s
 # and 25 MB. Sections take up to 0.75 s and 48 MB; measured with files of 9.9 MB on a busy machine.
 SECONDS_EACH, MEGABYTES_EACH = 1, 50
 
-CASES = json.loads((HERE / "tests" / "cases.json").read_text(encoding="utf-8"))
-SHIPPED = {file.name: file.read_text(encoding="utf-8") for file in sorted(HERE.glob("ingredients*.ini"))}
+CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
+SHIPPED = {file.name: file.read_text(encoding="utf-8") for file in sorted(PROJECT.glob("ingredients*.ini"))}
 SEEDS = [case["text"] for case in CASES.values()] + list(SHIPPED.values())
 
 every_length = pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(200_000, marks=pytest.mark.long)])
@@ -207,7 +207,9 @@ class Child:
         """[[file, line, message], ...] of the problems that `name(what, overrides)` tells within those bounds."""
         if self.process is None or self.process.poll() is not None:
             command = [sys.executable, "-c", CHILD]
-            self.process = subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(
+                command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
         watch = threading.Timer(20 * seconds, self.process.kill)  # by the clock, and a machine may be busy
         watch.start()
         self.process.stdin.write(json.dumps([name, what, overrides, int(megabytes)]) + "\n")
@@ -445,7 +447,8 @@ GOOD = {
 @pytest.mark.parametrize("examples", [4 * EXAMPLES, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_an_error_after_a_slip_of_the_keyboard_stands_at_its_line_or_at_the_line_that_it_breaks(tmp_path, examples):
     """The shipped settings are checked as train.py does: with the recipe's sections and the functions' arguments."""
-    import_functions(HERE)
+    import_functions(PROJECT)
+    runpy.run_path(str(PROJECT / "custom_functions.blank.py"))
     tried = [(name, *mutation) for name, text in (GOOD | SHIPPED).items() for mutation in mutations(text)]
     reasons = Counter()
     for name, text, touched in tried[:: max(1, len(tried) // examples)]:

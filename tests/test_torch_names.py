@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torchvision.transforms import v2
-
 from core.arguments import Signature, describe, fits
+from torchvision.transforms import v2
 
 MODULES = {
     "optimizer": (torch.optim, "", torch.optim.Optimizer),

@@ -3,7 +3,6 @@
 import time
 
 import pytest
-
 from core import IngredientsError, parse_string
 from core.errors import MAX_PROBLEMS
 

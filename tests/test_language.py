@@ -1,7 +1,6 @@
 """core/: the language. Nothing here imports torch."""
 
 import copy
-import dataclasses
 import json
 import pickle
 import subprocess
@@ -9,14 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from core import Ingredients, IngredientsError, parse, parse_and_resolve, parse_string, registry, resolve
 from core.arguments import fits, mend
 from core.registry import Registries
-from core.settings import declared_paths
-from recipes.explain import explain, resolved_text, unread
-from recipes.settings import SECTIONS
 
+PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
 CASES["deep_json"] = {"text": f"[a]\nx = {'[' * 100_000}{']' * 100_000}\n", "reject": {"line": 2, "mentions": ["64"]}}
 CASES["big_integer"] = {"text": f"[a]\nx = {'9' * 5000}\n", "reject": {"line": 2, "mentions": ["4300"]}}
@@ -262,8 +258,7 @@ def test_nothing_heavy_is_imported_before_the_file_is_checked():
     """--help, and every mistake in the file or in a function's arguments, are told without torch."""
     code = "import sys, train; sys.argv = ['train.py', '--training.scheme.epochs', 'x']\ntry: train.main()\n"
     code += "except SystemExit: print('torch' in sys.modules, 'PIL' in sys.modules, 'pantry' in sys.modules)"
-    project = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True"]
     assert "command line: --training" not in done.stderr and "training.scheme.epochs = x" in done.stderr
     assert "`x` is text; a number is needed" in done.stderr
@@ -272,87 +267,12 @@ def test_nothing_heavy_is_imported_before_the_file_is_checked():
 def test_core_imports_the_standard_library_alone():
     import ast
 
-    for file in (Path(__file__).parent.parent / "core").glob("*.py"):
+    for file in (PROJECT / "core").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             assert all(name.split(".")[0] in sys.stdlib_module_names for name in names), (file, names)
-
-
-def test_command_line():
-    from recipes.command import _split_overrides
-
-    argv = ["x.ini", "--a.b", "1", "--a.c=x=y", "--add", "p.q=2", "--add=p.r=3", "--traceback"]
-    split = (
-        [("a.b", "1", False), ("a.c", "x=y", False), ("p.q", "2", True), ("p.r", "3", True)],
-        ["x.ini", "--traceback"],
-    )
-    assert _split_overrides(argv) == split
-    for wrong, told in (
-        (["--a.b"], "a value is missing"),
-        (["--add"], "section.key=VALUE"),
-        (["--add", "x"], "x=VALUE"),
-    ):
-        with pytest.raises(SystemExit, match=told):
-            _split_overrides(wrong)
-
-
-@dataclasses.dataclass
-class Kitchen:
-    """Declared settings for the tests."""
-
-    oven: int = dataclasses.field(default=180, metadata={"doc": "degrees"})
-    timer: float | None = None
-
-
-PLAIN = "# a note\n[project]\nname = x  # of the dish\n\n[kitchen]\noven = 200\ntimer = 1.50\n# the end\n"
-
-
-def test_print_keeps_the_text_and_its_comments():
-    ingredients = parse_string(PLAIN)
-    assert resolved_text(ingredients, PLAIN, {"kitchen": Kitchen}) == PLAIN
-    text = "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1,\n  ${oven}]  # two\noven = 1\n\n[b]\nk = ${kitchen}\n"
-    ingredients = parse_string(text, overrides=[("kitchen.oven", "7"), ("new.y", "2", True)])
-    printed = resolved_text(ingredients, text, {"kitchen": Kitchen, "other": Kitchen})
-    assert printed == (
-        "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1, 7]\noven = 7\ntimer = null  # default\n\n"
-        "[b]\nk = ${kitchen}\n\n[new]\ny = 2\n\n[other]\noven = 180  # default\ntimer = null  # default\n"
-    )
-
-
-def test_print_of_the_shipped_ingredients_reads_back(capsys):
-    for file in Path(__file__).parent.parent.glob("ingredients*.ini"):
-        ingredients = parse(file)
-        printed = parse_string(resolved_text(ingredients, file.read_text(encoding="utf-8"), SECTIONS))
-        for path in declared_paths(SECTIONS):
-            section, _, key = path.rpartition(".")
-            kind = SECTIONS[section]
-            default = next(item.default for item in dataclasses.fields(kind) if item.name == key)
-            assert printed.at(path) == ingredients.at(path, list(default) if default == () else default)
-        assert printed.at("training.load_dataset") == ingredients.at("training.load_dataset")
-
-
-def test_explain(kinds):
-    text = "[project]\nn = 3\n[kitchen]\noven = ${project.n}\n[f]\n@test_kind = join\nfirst = ${oven}\noven = a\n"
-    ingredients, declared = parse_string(text), {"kitchen": Kitchen}
-    told = explain(ingredients, "kitchen.oven", declared)
-    assert told.startswith(
-        "kitchen.oven = 3\n    kind: an integer\n    from: <text>:4, written ${project.n}\n    meaning: degrees"
-    )
-    assert "used in: kitchen.oven (<text>:4)" in explain(ingredients, "project.n", declared)
-    assert "used in: f.first (<text>:7)" in explain(ingredients, "f.oven", declared)
-    assert "goes to: join (" in explain(ingredients, "f.first", declared)
-    assert "from: its default" in explain(ingredients, "kitchen.timer", declared)
-    with pytest.raises(IngredientsError, match="there is no such setting. Did you mean kitchen.oven"):
-        explain(ingredients, "kitchen.ovn", declared)
-    told = explain(parse(Path(__file__).parent.parent / "ingredients.ini"), "testing.debug", SECTIONS)
-    assert "read by: recipes/train.py:" in told
-
-
-def test_unread_facts(kinds):
-    text = "[project]\nname = x\nn = 3\nfact = 1\n[project.f]\n@test_kind = join\nfirst = a\n[b]\nk = ${project.n}\n"
-    assert unread(parse_string(text), {"project.name"}) == ["project.fact"]
 
 
 def test_parse_and_resolve(tmp_path, kinds):

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from core import Ingredients, IngredientsError, parse, parse_string, registry, resolve
 from core.arguments import Signature, adapt, describe, fits
 from core.registry import check_functions
 from core.settings import check_settings, declared_paths, kind_of, read_section, setting
-from recipes.command import help_text
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,6 @@ def test_a_star_stands_for_any_one_part(tmp_path):
     assert kind_of(SECTIONS, "validation.metrics.top") == "test_metric" and kind_of(SECTIONS, "stages.a") is Scheme
     assert kind_of(SECTIONS, "validation.metrics") is None and kind_of(SECTIONS, "validation.metrics.a.b") is None
     assert declared_paths(SECTIONS)[2:] == ["stages.*.epochs", "stages.*.folder"]
-    assert "[validation.metrics.*]  @test_metric = name of a function" in help_text(SECTIONS)
-    assert "[stages.*]\n  epochs = 10  (an integer)\n      passes over the data" in help_text(SECTIONS)
     stages = parse_string("[stages.a]\nepochs = 3\nfolder = x\n[stages.b]\n", declared=SECTIONS)
     assert read_section(stages, "stages.a", Scheme) == Scheme(3, Path("x"))
 
