@@ -94,7 +94,7 @@ class Experiment:
     @property
     def evaluation_batch_size(self) -> int:
         """That of training unless it is set: what fits there fits in evaluation."""
-        return self.scheme.evaluation_batch_size or 512  # TEMP
+        return self.scheme.evaluation_batch_size or self.meta.get("batch_size", 1)
 
     def seed(self, purpose: str, *key: int) -> None:
         """Seed all generators by (purpose, seed of the experiment, key) alone."""

@@ -32,11 +32,20 @@ def listing(name: str) -> str:
     if name not in registry:
         raise IngredientsError(f"--list {name}: there is no such registry. {suggest(name, registry)}")
     functions, lines = registry[name], []
-    for key in sorted(functions.names()):
+    for key in sorted(functions):
         function = functions.get(key)
         text = inspect.getdoc(function) or ""
         lines += [f"{key}{_arguments(function)}", f"    {text.partition(chr(10))[0]}", f"    {source(function)}"]
-    return "\n".join([*lines, *(f"{path}.NAME: see the documentation of {path}" for path in functions.modules())])
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"{name}\n    see the documentation of {name[:-5]}"
+                for name in functions.names()
+                if name.endswith(".NAME")
+            ),
+        ]
+    )
 
 
 def _arguments(function) -> str:
