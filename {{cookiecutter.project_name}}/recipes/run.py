@@ -3,7 +3,6 @@
 `Run` also listens to the signals that ask to save or to stop.
 """
 
-import errno
 import json
 import math
 import os
@@ -16,26 +15,17 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError, SettingError, parse, parse_string
-from core.errors import suggest
+from core import Ingredients, SettingError
 from recipes.contracts import Closable
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
 from recipes.parts.origins import resolved_text
-from recipes.parts.samples import to_device
 from recipes.settings import Saving, Scheme
 
 CHECKPOINTS = "checkpoints"
 STOP = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# What the weights so far depend on: with another value of these a run cannot be resumed.
-FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
-FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
-FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
-FIXED += ("training.scheme.precision",)
 
 
 class Run:
@@ -52,28 +42,18 @@ class Run:
 
     def resume(self, ingredients: Ingredients, name: str | None) -> None:
         """Take the folder and the state of the run `name`, or of the newest one for ""; None: neither."""
-        folder = None if name is None or self.debug else Path(name) if name else newest(self.parent)
-        if folder is None:
+        if name is None or self.debug:
             return
-        if not (folder / CHECKPOINTS).is_dir():
-            names = [str(path) for path in self.parent.glob("*") if (path / CHECKPOINTS).is_dir()]
-            raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
-        state, damaged = checkpoint.load_newest(folder / CHECKPOINTS)
-        changed = differences(parse(folder / "ingredients.ini"), parse_string(resolved_text(ingredients)))
-        changed = [line for line in changed if not line.startswith("training.scheme.resume")]
-        if other := [line for line in changed if line.startswith(FIXED)]:
-            message = f"cannot resume {folder}: these settings changed ({'; '.join(other)}); set it to False"
-            raise SettingError("training.scheme.resume", message)
-        if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
-            checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
-        self.folder, self.state = folder, state
-        self._restore_metrics(state["history"])
-        for text in damaged:
-            self.log(f"{text}; resuming from the one before")
-        steps = f" and {state['step']} steps" if state["step"] else ""
-        self.log(f"resume {folder} after epoch {state['epoch']}{steps}")
-        for line in changed:
-            self.log(f"  changed since: {line}")
+        from recipes.parts.resume import open_run
+
+        self.folder, self.state, lines = open_run(self.parent, name, ingredients)
+        if self.folder is not None:
+            # An epoch whose checkpoint was not written is repeated.
+            kept = [*self.state["history"], *(line for line in self._lines() if "train_loss" not in line)]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            checkpoint.write_text(self.folder / "metrics.jsonl", text)
+        for line in lines:
+            self.log(line)
 
     def is_over(self, scheme: Scheme) -> bool:
         """Whether the run came to its end, with test metrics and weights written."""
@@ -146,11 +126,6 @@ class Run:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]  # one may be cut
 
-    def _restore_metrics(self, history: list[dict]) -> None:
-        """metrics.jsonl with the epochs that the checkpoint knows: one without a checkpoint is repeated."""
-        lines = [*history, *(line for line in self._lines() if "train_loss" not in line)]
-        checkpoint.write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-
     # --------------------------------------------------------------------------------------- checkpoints, signals
 
     def save(self, state) -> None:
@@ -209,48 +184,20 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    # --------------------------------------------------------------------------------------------------- failures
-
     @contextmanager
     def translate_oom_and_disk_errors(self):
         """Say what to lower if memory runs out, and how to continue if the disk is full. Closes the tracker."""
         try:
             yield
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        except (RuntimeError, OSError) as error:
+            from recipes.parts.failures import translate
+
+            if (translated := translate(error, self.folder)) is error:
                 raise
-            message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate as "
-            message += "much), set precision = bf16, or name blocks in model.architecture.recompute"
-            raise SettingError("training.scheme.batch_size", message) from error
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            message = "the last checkpoint is intact: free some space, then run python train.py --resume"
-            name = error.filename or self.folder
-            raise IngredientsError(f"{name}: cannot be written ({error.strerror}); {message}") from error
+            raise translated from error
         finally:
             if isinstance(self.tracker, Closable):
                 self.tracker.close()
-
-    def refuse_loss(self, state, recent, order: torch.Tensor, batch_size: int):
-        """Keep the batches that led to a loss that is not finite, and raise an error that says where to look.
-
-        recent: (inputs, targets, step of the epoch, from 1) of the last batches; order: the indices of the epoch
-        """
-        samples, kept = state.experiment.training, {"inputs": [], "targets": [], "samples": []}
-        for inputs, targets, step in recent:
-            indices = [int(index) % len(samples) for index in order[(step - 1) * batch_size : step * batch_size]]
-            kept["inputs"].append(to_device(inputs, "cpu"))
-            kept["targets"].append(to_device(targets, "cpu"))
-            kept["samples"].append([samples.names[index] if samples.names else index for index in indices])
-        checkpoint.save(self.folder / "bad_batch.pt", kept)
-        finite = all(torch.isfinite(x).all() for x in kept["inputs"])
-        seen = "all values finite" if finite else "with values that are not finite: check the data and preprocess"
-        optimizer = state.experiment.ingredients.at("training.optimizer", {})
-        key = next((f".{key}" for key in ("learning_rate", "lr") if key in optimizer), "")  # the latter of torch's own
-        message = f"the loss of epoch {state.epoch + 1}, step {state.step} is not finite; lower the learning rate, or "
-        message += f"set training.scheme.clip_norm = 1.0\nthe batch ({seen}) and its samples are in "
-        raise SettingError(f"training.optimizer{key}", message + str(self.folder / "bad_batch.pt"))
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
@@ -286,41 +233,9 @@ def weights_file(saving: Saving) -> Path:
     return path
 
 
-def newest(parent: Path) -> Path | None:
-    """The run folder with the newest last checkpoint; debug runs do not count."""
-    found = [path for path in parent.glob(f"*/{CHECKPOINTS}/last.pt") if path.parent.parent.name != "debug"]
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent.parent if found else None
-
-
-def find_checkpoint(parent: Path, name: str | None) -> Path:
-    """The checkpoint of a run folder (its best one) or file; without a name, of the newest run in `parent`."""
-    path = Path(name) if name else newest(parent)
-    if path is None:
-        raise IngredientsError(f"{parent}: no run yet; python train.py makes one, or name a checkpoint by --run PATH")
-    if path.is_dir():
-        path = path / CHECKPOINTS / "best.pt"
-    if not path.is_file():
-        runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
-        raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(name or str(path), runs)}")
-    return path
-
-
 def format_metrics(values: dict) -> str:
     """The metrics on one line, without those of single classes, such as map.7, which are in the files."""
     return ", ".join(f"{name} {value:.4f}" for name, value in values.items() if "." not in name)
-
-
-def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
-    """The settings in which two ingredients differ, as `path: old -> new`."""
-    lines = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        where = f"{path}.{key}" if path else key
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Ingredients) and isinstance(after, Ingredients):
-            lines += differences(before, after, where)
-        elif before != after or type(before) is not type(after):
-            lines.append(f"{where}: {before} -> {after}")
-    return lines
 
 
 def _environment() -> dict:

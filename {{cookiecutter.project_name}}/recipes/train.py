@@ -18,7 +18,7 @@ import torch
 from core import Ingredients, SettingError
 from recipes.contracts import TwoWeightSets
 from recipes.experiment import Experiment, build, configure
-from recipes.parts import checkpoint, pictures
+from recipes.parts import checkpoint, failures, pictures
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler, summary
 from recipes.parts.step import LossWatch, microbatches
@@ -143,7 +143,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     state.loss_sum += loss.detach()
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
-                    run.refuse_loss(state, watch.recent, order, batch_size)
+                    failures.refuse_loss(run.folder, state, watch.recent, order, batch_size)
                 if scheme.clip_norm is not None:
                     experiment.scaler.unscale_(optimizer)
                     torch.nn.utils.clip_grad_norm_(model.parameters(), scheme.clip_norm)
@@ -153,7 +153,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 if experiment.ema_model is not None and step / steps >= experiment.ema_start:
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
-                run.refuse_loss(state, watch.recent, order, batch_size)
+                failures.refuse_loss(run.folder, state, watch.recent, order, batch_size)
             state.seconds = time.perf_counter() - started
 
             # Validation

@@ -6,7 +6,8 @@ from core import Ingredients, parse_string
 from core.declared import read_section
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
-from recipes.run import find_checkpoint, runs_folder
+from recipes.parts.resume import find_checkpoint
+from recipes.run import runs_folder
 from recipes.settings import SECTIONS, Saving, call_functions, import_functions
 
 
