@@ -12,7 +12,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Literal
 
-from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, resolve
+from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
 from core.declared import setting
 from core.ingredients import problem_of
 from core.registry import check_functions
@@ -161,7 +161,9 @@ def _inside(value: float, interval: str) -> bool:
 
 def import_functions(folder: Path) -> None:
     """Register the pantry's functions, then yours: of custom_functions.py in `folder` if there is one."""
-    importlib.import_module("pantry")  # its registries exist before yours are filled
+    for name in ("backbone", *(kind for kind in SECTIONS.values() if isinstance(kind, str))):
+        registry.create(name)
+    importlib.import_module("pantry")
     own = folder / FUNCTIONS_FILE
     if "custom_functions" in sys.modules or not own.is_file():
         if importlib.util.find_spec("custom_functions") is not None:  # a project without functions of its own is fine

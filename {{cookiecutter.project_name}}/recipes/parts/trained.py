@@ -2,19 +2,34 @@
 
 from pathlib import Path
 
-from core import Ingredients, parse_string
+from core import Ingredients, parse_string, resolve
 from core.declared import read_section
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
 from recipes.parts.resume import find_checkpoint
 from recipes.run import runs_folder
-from recipes.settings import SECTIONS, Saving, call_functions, import_functions
+from recipes.settings import SECTIONS, Saving, import_functions
 
 
 def find_trained(path: str | None, ingredients: Ingredients) -> Path:
     """The checkpoint of a run folder or file; of the newest run of `ingredients` without a path."""
     saving = read_section(ingredients, "training.model", Saving)
     return find_checkpoint(runs_folder(ingredients, saving.runs), path)
+
+
+class Functions:
+    """The functions that ingredients call, each made when it is asked for: a prediction needs few of them."""
+
+    def __init__(self, ingredients: Ingredients):
+        self.ingredients, self.made = ingredients, {}
+
+    def at(self, path: str, default=None):
+        section = self.ingredients.at(path)
+        if section is None:
+            return default
+        if path not in self.made:
+            self.made[path] = resolve(section)
+        return self.made[path]
 
 
 def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Experiment:
@@ -26,6 +41,6 @@ def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Ex
     state = checkpoint.load(file)
     import_functions(file.parent.parent)
     ingredients = parse_string(state["meta"]["ingredients"], overrides, SECTIONS)
-    experiment = build(configure(ingredients, call_functions(ingredients)), meta=state["meta"])
+    experiment = build(configure(ingredients, Functions(ingredients)), meta=state["meta"])
     experiment.model.load_state_dict(state["model"])
     return experiment
