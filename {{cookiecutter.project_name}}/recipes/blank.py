@@ -1,7 +1,7 @@
 """What differs by task, here: your own. It runs as it is; each function says what to put in its place.
 
 recipes/train.py calls these functions, and nothing else has to change. Rename the file as you like, and write its name
-as `task` into [project.meta]. What users can mend is told by `raise SettingError("section.key", "what to do")`.
+as `task` into [project.meta]. Refuse what users can mend by `raise SettingError("section.key", "what to do")`.
 """
 
 import torch
@@ -10,15 +10,14 @@ from torch import nn
 from core import IngredientsError, SettingError
 from recipes.parts.backbone import find_backbone
 
-METRICS = ("loss",)  # yours: the figures that `evaluate` gives, such as ("loss", "accuracy")
-BEST = "loss"  # yours: the figure that tells the best epoch; the lowest of "loss", the highest of any other
+METRICS = ("loss",)  # yours: the names of what `evaluate` returns, such as ("loss", "accuracy")
+BEST = "loss"  # yours: the one that selects the best epoch, the lowest of "loss", the highest of any other
 
-REFUSED = {  # yours: settings and sections that your task cannot use: path -> (the value that leaves it off, why)
-    "training.scheme.first_size": (1.0, "samples are no images that could be resized"),
-    "training.scheme.balanced": (False, "the targets are numbers, not classes"),
-    "testing.views": (None, "samples are no images that could be viewed otherwise"),
+REFUSED = {  # yours: settings, sections and registered names that your task cannot use, and why
+    "training.scheme.first_size": "samples are no images that could be resized",
+    "training.scheme.balanced": "the targets are numbers, not classes",
+    "testing.views": "samples are no images that could be viewed otherwise",
 }
-REFUSED_FUNCTIONS = {}  # yours: registered names -> why your task cannot use them
 READS = "numbers"  # yours: what the arguments of `recipes.predict` are; leave it out if they are image files
 
 
@@ -33,7 +32,7 @@ def check(architecture, scheme) -> None:
 def check_data(architecture, samples) -> int:
     """The number of outputs that the network needs. Refuse samples and targets that do not fit. Here: one number."""
     if samples.targets is not None and not samples.targets.is_floating_point():
-        raise SettingError("training.load_dataset", f"y is {samples.targets.dtype}; floats are needed")
+        raise SettingError("training.load_dataset", f"y is {samples.targets.dtype}, expected floats")
     return 1
 
 

@@ -9,8 +9,7 @@ from recipes.parts.pictures import as_pixels, captioned, read_image
 
 METRICS = ("loss", "accuracy")  # what `evaluate` returns
 BEST = "accuracy"  # the one that selects the best epoch if the ingredients name none
-REFUSED = {}  # settings and sections that this task cannot use: path -> (the value that leaves it off, why)
-REFUSED_FUNCTIONS = {}  # registered names -> why
+REFUSED = {}  # settings, sections and registered names that this task cannot use, and why
 
 
 def check(architecture, scheme) -> None:

@@ -167,8 +167,7 @@ class Task(Protocol):
 
     METRICS: tuple[str, ...]  # names of what `evaluate` returns
     BEST: str  # the one that selects the best epoch: the lowest "loss", the highest of any other
-    REFUSED: dict[str, tuple]  # setting or section -> (value that leaves it off, why this task cannot use it)
-    REFUSED_FUNCTIONS: dict[str, str]  # registered name -> why this task cannot use it
+    REFUSED: dict[str, str]  # setting, section or registered name -> why this task cannot use it
 
     def check(self, architecture: Architecture, scheme: Scheme) -> None:
         """Refuses what can be refused before any data is read."""

@@ -14,22 +14,22 @@ BEST = "map"  # the one that selects the best epoch if the ingredients name none
 SHOWN = 0.5  # least score of a box that is drawn or told
 
 _SIZE = "boxes would stay as they are; set image_size in the loaders' sections instead"
-REFUSED = {  # settings and sections that this task cannot use: path -> (the value that leaves it off, why)
-    "training.loss": (None, "a detector has losses of its own; remove the section"),
-    "training.scheme.first_size": (1.0, "boxes would not shrink with the images; use ScaleJitter of torchvision"),
-    "training.preprocess.size": (None, _SIZE),
-    "testing.preprocess.size": (None, _SIZE),
-    "training.scheme.swa": (0.0, "updating its batch norms needs targets, which torch does not pass; use ema"),
-    "training.scheme.balanced": (False, "an image has objects of several classes"),
-    "testing.views": (None, "boxes of several views cannot be averaged"),
-    "validation.metrics": (None, "mean average precision is computed already, of each class too"),
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.loss": "a detector has losses of its own; remove the section",
+    "training.scheme.first_size": "boxes would not shrink with the images; use ScaleJitter of torchvision",
+    "training.preprocess.size": _SIZE,
+    "testing.preprocess.size": _SIZE,
+    "training.scheme.swa": "updating its batch norms needs targets, which torch does not pass; use ema",
+    "training.scheme.balanced": "an image has objects of several classes",
+    "testing.views": "boxes of several views cannot be averaged",
+    "validation.metrics": "mean average precision is computed already, of each class too",
 }
 _MOVES = "does not move boxes; use one such as torchvision.transforms.v2.RandomHorizontalFlip, or mosaic"
 _NAMES = ["random_shift", "random_crop", "random_flip", "mixup", "cutmix"]
 _NAMES += [
     f"torchvision.transforms.v2.{name}" for name in ("RandAugment", "AutoAugment", "AugMix", "TrivialAugmentWide")
 ]
-REFUSED_FUNCTIONS = {name: f"{name} {_MOVES}" for name in _NAMES}  # registered names -> why
+REFUSED |= {name: f"{name} {_MOVES}" for name in _NAMES}
 
 
 def check(architecture, scheme) -> None:

@@ -27,7 +27,7 @@ from recipes.parts.step import (
     resize_progressively,
     seeder,
 )
-from recipes.settings import Architecture, Saving, Scheme, Testing
+from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
 
 
 @contextmanager
@@ -295,13 +295,14 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
     if scheme.frozen_epochs and scheme.frozen_epochs >= scheme.epochs:
         message = f"the body would never be trained in {scheme.epochs} epochs; freeze fewer"
         wrong.append(("training.scheme.frozen_epochs", message))
-    for path, (off, reason) in task.REFUSED.items():
+    for path, reason in task.REFUSED.items():
+        off = default_of(path)
         if ingredients.at(path, off) not in (off, None):
             wrong.append((path, reason))
     for path in sections(ingredients):
         called = call_key(ingredients.at(path))
-        if reason := task.REFUSED_FUNCTIONS.get(called and ingredients.at(path)[called]):
-            wrong.append((f"{path}.{called}", reason))
+        if called and ingredients.at(path)[called] in task.REFUSED:
+            wrong.append((f"{path}.{called}", task.REFUSED[ingredients.at(path)[called]]))
     if wrong:
         raise IngredientsError([Problem(None, path, "", message) for path, message in wrong])
 

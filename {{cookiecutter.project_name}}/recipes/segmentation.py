@@ -22,16 +22,16 @@ BEST = "mean_iou"  # the one that selects the best epoch if the ingredients name
 IGNORED = 255  # in masks
 AT_ONCE = 2**20  # pixels that one forward pass of `evaluate` takes: logits of all classes are large
 
-REFUSED = {  # settings and sections that this task cannot use: path -> (the value that leaves it off, why)
-    "training.scheme.first_size": (1.0, "masks do not grow with the images; use random_crop"),
-    "training.scheme.balanced": (False, "an image has pixels of many classes; set class_weights of the loss"),
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.scheme.first_size": "masks do not grow with the images; use random_crop",
+    "training.scheme.balanced": "an image has pixels of many classes; set class_weights of the loss",
 }
 _SHARES = "mixes the classes of whole images, not those of pixels; remove it"
 _STAY = "moves images, but not their masks; use RandomHorizontalFlip, RandomAffine, ColorJitter or the like"
 _NAMES = ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide")
-REFUSED_FUNCTIONS = {name: f"{name} {_SHARES}" for name in ("mixup", "cutmix")}  # registered names -> why
-REFUSED_FUNCTIONS |= {f"torchvision.transforms.v2.{name}": f"{name} {_STAY}" for name in _NAMES}
-REFUSED_FUNCTIONS |= {"shift_views": "its outputs cannot be moved back over the image; use flip_views"}
+REFUSED |= {name: f"{name} {_SHARES}" for name in ("mixup", "cutmix")}
+REFUSED |= {f"torchvision.transforms.v2.{name}": f"{name} {_STAY}" for name in _NAMES}
+REFUSED |= {"shift_views": "its outputs cannot be moved back over the image; use flip_views"}
 
 
 def check(architecture, scheme) -> None:

@@ -142,6 +142,13 @@ def _check_functions(ingredients: Ingredients, file: str | Path) -> list[Problem
     return check_functions(ingredients)
 
 
+def default_of(path: str):
+    """The default of a declared setting; None for anything else."""
+    section, _, key = path.rpartition(".")
+    items = fields(SECTIONS[section]) if isinstance(SECTIONS.get(section), type) else ()
+    return next((item.default for item in items if item.name == key), None)
+
+
 def check_intervals(ingredients: Ingredients) -> list[Problem]:
     """The problems of numbers outside of their interval."""
     problems = []

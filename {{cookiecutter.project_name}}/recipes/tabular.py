@@ -9,12 +9,11 @@ from recipes import classification
 METRICS = ("loss", "mae", "r2")  # what `evaluate` returns
 BEST = "loss"  # the one that selects the best epoch if the ingredients name none
 
-REFUSED = {  # settings and sections that this task cannot use: path -> (the value that leaves it off, why)
-    "training.scheme.first_size": (1.0, "rows are no images that could be resized"),
-    "training.scheme.balanced": (False, "the targets are numbers, not classes"),
-    "testing.views": (None, "rows are no images that could be viewed otherwise"),
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.scheme.first_size": "rows are no images that could be resized",
+    "training.scheme.balanced": "the targets are numbers, not classes",
+    "testing.views": "rows are no images that could be viewed otherwise",
 }
-REFUSED_FUNCTIONS = {}  # registered names -> why
 
 
 def check(architecture, scheme) -> None:

@@ -12,11 +12,10 @@ from recipes.parts.samples import is_ids
 METRICS = classification.METRICS  # what `evaluate` returns
 BEST = "accuracy"  # the one that selects the best epoch if the ingredients name none
 
-REFUSED = {  # settings and sections that this task cannot use: path -> (the value that leaves it off, why)
-    "training.scheme.first_size": (1.0, "texts are no images that could be resized"),
-    "testing.views": (None, "texts are no images that could be viewed otherwise"),
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.scheme.first_size": "texts are no images that could be resized",
+    "testing.views": "texts are no images that could be viewed otherwise",
 }
-REFUSED_FUNCTIONS = {}  # registered names -> why
 READS = "text"
 
 check, check_split = classification.check, classification.check_split
