@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core import Ingredients, IngredientsError, located
-from pantry.models import find_backbone
+from recipes.parts.backbone import find_backbone
 
 FIGURES = ("loss",)  # yours: the figures that `evaluate` gives, such as ("loss", "accuracy")
 BEST = "loss"  # yours: the figure that tells the best epoch; the lowest of "loss", the highest of any other

@@ -19,10 +19,10 @@ from core import Ingredients, IngredientsError, located, resolve
 from core.ingredients import call_key, is_call
 from core.settings import read_section
 from core.values import BROKEN
-from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
 from recipes import data, runs, techniques, train, tune
+from recipes.parts.finetune import recompute
 from recipes.settings import SECTIONS, Architecture, Saving, Scheme, check_callable, read_ingredients
 
 UNKNOWN = ("not checked", "the data is not here yet")  # how such lines begin
@@ -206,7 +206,7 @@ def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -
             model = task.build_model(ingredients, architecture, list(inputs.shape[1:]), classes).to(device).train()
             parameters = sum(parameter.numel() for parameter in model.parameters())
             with _told(ingredients, "model.architecture.recompute", found):
-                models.recompute(model, architecture.recompute)
+                recompute(model, architecture.recompute)
             lines, before = [f"model: {architecture.backbone}, {parameters:,} parameters"], ""
             if torch.is_tensor(targets):
                 outputs = model(data.moved(inputs, device))

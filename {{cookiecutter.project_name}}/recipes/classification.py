@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from core import Ingredients, IngredientsError, located
 from pantry.losses import cross_entropy
-from pantry.models import find_backbone
+from recipes.parts.backbone import find_backbone
 from recipes.pictures import as_pixels, captioned
 
 FIGURES = ("loss", "accuracy")  # what `evaluate` gives

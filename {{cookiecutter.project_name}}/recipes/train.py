@@ -22,11 +22,12 @@ import torch
 from core import Ingredients, IngredientsError, located
 from core.errors import suggest
 from core.settings import read_section
-from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle
 from recipes import checkpoint, data, guard, pictures, runs, tune
 from recipes.explain import unread
+from recipes.parts import finetune
+from recipes.parts.metrics import as_metric
 from recipes.settings import Architecture, Saving, Scheme, Testing
 from recipes.techniques import arithmetic, average_of, choose_device, keep_freed_memory, measured_of, seeder, tricks
 
@@ -68,20 +69,21 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     seed_all(data.seed_of("model", scheme.seed))
     model = task.build_model(ingredients, architecture, meta["shape"], n_classes)
     model.class_names = meta["classes"]  # by which figures of single classes are named
-    left_new = []
+    loaded = ""
     if architecture.weights and state is None:
         with told_at(ingredients, "model.architecture.weights"):
-            left_new = models.load_weights(model, architecture.weights, architecture.backbone)
+            name, options = architecture.backbone, architecture.options
+            loaded = finetune.load_weights(model, architecture.weights, name, options)
     model = model.to(device, memory_format=torch.channels_last)  # convolutions run up to twice as fast, CPUs too
     if architecture.recompute:
         with told_at(ingredients, "model.architecture.recompute"):
-            models.recompute(model, architecture.recompute)
-    head = models.head(model)
+            finetune.recompute(model, architecture.recompute)
+    head = finetune.head(model)
     criterion = functions.at("training.loss") or task.default_loss()
     criterion = prepared(ingredients, "training.loss", criterion, training.targets, n_classes, device)
     optimizer = (functions.at("training.optimizer") or sgd())(model)
     if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers want a frozen body in groups of its own
-        models.split_rates(optimizer, list(head.parameters()), scheme.body_rate)
+        finetune.split_rates(optimizer, list(head.parameters()), scheme.body_rate)
     autocast, scaler = arithmetic(scheme.precision, device)
     average = average_of(model, scheme)
     changes, before_step, after_step = tricks(functions, scheme, model, optimizer, scaler, average)
@@ -116,7 +118,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     schedule = functions.at("training.schedule") or one_cycle()
     schedule = prepared(ingredients, "training.schedule", schedule, scheme.epochs, steps_per_epoch, history)
     track = functions.training.tracker(folder, ingredients) if functions.at("training.tracker") else None
-    introduce(folder, training, validation, meta, architecture, model, device, found, left_new)
+    introduce(folder, training, validation, meta, architecture, model, device, found, loaded)
 
     def keep(done: int) -> None:
         """Write last.pt, from which the run goes on, as after `done` steps of an epoch."""
@@ -152,7 +154,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             started, done = time.perf_counter(), at["done"]
             model.train()
             if scheme.frozen_epochs:
-                models.freeze(model, head, epoch < scheme.frozen_epochs)
+                finetune.freeze(model, head, epoch < scheme.frozen_epochs)
             if hasattr(optimizer, "train"):  # of those that have two sets of weights, as schedule-free ones
                 optimizer.train()
             order = order_of(epoch)[: min(steps_per_epoch, steps - epoch * steps_per_epoch) * samples_per_step]
@@ -334,20 +336,18 @@ def describe(ingredients: Ingredients, training: data.Samples, n_classes: int) -
 
 def metrics_of(functions: Ingredients, device) -> dict:
     """The metrics of [validation.metrics] by the names of their sections."""
-    from pantry.metrics import as_metric
-
     return {name: as_metric(found).to(device) for name, found in functions.at("validation.metrics", {}).items()}
 
 
 def introduce(
-    folder: Path, training, validation, meta: dict, architecture, model, device, found: dict, new: list
+    folder: Path, training, validation, meta: dict, architecture, model, device, found: dict, loaded: str
 ) -> None:
     """What is about to be trained."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     runs.say(folder, data.summary(training, validation, len(meta["classes"])))
     runs.say(folder, f"{architecture.backbone}: {parameters:,} parameters, on {device}")
-    if new:
-        runs.say(folder, f"not in {architecture.weights}, so left new: {', '.join(new)}")
+    if loaded:
+        runs.say(folder, loaded)
     for name, value in found.items():
         runs.say(folder, f"{name} = auto: {value}")
 
