@@ -404,7 +404,7 @@ def test_what_does_not_go_with_boxes_is_refused_at_once(train):
     }
     with pytest.raises(IngredientsError) as told:
         train(changes)
-    for path in ("training.loss", "first_size", "swa", "balanced", "random_flip does not move boxes", "no detector"):
+    for path in ("training.loss", "first_size", "swa", "balanced", "random_flip does not move boxes", "no backbone"):
         assert path in str(told.value), path
     assert not Path("runs").exists()
 
