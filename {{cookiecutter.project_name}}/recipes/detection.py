@@ -6,7 +6,7 @@ from torchvision.tv_tensors import BoundingBoxes
 from core import IngredientsError, SettingError
 from pantry.boxes import Annotated, BoxedImages
 from pantry.data import decode_image
-from pantry.detectors import find_detector
+from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
@@ -87,6 +87,23 @@ def stand_in(images, classes: int) -> BoxedImages:
     size, corners = tuple(images.shape[2:]), [[0.0, 0.0, 50.0, 50.0], [[0.0, 0.0, 50.0, 0.0, 50.0, 50.0]]]
     each = [Annotated("", size, corners[:1], [label], corners[1:]) for label in range(classes)]
     return BoxedImages(each, list(map(str, range(classes))), None, True, None)
+
+
+def find_detector(name: str, options: dict | None = None):
+    """The builder of a registered detector or of a detection model of torchvision. See `find_backbone`."""
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models.detection)
+    names = [known for known in names if known.startswith(("fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssd"))]
+    return find_backbone(name, options, names, _torchvision_detector)
+
+
+def _torchvision_detector(name: str, in_channels: int, output_classes: int, options: dict) -> torch.nn.Module:
+    background = int(not name.startswith(("retinanet", "fcos")))
+    settings = {"num_classes": output_classes + background, "weights_backbone": None}
+    model = torchvision_model(name, in_channels=3, **settings | options)
+    model.first_label = background
+    return model
 
 
 def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:

@@ -166,8 +166,10 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
     with blame("training.scheme.device"):
         experiment.device = choose_device(device or scheme.device)
     with blame("validation.metrics"):
-        made = functions.at("validation.metrics", {})
-        experiment.metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
+        if made := functions.at("validation.metrics"):
+            from recipes.parts.metrics import as_metric
+
+            experiment.metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
     with blame("training.scheme.best"):
         experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
     return experiment
@@ -236,7 +238,9 @@ def _build_model(experiment: Experiment, new: bool) -> None:
         from recipes.parts.finetune import load_weights
 
         with blame("model.architecture.weights"):
-            experiment.new_weights = load_weights(model, architecture.weights, architecture.backbone)
+            experiment.new_weights = load_weights(
+                model, architecture.weights, architecture.backbone, architecture.options
+            )
     # Convolutions run up to twice as fast with the channels last, on CPUs too.
     experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
     experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
@@ -327,12 +331,3 @@ def prepared(path: str, function, *facts):
         return function.prepare(*facts)
     except ValueError as error:
         raise SettingError(path, str(error)) from error
-
-
-def as_metric(made) -> Metric:
-    """The metric itself, or one made of a function of all outputs and targets."""
-    if isinstance(made, Metric):
-        return made
-    from recipes.parts.metrics import FunctionMetric
-
-    return FunctionMetric(made)

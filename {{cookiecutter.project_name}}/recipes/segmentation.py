@@ -14,7 +14,7 @@ from pantry import losses
 from pantry.boxes import letterbox
 from pantry.data import decode_image
 from pantry.masks import inner_size
-from recipes.parts.backbone import find_backbone
+from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
 METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
@@ -37,7 +37,7 @@ REFUSED |= {"shift_views": "its outputs cannot be moved back over the image; use
 def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read."""
     try:
-        find_backbone(architecture.backbone, architecture.options, "torchvision.models.segmentation")
+        find_segmenter(architecture.backbone, architecture.options)
     except IngredientsError as error:
         raise SettingError("model.architecture.backbone", str(error)) from None
     if architecture.backbone.startswith("deeplabv3") and scheme.batch_size == 1:
@@ -111,7 +111,7 @@ def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
     try:
-        build = find_backbone(architecture.backbone, architecture.options, "torchvision.models.segmentation")
+        build = find_segmenter(architecture.backbone, architecture.options)
         model = build(in_channels=shape[0], output_classes=classes)
         with torch.inference_mode():
             outputs = model.eval()(torch.zeros(2, *shape))
@@ -122,6 +122,27 @@ def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module
         message = f"gives {list(outputs.shape)} for 2 samples, but {[2, classes, *shape[1:]]} is needed: "
         raise SettingError(where, f"{message}a class for each pixel, as unet or fcn_resnet50 give")
     return model
+
+
+def find_segmenter(name: str, options: dict | None = None):
+    """The builder of a registered backbone or of a segmentation model of torchvision. See `find_backbone`."""
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models.segmentation)
+    if name in names and options:  # which their builders would swallow
+        raise IngredientsError(f"{name} takes no options")
+    return find_backbone(name, options, names, _torchvision_segmenter)
+
+
+def _torchvision_segmenter(name: str, in_channels: int, output_classes: int, options: dict) -> torch.nn.Module:
+    model = torchvision_model(name, in_channels, num_classes=output_classes, weights_backbone=None)
+    model.register_forward_hook(_take_out)
+    return model
+
+
+def _take_out(model, images, outputs):
+    """The logits (N, classes, H, W) alone, of the dict that torchvision's models give."""
+    return outputs["out"]
 
 
 def default_loss():
@@ -135,7 +156,7 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 def _for_losses(targets):
     """Masks as losses take them: int64, -100 for 255."""
-    return targets.long().masked_fill_(targets == IGNORED, losses.IGNORED)
+    return targets.long().masked_fill_(targets == IGNORED, losses.IGNORE_INDEX)
 
 
 @torch.inference_mode()
