@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from core import IngredientsError, registry
-from recipes import detection
+from recipes import detection, segmentation
 from recipes.parts.backbone import find_backbone
 from recipes.parts.finetune import freeze, head, load_weights, recompute, split_rates
 from torch import nn
@@ -404,6 +404,15 @@ def test_weights_of_a_classifier_start_the_body_of_a_detector(tmp_path, body, fi
         model = detection.find_detector("retinanet", {"body": "resnet50"})(3, 2)
         with pytest.raises(IngredientsError, match="(?s)another network:.*backbone.body.layer1.0.conv1.weight is"):
             load_weights(model, tmp_path / "a.pth", "retinanet", {"body": "resnet50"})
+
+
+def test_weights_of_a_classifier_start_the_body_of_a_segmenter(tmp_path):
+    classifier = build("mobilenet_v3_large", seed=1)
+    torch.save(classifier.state_dict(), tmp_path / "a.pth")
+    model = segmentation.find_segmenter("lraspp_mobilenet_v3_large")(1, 2)
+    told = load_weights(model, tmp_path / "a.pth", "lraspp_mobilenet_v3_large")
+    assert told.startswith("loaded 308 of 312 entries") and told.endswith("newly initialized: classifier")
+    assert torch.equal(model[1].backbone["0"][0].weight, classifier.features[0][0].weight)
 
 
 def test_pretrained_starts_the_body_of_a_detector(tmp_path, monkeypatch):

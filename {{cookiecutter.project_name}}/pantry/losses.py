@@ -84,7 +84,7 @@ def _weighted(loss, class_weights):
     def prepare(targets, classes: int, device):
         if targets is not None and targets.is_floating_point() and targets.ndim == 1:
             setting = "" if class_weights is None else f"class_weights = {class_weights}: "
-            raise ValueError(f"{setting}expected class indices, got float targets; torch.nn.HuberLoss compares numbers")
+            raise ValueError(f"{setting}expected class indices, got float targets; use torch.nn.HuberLoss")
         if class_weights is None:
             return criterion
         weight = _balanced(targets, classes) if class_weights == "balanced" else torch.tensor(class_weights)

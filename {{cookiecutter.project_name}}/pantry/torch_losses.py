@@ -33,9 +33,8 @@ def sum_of(*losses, weights: list[float] | None = None):
         raise ValueError(f"weights = {weights}: must be {len(losses)} numbers, one for each loss, each at least 0")
 
     def total(losses):
-        return lambda outputs, targets: sum(
-            weight * loss(outputs, targets) for weight, loss in zip(weights, losses, strict=True)
-        )
+        pairs = list(zip(weights, losses, strict=True))
+        return lambda outputs, targets: sum(weight * loss(outputs, targets) for weight, loss in pairs)
 
     def prepare(*known):
         return total([loss.prepare(*known) if hasattr(loss, "prepare") else loss for loss in losses])
@@ -63,7 +62,7 @@ def _adopt_loss(cls):
         criterion = attempt(lambda: cls(**settings | tensors))
 
         def loss(outputs, targets):
-            shapes = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+            given = outputs, targets
             if name in _OF_NUMBERS:
                 outputs, targets = _as_numbers(outputs, targets, low=-1 if name == "SoftMarginLoss" else 0)
             if tensors:
@@ -73,8 +72,9 @@ def _adopt_loss(cls):
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                reason = str(error).partition("\n")[0]
-                raise IngredientsError(f"training.loss: torch.nn.{name} cannot take {shapes}: {reason}") from error
+                shapes, reason = [list(tensor.shape) for tensor in given], str(error).partition("\n")[0]
+                message = f"torch.nn.{name} cannot take outputs {shapes[0]} and targets {shapes[1]}: {reason}"
+                raise IngredientsError(f"training.loss: {message}") from error
 
         def prepare(targets, classes: int, device):
             if name in _OF_CLASSES and targets is not None and targets.is_floating_point() and targets.ndim == 1:
