@@ -100,7 +100,8 @@ class Experiment:
         """Seed all generators by (purpose, seed of the experiment, key) alone."""
         seed = data.seed_of(purpose, self.scheme.seed, *key)
         self.seed_all(seed)
-        self.generator.manual_seed(seed)
+        if self.augment:
+            self.generator.manual_seed(seed)
 
     def transform(self, inputs, targets, progress: float) -> tuple:
         """A batch as it is trained on: resized while images grow, then augmented."""

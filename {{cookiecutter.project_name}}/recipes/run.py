@@ -239,9 +239,9 @@ def format_metrics(values: dict) -> str:
 
 
 def _environment() -> dict:
-    from importlib.metadata import distributions
-
-    packages = {found.metadata["Name"]: found.version for found in distributions() if found.metadata["Name"]}
+    # By the names of their folders: importlib.metadata would parse the description of each, half a second in all.
+    folders = {path.stem for folder in sys.path for path in Path(folder or ".").glob("*.dist-info")}
+    packages = dict(folder.split("-", 1) for folder in folders if "-" in folder)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
