@@ -63,7 +63,7 @@ COMMON = {
     "pantry/metrics.py",
     "pantry/models.py",
     "pantry/optimizers.py",
-    "pantry/packages.py",
+    "core.adopt.py",
     "pantry/preprocess.py",
     "pantry/schedules.py",
     "pantry/trackers.py",

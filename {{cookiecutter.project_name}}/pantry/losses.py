@@ -13,7 +13,7 @@ class indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column where t
 from typing import Literal
 
 from core import registry
-from pantry.packages import adopt, attempt, refuse
+from core.adopt import adopt, attempt, refuse
 
 registry.create("loss")
 

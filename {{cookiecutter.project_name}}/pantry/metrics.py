@@ -8,7 +8,7 @@ all outputs (N, classes) and targets (N,) of the data at once.
 from types import SimpleNamespace
 
 from core import registry
-from pantry.packages import adopt, attempt, refuse
+from core.adopt import adopt, attempt, refuse
 
 registry.create("metric")
 

@@ -7,7 +7,7 @@ import math
 from typing import Literal
 
 from core import registry
-from pantry.packages import adopt, attempt, need, refuse
+from core.adopt import adopt, attempt, need, refuse
 
 registry.create("optimizer")
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import torch
 
 from core import Ingredients, IngredientsError, located, resolve
+from core.declared import read_section
 from core.ingredients import call_key, is_call
-from core.settings import read_section
 from core.values import BROKEN
 from pantry import models
 from pantry.optimizers import sgd

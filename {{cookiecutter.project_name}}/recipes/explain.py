@@ -6,10 +6,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from core.arguments import describe
+from core.declared import FREE, declared_paths, kind_of
 from core.errors import IngredientsError, suggest
 from core.ingredients import Ingredients, call_key, is_call
 from core.registry import registry, source
-from core.settings import FREE, declared_paths, kind_of
 from core.values import as_written, strip_comment
 from recipes.settings import SECTIONS
 

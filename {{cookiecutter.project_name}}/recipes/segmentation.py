@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from core import Ingredients, IngredientsError, located, resolve
+from core.declared import read_section
 from core.ingredients import call_key
-from core.settings import read_section
 from pantry import losses
 from pantry.boxes import letterbox
 from pantry.data import decode_image

@@ -13,8 +13,8 @@ from traceback import extract_tb
 from typing import Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, located, parse, resolve
+from core.declared import setting
 from core.registry import check_functions
-from core.settings import setting
 
 
 @dataclass(frozen=True)

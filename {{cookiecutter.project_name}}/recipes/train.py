@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from core import Ingredients, IngredientsError, located
+from core.declared import read_section
 from core.errors import suggest
-from core.settings import read_section
 from pantry import models
 from pantry.optimizers import sgd
 from pantry.schedules import one_cycle

@@ -7,7 +7,7 @@ python -m recipes.validate --run models/0.0.0/model.pth
 """
 
 from core import Ingredients, located, parse_string
-from core.settings import read_section
+from core.declared import read_section
 from recipes.command import Command
 from recipes.settings import SECTIONS, Architecture, Saving, Scheme, call_functions, import_functions
 
