@@ -25,6 +25,7 @@ ONLY_FOR = {
         "segmentation": [
             *SCENES,
             "recipes/segmentation.py",
+            "pantry/mask_losses.py",
             "pantry/masks.py",
             "pantry/segmenters.py",
             "tests/test_segmentation.py",

@@ -264,17 +264,6 @@ def test_nothing_heavy_is_imported_before_the_file_is_checked():
     assert "expected a number, got text" in done.stderr
 
 
-def test_core_imports_the_standard_library_alone():
-    import ast
-
-    for file in (PROJECT / "core").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module]
-            assert all(name.split(".")[0] in sys.stdlib_module_names for name in names), (file, names)
-
-
 def test_parse_and_resolve(tmp_path, kinds):
     (tmp_path / "a.ini").write_text("[f]\n@test_kind = join\nfirst = z\n")
     assert parse_and_resolve(tmp_path / "a.ini").f()[0] == "z"

@@ -93,11 +93,6 @@ def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> 
     return Problem(place, f"{path}.{key}".lstrip("."), section.written(key), message)
 
 
-def located(ingredients: Ingredients, path: str, message: str) -> IngredientsError:
-    """The error for one setting or section, with its file, line and value as written; for a recipe to raise."""
-    return IngredientsError([problem_of(ingredients, path, message)])
-
-
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
     """The error with place and value as written of each problem that has no place yet.
 

@@ -130,7 +130,7 @@ class ImageFolder:
     def __init__(self, classes, paths, labels, image_size=None, channels=None, memory: float | None = 2.0, cache=None):
         import torch
 
-        self.classes, self.paths, self.y = classes, paths, torch.tensor(labels, dtype=torch.int64)
+        self.classes, self.paths, self.targets = classes, paths, torch.tensor(labels, dtype=torch.int64)
         first, (height, width, found) = _first_readable(paths)
         self.image_size, self.channels = list(image_size or (height, width)), channels or found
         self.resized, self.X, self.decoded = image_size, None, None
@@ -153,12 +153,12 @@ class ImageFolder:
 
     def __getitem__(self, index: int):
         if self.X is not None:
-            return self.X[index], int(self.y[index])
+            return self.X[index], int(self.targets[index])
         if self.decoded is not None:
             import torch
 
-            return torch.from_numpy(self.decoded[index].copy()), int(self.y[index])
-        return decode_image(self.paths[index], self.channels, self.image_size), int(self.y[index])
+            return torch.from_numpy(self.decoded[index].copy()), int(self.targets[index])
+        return decode_image(self.paths[index], self.channels, self.image_size), int(self.targets[index])
 
     def _open(self, file: Path, memory: float) -> None:
         """Take the decoded images of a cache: into memory where they fit, else a view of the file."""

@@ -1,14 +1,11 @@
 """Detectors: `build(in_channels, output_classes, ...) -> nn.Module` with the calls of torchvision's detection models.
 
 While it trains `model(images, targets) -> {name: loss}`, else `model(images) -> [{"boxes", "labels", "scores"}]`, with
-images a list of (3, H, W) from 0 to 1. Its attribute `first_label` is 1 where label 0 stands for the background.
+images a list of (3, H, W) from 0 to 1. Its attribute `first_label` is 1 if label 0 is the background.
 """
 
-from core import IngredientsError, registry
+from core import registry
 from core.errors import suggest
-from pantry.models import _check_options
-
-DETECTORS = ("fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssd")
 
 
 @registry.backbone.register("fcos")
@@ -23,8 +20,8 @@ def fcos(in_channels: int, output_classes: int, body: str = "small", width: int 
 
     features = _body(body, width, of_pyramid=True)
     if body != "small":
-        return _ready(FCOS(features, output_classes))
-    return _ready(FCOS(features, output_classes, anchor_generator=AnchorGenerator(((8,),), ((1.0,),))))
+        return _ready(FCOS(features, output_classes), first_label=0)
+    return _ready(FCOS(features, output_classes, anchor_generator=AnchorGenerator(((8,),), ((1.0,),))), first_label=0)
 
 
 @registry.backbone.register("retinanet")
@@ -34,7 +31,7 @@ def retinanet(in_channels: int, output_classes: int, body: str = "resnet18", wid
 
     features = _body(body, width, of_pyramid=True)
     anchors = {"anchor_generator": _anchors()} if body == "small" else {}
-    return _ready(RetinaNet(features, output_classes, **anchors))
+    return _ready(RetinaNet(features, output_classes, **anchors), first_label=0)
 
 
 @registry.backbone.register("faster_rcnn")
@@ -42,7 +39,7 @@ def faster_rcnn(in_channels: int, output_classes: int, body: str = "resnet18", w
     """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497): regions first, then the class of each. See `fcos`."""
     from torchvision.models.detection import FasterRCNN
 
-    return _ready(FasterRCNN(_body(body, width), output_classes + 1, **_regions(body)))
+    return _ready(FasterRCNN(_body(body, width), output_classes + 1, **_regions(body)), first_label=1)
 
 
 @registry.backbone.register("mask_rcnn")
@@ -51,11 +48,11 @@ def mask_rcnn(in_channels: int, output_classes: int, body: str = "resnet18", wid
     from torchvision.models.detection import MaskRCNN
 
     settings = _regions(body)
-    if settings:
+    if body == "small":
         from torchvision.ops import MultiScaleRoIAlign
 
         settings["mask_roi_pool"] = MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2)
-    return _ready(MaskRCNN(_body(body, width), output_classes + 1, **settings))
+    return _ready(MaskRCNN(_body(body, width), output_classes + 1, **settings), first_label=1)
 
 
 def _body(name: str, width: int, of_pyramid: bool = False):
@@ -78,7 +75,7 @@ def _body(name: str, width: int, of_pyramid: bool = False):
         settings = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 6}
         return mobilenet_backbone(backbone_name=name, weights=None, fpn=True, **settings)
     choices = ["small", *names, *(() if of_pyramid else mobile)]
-    raise ValueError(f"body = {name}: there is no such body of this detector. {suggest(name, choices)}")
+    raise ValueError(f"body = {name}: this detector has no such body. {suggest(name, choices)}")
 
 
 def _small_body(width: int):
@@ -88,7 +85,7 @@ def _small_body(width: int):
     from torch import nn
 
     if width < 8:
-        raise ValueError(f"width = {width}: write 8 or more")
+        raise ValueError(f"width = {width}: must be at least 8")
 
     class Body(nn.Sequential):
         out_channels = width
@@ -110,50 +107,21 @@ def _anchors():
 
 
 def _regions(body: str) -> dict:
-    """What R-CNNs have to be told of a body with one feature map; of a pyramid they know it."""
-    if body != "small":
-        return {}
+    """Anchors and pooling of R-CNNs for bodies that do not give the five feature maps of a resnet's pyramid."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.ops import MultiScaleRoIAlign
 
-    pool = MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2)
-    return {"rpn_anchor_generator": _anchors(), "box_roi_pool": pool}
+    if body == "small":
+        pool = MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2)
+        return {"rpn_anchor_generator": _anchors(), "box_roi_pool": pool}
+    if body.startswith("mobilenet"):  # three maps; as in torchvision's fasterrcnn_mobilenet_v3_large_fpn
+        return {"rpn_anchor_generator": AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)}
+    return {}
 
 
-def _ready(model):
-    from torchvision.models.detection.ssd import SSD
-
-    model.first_label = int(hasattr(model, "roi_heads") or isinstance(model, SSD))
+def _ready(model, first_label: int):
+    model.first_label = first_label
     return model
-
-
-def find_detector(name: str, options: dict | None = None):
-    """The builder of a registered detector, or of a detection model of torchvision by its name.
-
-    Raises IngredientsError with the nearest names, also of options.
-    """
-    import torchvision
-
-    options = options or {}
-    names = torchvision.models.list_models(module=torchvision.models.detection)
-    names = [known for known in names if known.startswith(DETECTORS)]
-    if name in names:
-        build = torchvision.models.get_model_builder(name)
-        _check_options(name, build, options)
-        return lambda in_channels, output_classes: _of_torchvision(name, build, output_classes, options)
-    if name not in registry.backbone:
-        raise IngredientsError(f'there is no detector "{name}". {suggest(name, [*registry.backbone, *names])}')
-    build = registry.backbone.get(name)
-    _check_options(name, build, options)
-    return lambda in_channels, output_classes: build(in_channels, output_classes, **options)
-
-
-def _of_torchvision(name: str, build, output_classes: int, options: dict):
-    background = int(not name.startswith(("retinanet", "fcos")))
-    settings = {"weights": None, "weights_backbone": None, "num_classes": output_classes + background}
-    try:
-        return _ready(build(**settings, **options))
-    except TypeError as error:
-        raise ValueError(f"refuses its options: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------------- augmentation

@@ -30,7 +30,7 @@ class MaskedImages:
     def __init__(self, paths: list[str], sizes: list, classes, read_mask, image_size, memory: float):
         import torch
 
-        self.paths, self.sizes, self.classes, self.read_mask, self.X, self.y = (
+        self.paths, self.sizes, self.classes, self.read_mask, self.X, self.targets = (
             paths,
             sizes,
             classes,
@@ -49,7 +49,7 @@ class MaskedImages:
                 X[index], y[index] = self[index]
 
             _visit_all(read, len(paths), _threads(sizes[0]))
-            self.X, self.y = X, y
+            self.X, self.targets = X, y
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -58,7 +58,7 @@ class MaskedImages:
         import torch
 
         if self.X is not None:
-            return self.X[index], self.y[index]
+            return self.X[index], self.targets[index]
         mask = torch.full(self.image_size, IGNORED, dtype=torch.uint8)
         height, width = inner_size(self.sizes[index], self.image_size)
         mask[:height, :width] = self.read_mask(index, (height, width))

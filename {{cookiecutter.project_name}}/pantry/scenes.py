@@ -51,7 +51,7 @@ class Scenes:
     def __init__(self, source, split, targets, count, image_size, digits, key, draw: bool):
         import torch
 
-        self.targets, (height, width) = targets, image_size
+        self.kind, (height, width) = targets, image_size
         names, paths, labels = _list_images(source, "training" if split == "validation" else split)
         known = [(decode_image(path, 1)[0], label) for path, label in zip(paths, labels, strict=True)]
         shapes = {digit.shape for digit, _ in known}
@@ -64,7 +64,7 @@ class Scenes:
         self.instances, self.labels = torch.stack([instances for _, instances, _ in drawn]), [one for *_, one in drawn]
         self.classes = ["background", *names] if targets == "classes" else names
         if targets == "classes":
-            self.y = torch.stack([_classes(*one) for one in zip(self.instances, self.labels, strict=True)])
+            self.targets = torch.stack([_classes(*one) for one in zip(self.instances, self.labels, strict=True)])
         else:
             from pantry.boxes import BoxedImages
 
@@ -78,15 +78,15 @@ class Scenes:
         from torchvision import tv_tensors
         from torchvision.ops import masks_to_boxes
 
-        if self.targets == "classes":
-            return self.X[index], self.y[index]
+        if self.kind == "classes":
+            return self.X[index], self.targets[index]
         labels = torch.tensor(self.labels[index], dtype=torch.int64)
         masks = self.instances[index] == torch.arange(1, len(labels) + 1)[:, None, None]  # (M, H, W)
         edge = torch.tensor([0.0, 0.0, 1.0, 1.0])  # a box goes to the far side of its last pixel
         boxes = masks_to_boxes(masks) + edge if len(labels) else torch.zeros(0, 4)
         size = tuple(self.X.shape[2:])
         target = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size), "labels": labels}
-        if self.targets == "instances":
+        if self.kind == "instances":
             target["masks"] = tv_tensors.Mask(masks.to(torch.uint8))
         return tv_tensors.Image(self.X[index]), target
 

@@ -1,7 +1,7 @@
 """Networks for segmentation: they map (N, C, H, W) floats to (N, classes, H, W) logits.
 
 Those of torchvision (fcn_resnet50, deeplabv3_resnet50, lraspp_mobilenet_v3_large, ...) go by their names: see
-`find_backbone` in pantry/models.py.
+`find_segmenter` in recipes/segmentation.py.
 """
 
 from core import registry

@@ -51,7 +51,7 @@ def load_csv(
         chosen = chosen.sort().values
         names = [f"{source}:{lines[index][0]}" for index in chosen.tolist()]
         form = {"columns": inputs, "delimiter": delimiter}
-        return Arrays(values[chosen, :-1], values[chosen, -1], classes=[unit or target], paths=names, form=form)
+        return Arrays(values[chosen, :-1], values[chosen, -1], classes=[unit or target], paths=names, input_format=form)
 
     load.check = load  # a table is read in no time
     return load

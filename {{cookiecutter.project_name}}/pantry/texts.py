@@ -34,7 +34,7 @@ def load_texts(source: Path, split: Literal["training", "validation", "testing"]
         X = torch.stack([to_ids(text, length) for *_, text in lines])
         y = torch.tensor([classes.index(name) for _, name, _ in lines])
         paths = [f"{file}:{number}" for number, *_ in lines]
-        return Arrays(X, y, classes=classes, paths=paths, form={"length": length})
+        return Arrays(X, y, classes=classes, paths=paths, input_format={"length": length})
 
     load.check = load  # texts are read in no time
     return load

@@ -1,6 +1,6 @@
-"""Where figures are shown: `track(folder, ingredients) -> log`, then `log(figures, step)` and at the end `log.close()`.
+"""Experiment trackers: `track(folder, ingredients) -> log`, then `log(metrics, step)`, and `log.close()` at the end.
 
-`folder` is that of the run, `ingredients` all of its settings, `figures` numbers by their names.
+`folder` is the run's, `ingredients` all of its settings, `metrics` numbers by name.
 """
 
 from pathlib import Path
@@ -19,12 +19,11 @@ def tensorboard():
 
     def track(folder: Path, ingredients):
         writer = SummaryWriter(folder)
-        writer.add_text(
-            "ingredients", "    " + str(ingredients).replace("\n", "\n    ")
-        )  # indented: shown as it stands
+        text = str(ingredients).replace("\n", "\n    ")
+        writer.add_text("ingredients", f"    {text}")  # indented: Markdown keeps the lines
 
-        def log(figures: dict, step: int) -> None:
-            for name, value in figures.items():
+        def log(metrics: dict, step: int) -> None:
+            for name, value in metrics.items():
                 writer.add_scalar(name, value, step)
             writer.flush()
 
@@ -36,21 +35,21 @@ def tensorboard():
 
 @registry.tracker.register("mlflow")
 def mlflow(experiment: str = "Default", uri: str | None = None):
-    """MLflow (mlflow.org); `uri` is a server or a database (sqlite:///mlflow.db), else MLFLOW_TRACKING_URI is."""
+    """MLflow (mlflow.org); `uri`: a server or a database (sqlite:///mlflow.db), by default MLFLOW_TRACKING_URI."""
     client = need("mlflow")
 
     def track(folder: Path, ingredients):
         if uri is not None:
             client.set_tracking_uri(uri)
         client.set_experiment(experiment)
-        known = folder / "mlflow.txt"  # the number that MLflow gave to the run, which goes on under it
-        run = client.start_run(run_id=known.read_text() if known.is_file() else None, run_name=folder.name)
-        if not known.is_file():
-            known.write_text(run.info.run_id)
+        run_id = folder / "mlflow.txt"  # a resumed run continues under the same id
+        run = client.start_run(run_id=run_id.read_text() if run_id.is_file() else None, run_name=folder.name)
+        if not run_id.is_file():
+            run_id.write_text(run.info.run_id)
             client.log_params(_flat(ingredients))
 
-        def log(figures: dict, step: int) -> None:
-            client.log_metrics(figures, step=step)
+        def log(metrics: dict, step: int) -> None:
+            client.log_metrics(metrics, step=step)
 
         log.close = client.end_run
         return log
@@ -60,15 +59,15 @@ def mlflow(experiment: str = "Default", uri: str | None = None):
 
 @registry.tracker.register("wandb")
 def wandb(project: str, entity: str | None = None, mode: str | None = None):
-    """Weights & Biases (wandb.ai), after `wandb login`; mode = offline keeps all of it in the run's folder."""
+    """Weights & Biases (wandb.ai), after `wandb login`; mode = offline keeps everything in the run's folder."""
     client = need("wandb")
 
     def track(folder: Path, ingredients):
         where = {"project": project, "entity": entity, "mode": mode, "dir": str(folder)}
         run = client.init(**where, id=folder.name, name=folder.name, resume="allow", config=_flat(ingredients))
 
-        def log(figures: dict, step: int) -> None:
-            run.log(figures, step=step)
+        def log(metrics: dict, step: int) -> None:
+            run.log(metrics, step=step)
 
         log.close = run.finish
         return log
@@ -77,7 +76,7 @@ def wandb(project: str, entity: str | None = None, mode: str | None = None):
 
 
 def _flat(ingredients, path: str = "") -> dict:
-    """The settings by their dotted names."""
+    """The settings by dotted name."""
     flat = {}
     for key, value in ingredients.items():
         flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}

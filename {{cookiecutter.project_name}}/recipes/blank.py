@@ -1,41 +1,48 @@
 """What differs by task, here: your own. It runs as it is; each function says what to put in its place.
 
 recipes/train.py calls these functions, and nothing else has to change. Rename the file as you like, and write its name
-as `task` into [project.meta]. What users can mend is told by `raise located(ingredients, "section.key", "what to do")`.
+as `task` into [project.meta]. Refuse what users can mend by `raise SettingError("section.key", "what to do")`.
 """
 
 import torch
 from torch import nn
 
-from core import Ingredients, IngredientsError, located
-from pantry.models import find_backbone
+from core import IngredientsError, SettingError
+from recipes.parts.backbone import find_backbone
 
-FIGURES = ("loss",)  # yours: the figures that `evaluate` gives, such as ("loss", "accuracy")
-BEST = "loss"  # yours: the figure that tells the best epoch; the lowest of "loss", the highest of any other
+METRICS = ("loss",)  # yours: the names of what `evaluate` returns, such as ("loss", "accuracy")
+BEST = "loss"  # yours: the one that selects the best epoch, the lowest of "loss", the highest of any other
+
+REFUSED = {  # yours: settings, sections and registered names that your task cannot use, and why
+    "training.scheme.first_size": "samples are no images that could be resized",
+    "training.scheme.balanced": "the targets are numbers, not classes",
+    "testing.views": "samples are no images that could be viewed otherwise",
+}
+READS = "numbers"  # yours: what the arguments of `recipes.predict` are; leave it out if they are image files
 
 
-def check(ingredients: Ingredients, architecture) -> None:
+def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read. Here: a backbone or an option that is not there."""
     try:
         find_backbone(architecture.backbone, architecture.options)
     except IngredientsError as error:
-        raise located(ingredients, "model.architecture.backbone", str(error)) from None
+        raise SettingError("model.architecture.backbone", str(error)) from None
 
 
-def check_data(ingredients: Ingredients, architecture, samples) -> int:
+def check_data(architecture, samples) -> int:
     """The number of outputs that the network needs. Refuse samples and targets that do not fit. Here: one number."""
     if samples.targets is not None and not samples.targets.is_floating_point():
-        raise located(ingredients, "training.load_dataset", f"y is {samples.targets.dtype}; floats are needed")
+        raise SettingError("training.load_dataset", f"y is {samples.targets.dtype}, expected floats")
     return 1
 
 
-def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data that is unlike the training data (`meta`: its shape, classes and form)."""
     if samples.shape != meta["shape"]:
-        raise located(ingredients, section, f"a sample is {samples.shape}, but in training {meta['shape']}")
+        raise SettingError(section, f"a sample is {samples.shape}, but in training {meta['shape']}")
 
 
-def build_model(ingredients: Ingredients, architecture, shape: list[int], outputs: int) -> nn.Module:
+def build_model(architecture, shape: list[int], outputs: int) -> nn.Module:
     """The network for samples of `shape`. Here: the backbone that [model.architecture] names."""
     return find_backbone(architecture.backbone, architecture.options)(shape[0], outputs)
 
@@ -52,7 +59,7 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
-    """FIGURES, and those of [validation.metrics], over all batches, each sample counted once."""
+    """METRICS, and those of [validation.metrics], over all batches, each sample counted once."""
     model.eval()
     outputs, targets = zip(*((model(inputs)[:, 0], targets) for inputs, targets in batches), strict=True)
     outputs, targets = torch.cat(outputs).float(), torch.cat(targets)
@@ -70,7 +77,7 @@ def predict(model, inputs, classes: list[str], views=None) -> list[str]:
     return [f"{value:.4f}" for value in model.eval()(inputs)[:, 0].tolist()]
 
 
-def read_sample(given: str, form: dict) -> torch.Tensor:
+def read_sample(given: str, input_format: dict) -> torch.Tensor:
     """The sample that an argument of `python -m recipes.predict` means. Leave it out where that is an image file."""
     try:
         return torch.tensor([float(number) for number in given.split(",")])

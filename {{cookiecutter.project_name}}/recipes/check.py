@@ -1,8 +1,8 @@
 """`--check`: all that can be known of an experiment without its data and without training it.
 
-A loader that carries `check()` tells what it would give: as many samples, of the same shape, type and classes, none of
-them read. The functions of recipes/train.py run on that, so what a training would refuse is refused here. The model
-takes one step on PyTorch's meta device, which knows shapes alone. Nothing is written.
+A loader that carries `check()` returns what it would load, without reading it. The experiment is built from that by
+recipes/experiment.py, as for training but on PyTorch's meta device, which knows shapes alone, and takes one step. What
+training would refuse is refused here, all at once. Nothing is written.
 """
 
 import sys
@@ -10,67 +10,93 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-from core import Ingredients, IngredientsError, located, resolve
-from core.declared import read_section
-from core.ingredients import call_key, is_call
+from core import Ingredients, IngredientsError, SettingError, locate, resolve
+from core.ingredients import is_call
 from core.values import BROKEN
-from pantry import models
-from pantry.optimizers import sgd
-from pantry.schedules import one_cycle
-from recipes import data, runs, techniques, train, tune
-from recipes.settings import SECTIONS, Architecture, Saving, Scheme, check_callable, read_ingredients
+from recipes.contracts import Checkable, StandsIn
+from recipes.experiment import Experiment, build, configure, load_task
+from recipes.parts.samples import reader, summary, to_device
+from recipes.parts.step import choose_device
+from recipes.run import runs_folder, weights_file
+from recipes.settings import SECTIONS, check_callable, read_ingredients
 
-UNKNOWN = ("not checked", "the data is not here yet")  # how such lines begin
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
 SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
 
 
-def check(file: str, overrides=(), checks=()) -> int:
-    """Print what is wrong, or what was checked, and give the exit code. `checks`: take the ingredients, give a line."""
-    held, problems, lines = [], [], []
+class Functions:
+    """In place of resolved ingredients: the functions that could be made, by the paths of their sections."""
+
+    def __init__(self):
+        self.made = {}
+
+    def at(self, path: str, default=None):
+        inside = {key[len(path) + 1 :]: made for key, made in self.made.items() if key.startswith(f"{path}.")}
+        return self.made.get(path, inside or default)
+
+
+class Findings:
+    """Problems collected where training would stop at the first one, and lines on what was checked."""
+
+    def __init__(self):
+        self.problems, self.lines = [], []
+
+    @contextmanager
+    def blame(self, path: str, prefix: str = ""):
+        """What goes wrong inside becomes a problem, of the setting or section `path` if it names no other."""
+        try:
+            yield
+        except IngredientsError as error:
+            self.problems += error.problems or SettingError(path, f"{prefix}{error}").problems
+        except Exception as error:  # a function of the user's own may raise anything
+            frames = traceback.extract_tb(error.__traceback__)
+            frames = [frame for frame in frames if "custom_functions" in frame.filename]
+            reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+            if frames:
+                reason = f"{type(error).__name__}: {reason} (custom_functions.py:{frames[-1].lineno})"
+            self.problems += SettingError(path, prefix + reason).problems
+
+
+def answer(option: str, arguments, overrides=(), checks=()) -> int:
+    """Print what is wrong, or what was checked; returns the exit code. `checks`: (arguments, ingredients) -> a line."""
+    findings, held = Findings(), []
     try:
-        read_ingredients(file, overrides, checks=[lambda ingredients: held.append(ingredients) or []])
+        read_ingredients(arguments.ingredients, overrides, checks=[lambda found: held.append(found) or []])
     except IngredientsError as error:
         if not held or not error.problems:  # no such file, or functions that cannot be registered: the rest is unknown
             raise
-        problems += error.problems
+        findings.problems += error.problems
     [ingredients] = held
-    functions = SimpleNamespace(where=ingredients.where, of={})  # in place of resolved ingredients
-    functions.at = functions.of.get
-    for path in _paths(problems) + [path for path, value in _walk(ingredients) if value is BROKEN]:
-        _drop(ingredients, path)  # so that the rest can be looked at
-    for path, node in _walk(ingredients):
-        if isinstance(node, Ingredients) and is_call(node):
-            with _told(ingredients, path, problems):
-                function = functions.of[path] = resolve(node)
-                if path in SECTIONS:
-                    check_callable(ingredients, path, function)
-                if path.endswith(".preprocess"):  # which the loading calls
-                    functions.of[path] = _told_as(ingredients, path, function)
-    for path, look in [*_looks(ingredients), *(("", own) for own in checks)]:
-        with _told(ingredients, path, problems):
-            line = look(ingredients)
-            lines += [line] if isinstance(line, str) else []
-    if any(path.startswith(SHAPES) for path in _paths(problems)):
-        lines.append("not checked before this is mended: shapes")
+    broken = [problem.key.strip("-[]") for problem in findings.problems]
+    for path in broken + [path for path, value in _walk(ingredients) if value is BROKEN]:
+        _drop(ingredients, path)  # so that the rest can be checked
+    functions = _make_functions(ingredients, findings)
+    for own in checks:
+        with findings.blame(""):
+            findings.lines.append(own(arguments, ingredients))
+    if any(path.startswith(SHAPES) for path in broken):
+        findings.lines.append("not checked before this is mended: shapes")
     else:
-        lines += _check_shapes(ingredients, functions, problems)
-    if problems:
-        print(IngredientsError(sorted(set(problems), key=lambda problem: problem.place)), file=sys.stderr)
+        with findings.blame("project.meta.task"):
+            _check_experiment(ingredients, functions, findings)
+    return _report(ingredients, findings)
+
+
+def _report(ingredients: Ingredients, findings: Findings) -> int:
+    lines = findings.lines
+    if findings.problems:
+        problems = locate(IngredientsError(findings.problems), ingredients).problems
+        problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.place)
+        print(IngredientsError(problems), file=sys.stderr)
         lines = [line for line in lines if line.startswith("not ")]
-    is_all = not any(line.startswith(UNKNOWN) for line in lines)
-    last = [] if problems else ["ok" if is_all else "ok, but for what could not be checked"]
-    print(*lines, *last, sep="\n", end="\n" if lines or last else "")
-    return 1 if problems else 0
-
-
-def _paths(problems: list) -> list[str]:
-    return [problem.key.strip("-[]") for problem in problems]
+    else:
+        everything = not any(line.startswith("not checked") for line in lines)
+        lines = [*lines, "ok" if everything else "ok, except for what could not be checked"]
+    print("".join(f"{line}\n" for line in lines), end="")
+    return 1 if findings.problems else 0
 
 
 def _walk(node: Ingredients, path: str = ""):
@@ -90,171 +116,115 @@ def _drop(node: Ingredients, path: str) -> None:
         node.pop(key, None)
 
 
-@contextmanager
-def _told(ingredients: Ingredients, path: str, problems: list, before: str = ""):
-    """What goes wrong inside becomes a problem, of the setting `path` where it names no other place."""
-    section = ingredients.at(path)
-    if isinstance(section, Ingredients) and is_call(section):
-        path += f".{call_key(section)}"  # the line that names the function
-    try:
-        yield
-    except IngredientsError as error:
-        problems += error.problems or located(ingredients, path, str(error)).problems
-    except Exception as error:  # a function of the user's own may raise anything
-        trace = [frame for frame in traceback.extract_tb(error.__traceback__) if "custom_functions" in frame.filename]
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        if trace:
-            reason = f"{type(error).__name__}: {reason} (custom_functions.py:{trace[-1].lineno})"
-        problems += located(ingredients, path, before + reason).problems
+def _make_functions(ingredients: Ingredients, findings: Findings) -> Functions:
+    functions = Functions()
+    for path, node in _walk(ingredients):
+        if isinstance(node, Ingredients) and is_call(node):
+            with findings.blame(path):
+                functions.made[path] = resolve(node)
+                if path in SECTIONS:
+                    check_callable(path, functions.made[path])
+    return functions
 
 
-def _looks(ingredients: Ingredients) -> list[tuple]:
-    """(path, function) of what each setting can be refused for by itself: numbers, names, the device, folders."""
-    scheme = read_section(ingredients, "training.scheme", Scheme)
-    saving = read_section(ingredients, "training.model", Saving)
-    looks = [
-        ("training.scheme", lambda _: train.check_scheme(ingredients, scheme)),
-        ("training.scheme.device", lambda _: techniques.choose_device(ingredients, scheme.device)),
-        ("training.model.save_name", lambda _: train.weights_file(ingredients, saving) and None),
-        ("training.model.runs", lambda _: runs.refuse_unwritable(runs.folder_of(ingredients, saving.runs))),
-    ]
-    metrics = dict.fromkeys(ingredients.at("validation.metrics", {}))
-    ranking = lambda _: train.ranking(ingredients, scheme, train.load_task(ingredients), metrics) and None  # noqa: E731
-    looks.append(("training.scheme.best", ranking))
-    weights = ingredients.at("model.architecture.weights")
-    if weights not in (None, "pretrained"):
-        looks.append(("model.architecture.weights", lambda _: _check_file(str(weights))))
-    if ingredients.at("model.architecture.backbone"):
-        architecture = read_section(ingredients, "model.architecture", Architecture)
-        looks.append(("model.architecture", lambda _: train.load_task(ingredients).check(ingredients, architecture)))
-    return looks
+# ---------------------------------------------------------------------------------------------------------- the whole
 
 
-def _check_file(file: str) -> None:
-    if not Path(file).is_file():
-        raise IngredientsError(f"there is no file {file}")
+def _check_experiment(ingredients: Ingredients, functions: Functions, findings: Findings) -> None:
+    experiment = configure(ingredients, functions, "meta", findings.blame)
+    with findings.blame("training.scheme.device"):
+        choose_device(experiment.scheme.device)
+    with findings.blame("training.model.save_name"):
+        weights_file(experiment.saving)
+    with findings.blame("training.model.runs"):
+        runs_folder(ingredients, experiment.saving.runs)
+    is_known = _stand_in(ingredients, functions, findings)
+    if TRAINING not in functions.made and ingredients.at(TRAINING) is not None:
+        return  # of what shape the data is stays unknown
+    found = _try_on("meta", experiment)
+    if found.problems:  # perhaps of a model that cannot be built without numbers; two samples cost little
+        found = _try_on("cpu", experiment)
+    for problem in found.problems:
+        if is_known or not problem.key.startswith(SHAPES):
+            findings.problems.append(problem)
+        else:
+            findings.lines.append(f"not checked: shapes, since these do not fit: {problem.message}")
+    findings.lines += found.lines[0 if is_known else 1 :]
 
 
-def _check_shapes(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -> list[str]:
-    """Put what the loaders tell in place of the data, and go on to a step of the optimizer; lines on what was used."""
-    download, is_here, lines = functions.of.pop("project.data.download", None), True, []
-    stands_in = None
+def _stand_in(ingredients: Ingredients, functions: Functions, findings: Findings) -> bool:
+    """Put what the loaders' `check` returns in place of the data; whether the shapes are those of the data."""
+    download, is_here, is_known = functions.made.pop("project.data.download", None), True, True
     if download is not None:
         is_here = False
-        with _told(ingredients, "project.data.download", problems):
-            is_here = hasattr(download, "check") and download.check()
-    for path in [path for path in SPLITS if path in functions.of]:
-        loader, found = functions.of.pop(path), []
-        if not hasattr(loader, "check"):
-            lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
+        with findings.blame("project.data.download"):
+            is_here = isinstance(download, Checkable) and download.check()
+    for path in [path for path in SPLITS if path in functions.made]:
+        loader, found = functions.made.pop(path), Findings()
+        if not isinstance(loader, Checkable):
+            findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
-        with _told(ingredients, path, found):
-            given = loader.check()
-            functions.of[path] = lambda given=given: given
-        problems += found if is_here else []
-        if path == TRAINING and found and not is_here:
-            lines.append(f"{UNKNOWN[1]}: colour images of 224 x 224 pixels stand for it; its classes are not checked")
-            classes = ingredients.at("model.architecture.output_classes") or 10
-            pixels = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
-            of_task = getattr(
-                train.load_task(ingredients), "stand_in", lambda pixels, classes: (pixels, torch.arange(classes))
-            )
-            given = of_task(pixels, classes)
-            functions.of[TRAINING] = stands_in = lambda given=given: given
-    if stands_in:
-        functions.of[VALIDATION] = stands_in
-    found, is_known = [], not lines
-    with _told(ingredients, TRAINING, found):
-        if TRAINING in functions.of or ingredients.at(TRAINING) is None:
-            lines += _run(ingredients, functions, found)[0 if is_known else 1 :]
-        else:  # of what shape the data is stays unknown
-            _optimizer(ingredients, functions, torch.nn.Linear(2, 2), found)
-    for problem in found:
-        if is_known or not problem.key.startswith(SHAPES):
-            problems.append(problem)
-        else:
-            lines.append(f"not checked: shapes, since these do not fit: {problem.message}")
-    return lines
+        with found.blame(path):
+            loaded = loader.check()
+            functions.made[path] = lambda loaded=loaded: loaded
+        findings.problems += found.problems if is_here else []
+        if path == TRAINING and found.problems and not is_here:
+            line = "not checked, the data is not here yet: its classes; images (3, 224, 224) stand in for it"
+            findings.lines.append(line)
+            classes, is_known = ingredients.at("model.architecture.output_classes") or 10, False
+            images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
+            task = load_task(ingredients)
+            loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
+            functions.made[TRAINING] = functions.made[VALIDATION] = lambda loaded=loaded: loaded
+    return is_known
 
 
-def _run(ingredients: Ingredients, functions: SimpleNamespace, problems: list) -> list[str]:
-    """Load, build and step as recipes/train.py does; lines that say with what. IngredientsError where that ends it."""
-    scheme = read_section(ingredients, "training.scheme", Scheme)
-    architecture, task = read_section(ingredients, "model.architecture", Architecture), train.load_task(ingredients)
-    training, validation = train.load_training_data(ingredients, functions, replace(scheme, memory=0.0))
-    inputs, targets = first_batch(training)
-    classes = architecture.output_classes
-    with _told(ingredients, TRAINING, problems):
-        classes = task.check_data(ingredients, architecture, training)
-    meta = train.describe(ingredients, training, classes)
-    with _told(ingredients, VALIDATION, problems):
-        task.check_other_data(ingredients, VALIDATION, validation, meta)
-    if TESTING in functions.of:
-        with _told(ingredients, TESTING, problems):
-            preprocess = functions.at("testing.preprocess") or functions.at("training.preprocess") or data.scale
-            task.check_other_data(ingredients, TESTING, data.load(TESTING, functions, preprocess, 0.0), meta)
-    with _told(ingredients, "training.augment", problems):
-        augment = functions.at("training.augment") or (lambda inputs, targets, generator: (inputs, targets))
-        if one_by_one := getattr(augment, "per_sample", None):
-            inputs, targets = first_batch(data.augmented(training, one_by_one, scheme.seed))
-        inputs, targets = augment(inputs, targets, torch.Generator())
-    for device in ("meta", "cpu"):  # a few models cannot be built without numbers; two samples cost little
-        found, lines = [], []
-        with _told(ingredients, "model.architecture.backbone", found), torch.device(device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
-            model = task.build_model(ingredients, architecture, list(inputs.shape[1:]), classes).to(device).train()
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            with _told(ingredients, "model.architecture.recompute", found):
-                models.recompute(model, architecture.recompute)
-            lines, before = [f"model: {architecture.backbone}, {parameters:,} parameters"], ""
-            if torch.is_tensor(targets):
-                outputs = model(data.moved(inputs, device))
-                lines = [f"{lines[0]}, {meta['shape']} -> {list(outputs.shape[1:])}"]
-                before = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not fit: "
-            with _told(ingredients, "training.loss", found, before):
-                criterion = functions.at("training.loss") or task.default_loss()
-                to_know = training.targets, classes, torch.device(device)
-                criterion = train.prepared(ingredients, "training.loss", criterion, *to_know)
-                loss = task.loss(model, data.moved(inputs, device), data.moved(targets, device), criterion)
-                if loss.ndim != 0:
-                    raise IngredientsError(f"gives {list(loss.shape)} for 2 samples; give one number, such as the mean")
-                loss.backward()
-            _optimizer(ingredients, functions, model, found)
-        if not found:
-            break
-    problems += found
-    counts = data.summary(training, validation, classes)
-    if scheme.batch_size == "auto":
-        return [f"data: {counts}", *lines]
-    size = min(max(1, scheme.batch_size * scheme.accumulate), len(training))  # 0 is told already
-    return [f"data: {counts}; {len(training) // size:,} steps an epoch", *lines]
+def _try_on(device: str, experiment: Experiment) -> Findings:
+    """Build the experiment on a device and let it take one step."""
+    found = Findings()
+    scheme = replace(experiment.scheme, memory=0.0, workers=0, compile=False, device=device)
+    experiment = replace(experiment, scheme=scheme, device=torch.device(device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
+        with found.blame(TRAINING):
+            build(experiment, blame=found.blame)
+            if experiment.training:
+                found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
+                _check_testing(experiment, found)
+            if experiment.optimizer:
+                _step(experiment, found)
+    return found
 
 
-def first_batch(samples: data.Samples) -> tuple:
-    """(inputs, targets) of two samples."""
-    return next(data.reader(samples, 2, torch.device("cpu"))(tune.first_indices(samples, min(2, len(samples)))))
+def _check_testing(experiment: Experiment, found: Findings) -> None:
+    if TESTING in experiment.functions.made:
+        with found.blame(TESTING):
+            experiment.task.check_split(TESTING, experiment.load("testing"), experiment.meta)
 
 
-def _optimizer(ingredients: Ingredients, functions: SimpleNamespace, model, problems: list) -> None:
-    """Build the optimizer and let it step, and ask the schedule for its rates."""
-    with _told(ingredients, "training.optimizer", problems):
-        (functions.at("training.optimizer") or sgd())(model).step()
-    with _told(ingredients, "training.schedule", problems):
-        schedule = functions.at("training.schedule") or one_cycle()
-        epochs = read_section(ingredients, "training.scheme", Scheme).epochs
-        schedule = train.prepared(ingredients, "training.schedule", schedule, epochs, 10, [])
+def _step(experiment: Experiment, found: Findings) -> None:
+    """One step on two samples; a line about the model."""
+    model, task = experiment.model.train(), experiment.task
+    first = torch.arange(min(2, len(experiment.training)))
+    inputs, targets = next(reader(experiment.training, 2, torch.device("cpu"))(first))
+    with found.blame("training.augment"):
+        inputs, targets = experiment.transform(inputs, targets, 1.0)
+    inputs, targets, prefix = to_device(inputs, experiment.device), to_device(targets, experiment.device), ""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    found.lines.append(f"model: {experiment.architecture.backbone}, {parameters:,} parameters")
+    if torch.is_tensor(targets):
+        outputs = model(inputs)
+        found.lines[-1] += f", {experiment.meta['shape']} -> {list(outputs.shape[1:])}"
+        prefix = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not match: "
+    with found.blame("training.loss", prefix):
+        loss = task.loss(model, inputs, targets, experiment.criterion)
+        if loss.ndim != 0:
+            raise IngredientsError(f"returns {list(loss.shape)} for 2 samples, expected a scalar, such as the mean")
+        loss.backward()
+    with found.blame("training.optimizer"):
+        experiment.optimizer.step()
+    with found.blame("training.schedule"):
+        schedule = experiment.schedule(10, [])
         if wrong := [f"{schedule(at)} at {at}" for at in (0.0, 0.5, 1.0) if not -1e9 < schedule(at) < 1e9]:
-            raise ValueError(f"it gives {', '.join(wrong)} of training; a share of the learning rate is needed")
-
-
-def _told_as(ingredients: Ingredients, path: str, function):
-    """The function, whose errors are told as those of its section."""
-
-    def call(*arguments):
-        found = []
-        with _told(ingredients, path, found):
-            return function(*arguments)
-        raise IngredientsError(found)
-
-    return call
+            raise IngredientsError(f"returns {', '.join(wrong)} of training, expected a factor of the learning rate")

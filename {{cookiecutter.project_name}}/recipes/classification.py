@@ -3,71 +3,67 @@
 import torch
 import torch.nn.functional as F
 
-from core import Ingredients, IngredientsError, located
-from pantry.losses import cross_entropy
-from pantry.models import find_backbone
-from recipes.pictures import as_pixels, captioned
+from core import IngredientsError, SettingError, registry
+from recipes.parts.backbone import find_backbone
+from recipes.parts.pictures import as_pixels, captioned, read_image
 
-FIGURES = ("loss", "accuracy")  # what `evaluate` gives
-BEST = "accuracy"  # the one by which the best epoch is chosen where the ingredients name none
+METRICS = ("loss", "accuracy")  # what `evaluate` returns
+BEST = "accuracy"  # the one that selects the best epoch if the ingredients name none
+REFUSED = {}  # settings, sections and registered names that this task cannot use, and why
 
 
-def check(ingredients: Ingredients, architecture) -> None:
+def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read."""
     try:
         find_backbone(architecture.backbone, architecture.options)
     except IngredientsError as error:
-        raise located(ingredients, "model.architecture.backbone", str(error)) from None
+        raise SettingError("model.architecture.backbone", str(error)) from None
 
 
-def check_data(ingredients: Ingredients, architecture, samples) -> int:
-    """The number of classes of the training data. Raises IngredientsError where the head or the targets do not fit."""
+def check_data(architecture, samples) -> int:
+    """The number of classes of the training data. Raises SettingError if the head or the targets do not fit."""
     if not samples.first.is_floating_point():
-        message = f"a sample is {samples.first.dtype} {samples.shape}; a network takes floats: let preprocess make them"
-        raise located(ingredients, "training.load_dataset", message)
-    return count_classes(ingredients, architecture, samples)
+        message = f"a sample is {samples.first.dtype} {samples.shape}, expected floats: convert it in preprocess"
+        raise SettingError("training.load_dataset", message)
+    return count_classes(architecture, samples)
 
 
-def count_classes(ingredients: Ingredients, architecture, samples) -> int:
+def count_classes(architecture, samples) -> int:
     """The same, whatever a sample is."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
-        message = f"y is {targets.dtype} {list(targets.shape)}; class indices (N,) are needed, whole numbers from 0 up"
-        raise located(ingredients, "training.load_dataset", message)
-    least, counted = 0, len(samples.classes) if samples.classes else None
+        message = f"y is {targets.dtype} {list(targets.shape)}, expected class indices (N,), integers from 0"
+        raise SettingError("training.load_dataset", message)
+    lowest, counted = 0, len(samples.classes) if samples.classes else None
     if counted is None and targets is not None:
-        least, counted = int(targets.min()), int(targets.max()) + 1
-    if least < 0 or (least == 1 and wanted == counted - 1):
-        message = f"the classes in y go from {least} to {counted - 1}; classes count from 0"
-        raise located(ingredients, "training.load_dataset", message)
+        lowest, counted = int(targets.min()), int(targets.max()) + 1
+    if lowest < 0 or (lowest == 1 and wanted == counted - 1):
+        message = f"the classes in y are {lowest} to {counted - 1}, expected 0 to {counted - lowest - 1}"
+        raise SettingError("training.load_dataset", message)
     if wanted is None and counted is None:
-        raise located(
-            ingredients, "model.architecture", "write output_classes: this data set does not tell its classes"
-        )
+        raise SettingError("model.architecture", "set output_classes: this data set does not know its classes")
     if wanted is not None and counted is not None and wanted != counted:
         names = ", ".join((samples.classes or list(map(str, range(counted))))[:12])
-        message = f"the data has {counted} classes ({names}{', …' if counted > 12 else ''}); write {counted}"
-        raise located(ingredients, "model.architecture.output_classes", message)
+        message = f"the data has {counted} classes ({names}{', …' if counted > 12 else ''}); set it to {counted}"
+        raise SettingError("model.architecture.output_classes", message)
     return wanted or counted
 
 
-def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other classes than those in training, or of other channels."""
     known, targets = meta["classes"], samples.targets
     message = None
     if samples.classes and list(samples.classes) != list(known):
-        message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(known)}"
+        message = f"its classes are {', '.join(samples.classes)}, but those of training are {', '.join(known)}"
     elif targets is not None and not 0 <= int(targets.min()) <= int(targets.max()) < len(known):
-        message = f"it has classes {int(targets.min())} to {int(targets.max())}, but training has 0 to {len(known) - 1}"
+        message = f"its classes are {int(targets.min())} to {int(targets.max())}, training has 0 to {len(known) - 1}"
     elif samples.shape[0] != meta["shape"][0]:
-        message = f"a sample is {samples.shape}, but in training {meta['shape']}"
+        message = f"a sample is {samples.shape}, but {meta['shape']} in training"
     if message:
-        raise located(ingredients, section, message)
+        raise SettingError(section, message)
 
 
-def build_model(
-    ingredients: Ingredients, architecture, shape: list[int], classes: int, dtype=torch.float32
-) -> torch.nn.Module:
+def build_model(architecture, shape: list[int], classes: int, dtype=torch.float32) -> torch.nn.Module:
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
     try:
@@ -76,16 +72,15 @@ def build_model(
         with torch.inference_mode():
             outputs = model.eval()(torch.zeros(2, *shape, dtype=dtype))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change their size by preprocess"
-        raise located(ingredients, where, message) from error
+        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change their size in preprocess"
+        raise SettingError(where, message) from error
     if outputs.shape != (2, classes):
-        message = f"gives {list(outputs.shape)} for 2 samples, but [2, {classes}] is needed"
-        raise located(ingredients, where, message)
+        raise SettingError(where, f"returns {list(outputs.shape)} for 2 samples, expected [2, {classes}]")
     return model
 
 
 def default_loss():
-    return cross_entropy()
+    return registry.loss.get("cross_entropy")()
 
 
 def loss(model, inputs, targets, criterion) -> torch.Tensor:
@@ -110,13 +105,16 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
         count += len(targets)
         for metric in metrics.values():
             metric.update(logits, targets)
-    figures = {}
+    return {"loss": float(total_loss) / count, "accuracy": int(correct) / count, **computed(metrics)}
+
+
+def computed(metrics: dict) -> dict[str, float]:
+    """The values of metrics by name; NAME_0, NAME_1, ... of one that has several, such as one for each class."""
+    found = {}
     for name, metric in metrics.items():
-        values = (
-            torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
-        )  # several where it is told for each class
-        figures |= {name: values[0]} if len(values) == 1 else {f"{name}_{at}": value for at, value in enumerate(values)}
-    return {"loss": float(total_loss) / count, "accuracy": int(correct) / count, **figures}
+        values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
+        found |= {name: values[0]} if len(values) == 1 else {f"{name}_{i}": value for i, value in enumerate(values)}
+    return found
 
 
 def logits_of(model, inputs, views=None) -> torch.Tensor:
@@ -128,19 +126,24 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The class and its softmax, from 0 to 1, for each of inputs (N, C, H, W), as texts."""
-    confidences, indices = logits_of(model.eval(), inputs, views).softmax(1).max(1)
-    return [f"{classes[index]}  {confidence:.4f}" for confidence, index in zip(confidences, indices, strict=True)]
+    """The class and its probability for each of inputs (N, C, H, W), as text."""
+    probabilities, indices = logits_of(model.eval(), inputs, views).softmax(1).max(1)
+    return [f"{classes[index]}  {probability:.4f}" for probability, index in zip(probabilities, indices, strict=True)]
+
+
+def read_sample(path: str, input_format: dict):
+    """An image file in the format of the training data, before preprocess."""
+    return read_image(path, input_format)
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
-    """Images with their classes above, the largest share after mixup; with a model what it says instead."""
+    """Images with their classes above, the largest share after mixup; with a model what it predicts instead."""
     if inputs.ndim != 4:
         return []
     truth = [classes[index] for index in (targets if targets.ndim == 1 else targets.argmax(1)).tolist()]
-    said = truth if model is None else [text.rpartition("  ")[0] for text in predict(model, inputs, classes)]
+    found = truth if model is None else [text.rpartition("  ")[0] for text in predict(model, inputs, classes)]
     drawn = []
-    for sample, right, text in zip(inputs, truth, said, strict=True):
-        wrong = f"{text}, not {right}" if text != right else text
-        drawn.append(captioned(as_pixels(sample), wrong, None if model is None else text == right))
+    for sample, right, text in zip(inputs, truth, found, strict=True):
+        caption = f"{text}, not {right}" if text != right else text
+        drawn.append(captioned(as_pixels(sample), caption, None if model is None else text == right))
     return drawn

@@ -1,99 +1,85 @@
 """What differs by task, here: boxes with classes, and with Mask R-CNN a mask for each."""
 
 import torch
+from torchvision.tv_tensors import BoundingBoxes
 
-from core import Ingredients, IngredientsError, located
+from core import IngredientsError, SettingError
 from pantry.boxes import Annotated, BoxedImages
 from pantry.data import decode_image
-from pantry.detectors import find_detector
-from recipes.pictures import as_pixels, captioned, enlarged
+from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.pictures import as_pixels, captioned, enlarged
 
-FIGURES = ("map", "map50")  # what `evaluate` gives, and map of each class
-BEST = "map"  # the one by which the best epoch is chosen where the ingredients name none
+METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
+BEST = "map"  # the one that selects the best epoch if the ingredients name none
 SHOWN = 0.5  # least score of a box that is drawn or told
 
-# What the loop can do, but not with boxes: setting -> (the value that leaves it off, why).
-REFUSED = {
-    "training.loss": (None, "a detector has losses of its own; leave the section out"),
-    "training.scheme.first_size": (
-        1.0,
-        "boxes would not shrink with the images; use ScaleJitter and RandomCrop of torchvision",
-    ),
-    "training.preprocess.size": (None, "boxes would stay as they are; set image_size in the loaders' sections instead"),
-    "testing.preprocess.size": (None, "boxes would stay as they are; set image_size in the loaders' sections instead"),
-    "training.scheme.swa": (0.0, "its norms are measured again without targets, which detectors need; use ema"),
-    "training.scheme.balanced": (False, "an image has objects of several classes"),
-    "testing.views": (None, "boxes of several views cannot be averaged"),
-    "validation.metrics": (None, "mean average precision is measured already, of each class too"),
+_SIZE = "boxes would stay as they are; set image_size in the loaders' sections instead"
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.loss": "a detector has losses of its own; remove the section",
+    "training.scheme.first_size": "boxes would not shrink with the images; use ScaleJitter of torchvision",
+    "training.preprocess.size": _SIZE,
+    "testing.preprocess.size": _SIZE,
+    "training.scheme.swa": "updating its batch norms needs targets, which torch does not pass; use ema",
+    "training.scheme.balanced": "an image has objects of several classes",
+    "testing.views": "boxes of several views cannot be averaged",
+    "validation.metrics": "mean average precision is computed already, of each class too",
 }
-# Boxes would stay behind, or stop the transform.
-UNMOVED = ("random_shift", "random_crop", "random_flip", "mixup", "cutmix")
-UNMOVED += tuple(
+_MOVES = "does not move boxes; use one such as torchvision.transforms.v2.RandomHorizontalFlip, or mosaic"
+_NAMES = ["random_shift", "random_crop", "random_flip", "mixup", "cutmix"]
+_NAMES += [
     f"torchvision.transforms.v2.{name}" for name in ("RandAugment", "AutoAugment", "AugMix", "TrivialAugmentWide")
-)
+]
+REFUSED |= {name: f"{name} {_MOVES}" for name in _NAMES}
 
 
-def check(ingredients: Ingredients, architecture) -> None:
+def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read."""
-    problems = []
-    for path, (off, reason) in REFUSED.items():
-        if ingredients.at(path, off) not in (off, None):
-            problems += located(ingredients, path, reason).problems
-    for path in _augments(ingredients, "training.augment"):
-        name = ingredients.at(path)
-        if name in UNMOVED:
-            message = "does not move boxes; write one of torchvision, such as torchvision.transforms.v2."
-            problems += located(ingredients, path, f"{name} {message}RandomHorizontalFlip, or mosaic").problems
     try:
         import faster_coco_eval  # noqa: F401
         import torchmetrics  # noqa: F401
     except ImportError as error:
-        message = f"mean average precision needs a package: pip install torchmetrics faster-coco-eval ({error})"
-        problems += located(ingredients, "project.meta.task", message).problems
+        message = f"mean average precision needs packages: pip install torchmetrics faster-coco-eval ({error})"
+        raise SettingError("project.meta.task", message) from None
+    if scheme.batch_size == "auto":
+        raise SettingError(
+            "training.scheme.batch_size", "the memory of a detector depends on the objects; set a number"
+        )
     try:
         find_detector(architecture.backbone, architecture.options)
     except IngredientsError as error:
-        problems += located(ingredients, "model.architecture.backbone", str(error)).problems
-    if problems:
-        raise IngredientsError(problems)
+        raise SettingError("model.architecture.backbone", str(error)) from None
 
 
-def _augments(ingredients: Ingredients, path: str) -> list[str]:
-    """The paths of all names of augmentations, of a sequence's steps too."""
-    section = ingredients.at(path)
-    if not isinstance(section, Ingredients):
-        return []
-    inner = [found for key in section for found in _augments(ingredients, f"{path}.{key}")]
-    return [*([f"{path}.@augment"] if "@augment" in section else []), *inner]
-
-
-def check_data(ingredients: Ingredients, architecture, samples) -> int:
+def check_data(architecture, samples) -> int:
     """The number of classes of the training data. Raises IngredientsError where head, boxes or masks do not fit."""
     problems = []
-    if samples.dataset is None or not isinstance(target := samples.dataset[0][1], dict):
+    sample, target = samples.dataset[0]
+    if not isinstance(target, dict):
         message = "gives no boxes; use load_voc, load_coco, load_yolo, or a data set of (image, {boxes, labels})"
-        raise located(ingredients, "training.load_dataset", message)
+        raise SettingError("training.load_dataset", message)
     counted, wanted = len(samples.classes or ()), architecture.output_classes
     if counted and wanted not in (None, counted):
         names = ", ".join(samples.classes[:12]) + (", …" if counted > 12 else "")
-        message = f"the data has {counted} classes ({names}); write {counted}"
-        problems += located(ingredients, "model.architecture.output_classes", message).problems
+        message = f"the data has {counted} classes ({names}); set it to {counted}"
+        problems += SettingError("model.architecture.output_classes", message).problems
     if not counted and wanted is None:
         message = "write output_classes: this data set does not tell its classes"
-        problems += located(ingredients, "model.architecture", message).problems
+        problems += SettingError("model.architecture", message).problems
+    if isinstance(target["boxes"], BoundingBoxes) and tuple(target["boxes"].canvas_size) != tuple(sample.shape[1:]):
+        problems += SettingError("training.preprocess", f"resizes images, but not their boxes; {_SIZE}").problems
     if "mask" in architecture.backbone and "masks" not in target:
         message = "gives boxes without masks; set masks = True (of scenes: targets = instances)"
-        problems += located(ingredients, "training.load_dataset", message).problems
+        problems += SettingError("training.load_dataset", message).problems
     if problems:
         raise IngredientsError(problems)
     return wanted or counted
 
 
-def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other classes than those in training."""
     if samples.classes and list(samples.classes) != list(meta["classes"]):
         message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(meta['classes'])}"
-        raise located(ingredients, section, message)
+        raise SettingError(section, message)
 
 
 def stand_in(images, classes: int) -> BoxedImages:
@@ -103,7 +89,24 @@ def stand_in(images, classes: int) -> BoxedImages:
     return BoxedImages(each, list(map(str, range(classes))), None, True, None)
 
 
-def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:
+def find_detector(name: str, options: dict | None = None):
+    """The builder of a registered detector or of a detection model of torchvision. See `find_backbone`."""
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models.detection)
+    names = [known for known in names if known.startswith(("fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssd"))]
+    return find_backbone(name, options, names, _torchvision_detector)
+
+
+def _torchvision_detector(name: str, in_channels: int, output_classes: int, options: dict) -> torch.nn.Module:
+    background = int(not name.startswith(("retinanet", "fcos")))
+    settings = {"num_classes": output_classes + background, "weights_backbone": None}
+    model = torchvision_model(name, in_channels=3, **settings | options)
+    model.first_label = background
+    return model
+
+
+def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:
     """The detector for samples of `shape` (3, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
     try:
@@ -114,9 +117,9 @@ def build_model(ingredients: Ingredients, architecture, shape: list[int], classe
             outputs = model.eval()([torch.zeros(shape)])
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}"
-        raise located(ingredients, where, message) from error
+        raise SettingError(where, message) from error
     if not {"boxes", "labels", "scores"} <= set(outputs[0]):
-        raise located(ingredients, where, f"gives {', '.join(outputs[0])}, but boxes, labels and scores are needed")
+        raise SettingError(where, f"gives {', '.join(outputs[0])}, but boxes, labels and scores are needed")
     return model
 
 
@@ -184,7 +187,7 @@ def detect(model, inputs) -> list[dict]:
     return results
 
 
-def read_sample(path: str, form: dict):
+def read_sample(path: str, input_format: dict):
     """An image file for `predict`, in its own size: the detector resizes it, and its boxes are in that size."""
     return decode_image(path, 3)
 

@@ -1,71 +1,80 @@
-"""Say what the trained model makes of images, or of what else the task takes: files of rows, texts.
+"""Predict images, or what else the task takes: files of rows, texts.
 
 python -m recipes.predict a.png b.jpg                    with the best weights of the newest run
+python -m recipes.predict photos "*.png"                 the images of a folder; of a pattern
 python -m recipes.predict a.png --run models/0.0.0/model.pth
 """
 
+import glob
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, Place, Problem
-from recipes.command import Command
-from recipes.validate import check_run, open_model
+from recipes.parts.command import Command
 
 
 def main() -> None:
     with Command(__doc__) as command:
-        command.add_argument("images", nargs="+", metavar="INPUT")
+        command.add_argument("inputs", nargs="+", metavar="INPUT")
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
-        arguments, ingredients = command.read(with_functions=False, checks=[check_run, check_images])
-        from recipes import data
-        from recipes.train import load_task
+        arguments, ingredients = command.read(with_functions=False, checks=[check_inputs])
+        from recipes.parts.trained import open_trained
 
-        ingredients, functions, model, meta = open_model(arguments.run, ingredients, command.overrides)
-        preprocess = functions.at("testing.preprocess") or functions.at("training.preprocess") or data.scale
-        device, task = next(model.parameters()).device, load_task(ingredients)
-        read, samples = getattr(task, "read_sample", read_sample), []
-        for path in arguments.images:  # all are read before the first answer
-            found = read(path, meta["form"])
-            samples += found.items() if isinstance(found, dict) else [(path, found)]
-        width = max(len(path) for path, _ in samples)
-        for path, sample in samples:
-            inputs = data.as_input(preprocess(sample))[None].to(device)
-            try:
-                [said] = task.predict(model, inputs, meta["classes"], functions.at("testing.views"))
-            except RuntimeError as error:
-                shapes = f"{list(inputs.shape[1:])} after preprocess, but {meta['shape']} in training"
-                raise IngredientsError(f"{path}: {shapes}; resize in [testing.preprocess]") from error
-            print(f"{path:<{width}}  {said}")
+        experiment = open_trained(arguments.run, ingredients, command.overrides)
+        command.ingredients = experiment.ingredients
+        paths, samples = find_inputs(arguments.inputs, experiment.task), []
+        for path in paths:  # all are read before the first answer
+            sample = experiment.task.read_sample(path, experiment.meta["input_format"])
+            samples += sample.items() if isinstance(sample, dict) else [(path, sample)]
+        width = max(len(name) for name, _ in samples)
+        for name, sample in samples:
+            print(f"{name:<{width}}  {predict(experiment, name, sample)}")
 
 
-def check_images(arguments, ingredients: Ingredients) -> str:
-    """For --check. Raises IngredientsError with all images that are not there; what else a task reads is its own."""
-    from recipes.train import load_task
+def predict(experiment, name: str, sample) -> str:
+    """The prediction for one sample, before preprocess."""
+    from recipes.parts.samples import as_input
 
-    if hasattr(load_task(ingredients), "read_sample"):
-        return f"to predict: {len(arguments.images)}"
-    missing = [path for path in arguments.images if not Path(path).is_file()]
-    if missing:
-        raise IngredientsError([Problem(Place("command line"), path, "", "there is no such file") for path in missing])
-    return f"images: {len(arguments.images)}"
+    inputs = as_input(experiment.preprocess("testing")(sample))[None].to(experiment.device)
+    views = experiment.functions.at("testing.views")
+    try:
+        [text] = experiment.task.predict(experiment.model, inputs, experiment.meta["classes"], views)
+    except RuntimeError as error:
+        shapes = f"{list(inputs.shape[1:])} after preprocess, but {experiment.meta['shape']} in training"
+        raise IngredientsError(f"{name}: {shapes}; resize in [testing.preprocess]") from error
+    return text
 
 
-def read_sample(path: str, form: dict):
-    """An image file in the form that the training loader gave, before preprocess (see `_form` in recipes/data.py)."""
-    from pantry.data import decode_image
+def find_inputs(names: list[str], task) -> list[str]:
+    """The files that the arguments name: files, folders of images and patterns; a task may read something else.
 
-    image = decode_image(path, form["channels"], form["size"])
-    if form["float"]:
-        image = image / 255 if form["divided"] else image.float()
-    if form["kind"] == "image":
-        from PIL import Image
+    Raises IngredientsError with all that are not there.
+    """
+    from pantry.images import find_images
 
-        return Image.fromarray((image[0] if form["channels"] == 1 else image.permute(1, 2, 0)).numpy())
-    if form["axes"] == 2:
-        image = image[0]
-    elif form["channels_last"]:
-        image = image.permute(1, 2, 0)
-    return image.numpy() if form["kind"] == "array" else image
+    from recipes.contracts import ReadsInputs
+
+    if isinstance(task, ReadsInputs):
+        return names
+    paths, problems = [], []
+    for name in names:
+        found = find_images(Path(name)) if Path(name).is_dir() else [name] if Path(name).exists() else glob.glob(name)
+        paths += sorted(found)
+        if not found:
+            message = "there is no image in this folder" if Path(name).is_dir() else "there is no such file or folder"
+            problems.append(Problem(Place("command line"), name, "", message))
+    if problems:
+        raise IngredientsError(problems)
+    return paths
+
+
+def check_inputs(arguments, ingredients: Ingredients) -> str:
+    """For --check: the checkpoint that would be opened, and how much there is to predict."""
+    from recipes.experiment import load_task
+    from recipes.parts.trained import find_trained
+
+    paths = find_inputs(arguments.inputs, load_task(ingredients))
+    return f"weights: {find_trained(arguments.run, ingredients)}\ninputs: {len(paths)}"
 
 
 if __name__ == "__main__":

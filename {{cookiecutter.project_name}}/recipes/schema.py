@@ -13,16 +13,17 @@ from pathlib import Path
 
 import core
 from core import Ingredients, registry
-from core.declared import Signature
+from core.arguments import Signature
 from core.ingredients import call_key
-from recipes.command import Command
+from recipes.parts.command import Command
 from recipes.settings import SECTIONS
 
 HEAD = """# Written by `python -m recipes.schema` from {file}; Python does not read it.
 from os import PathLike
 
-from core.errors import IngredientsError as IngredientsError, Place as Place, Problem as Problem, SettingError as SettingError
-from core.ingredients import Ingredients as Section, locate as locate, located as located
+from core.errors import IngredientsError as IngredientsError, Place as Place, Problem as Problem
+from core.errors import SettingError as SettingError
+from core.ingredients import Ingredients as Section, locate as locate
 from core.registry import registry as registry
 
 def parse(file: str | PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients: ...

@@ -9,83 +9,64 @@ import colorsys
 import torch
 import torch.nn.functional as F
 
-from core import Ingredients, IngredientsError, located, resolve
-from core.declared import read_section
-from core.ingredients import call_key
+from core import IngredientsError, SettingError
 from pantry import losses
 from pantry.boxes import letterbox
 from pantry.data import decode_image
 from pantry.masks import inner_size
-from pantry.models import find_backbone
-from recipes.pictures import as_pixels, enlarged
-from recipes.settings import Scheme
+from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.pictures import as_pixels, enlarged, read_image
 
-FIGURES = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` gives, beside iou.<class> for each class
-BEST = "mean_iou"  # the one by which the best epoch is chosen where the ingredients name none
+METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
+BEST = "mean_iou"  # the one that selects the best epoch if the ingredients name none
 IGNORED = 255  # in masks
 AT_ONCE = 2**20  # pixels that one forward pass of `evaluate` takes: logits of all classes are large
 
-_SHARES = "mixes the classes of whole images, not those of pixels; leave it out"
-_STAY = "moves images, but not their masks; write RandomHorizontalFlip, RandomAffine, ColorJitter and the like"
-UNFIT = {"mixup": _SHARES, "cutmix": _SHARES} | dict.fromkeys(("AugMix", "AutoAugment"), _STAY)
-UNFIT |= dict.fromkeys(("RandAugment", "TrivialAugmentWide"), _STAY)
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.scheme.first_size": "masks do not grow with the images; use random_crop",
+    "training.scheme.balanced": "an image has pixels of many classes; set class_weights of the loss",
+}
+_SHARES = "mixes the classes of whole images, not those of pixels; remove it"
+_STAY = "moves images, but not their masks; use RandomHorizontalFlip, RandomAffine, ColorJitter or the like"
+_NAMES = ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide")
+REFUSED |= {name: f"{name} {_SHARES}" for name in ("mixup", "cutmix")}
+REFUSED |= {f"torchvision.transforms.v2.{name}": f"{name} {_STAY}" for name in _NAMES}
+REFUSED |= {"shift_views": "its outputs cannot be moved back over the image; use flip_views"}
 
 
-def check(ingredients: Ingredients, architecture) -> None:
-    """Refuse what can be refused before any data is read, all at once."""
-    scheme, wrong = read_section(ingredients, "training.scheme", Scheme), []
+def check(architecture, scheme) -> None:
+    """Refuse what can be refused before any data is read."""
     try:
-        find_backbone(architecture.backbone, architecture.options, "torchvision.models.segmentation")
+        find_segmenter(architecture.backbone, architecture.options)
     except IngredientsError as error:
-        wrong.append(("model.architecture.backbone", str(error)))
+        raise SettingError("model.architecture.backbone", str(error)) from None
     if architecture.backbone.startswith("deeplabv3") and scheme.batch_size == 1:
-        wrong.append(("training.scheme.batch_size", "deeplabv3 normalises one value an image, so it needs 2 or more"))
-    if scheme.first_size < 1:
-        wrong.append(("training.scheme.first_size", "masks do not grow with the images; write 1.0, or use random_crop"))
-    if scheme.balanced:
-        wrong.append(("training.scheme.balanced", "an image has pixels of many classes; set class_weights of the loss"))
-    for path, name in _calls(ingredients.at("training.augment"), "training.augment"):
-        if reason := UNFIT.get(name.rpartition(".")[2]):
-            wrong.append((path, f"{name} {reason}"))
-    views = ingredients.at("testing.views")
-    if views is not None and not hasattr(resolve(views), "back"):
-        wrong.append(("testing.views.@views", "what it gives cannot be moved back over the image; write flip_views"))
-    errors = [located(ingredients, *one) for one in wrong]
-    if errors:
-        raise IngredientsError([problem for error in errors for problem in error.problems])
+        message = "deeplabv3 normalizes one value per image, so it needs 2 or more"
+        raise SettingError("training.scheme.batch_size", message)
 
 
-def _calls(section, path: str):
-    """(path, name) of the functions that a section and those in it call."""
-    if isinstance(section, Ingredients):
-        if key := call_key(section):
-            yield f"{path}.{key}", section[key]
-        for key, inner in section.items():
-            yield from _calls(inner, f"{path}.{key}")
-
-
-def check_data(ingredients: Ingredients, architecture, samples) -> int:
+def check_data(architecture, samples) -> int:
     """The number of classes of the training data. Raises IngredientsError where the head or the masks do not fit."""
     where, wanted = "training.load_dataset", architecture.output_classes
-    highest = _check_masks(ingredients, where, samples)
+    highest = _check_masks(where, samples)
     counted = len(samples.classes) if samples.classes else None if highest is None else highest + 1
     if counted is None and wanted is None:
         message = "write output_classes: this data set does not tell its classes"
-        raise located(ingredients, "model.architecture", message)
+        raise SettingError("model.architecture", message)
     if highest is not None and highest >= counted:
-        raise located(ingredients, where, f"masks have class {highest}, but there are names for 0 to {counted - 1}")
+        raise SettingError(where, f"masks have class {highest}, but there are names for 0 to {counted - 1}")
     # where classes have no names, the rarest may be in no mask
     if wanted is not None and counted is not None and (wanted != counted if samples.classes else wanted < counted):
         names = ", ".join((samples.classes or list(map(str, range(counted))))[:12])
         message = f"the data has {counted} classes ({names}{', …' if counted > 12 else ''}); write {counted}"
-        raise located(ingredients, "model.architecture.output_classes", message)
+        raise SettingError("model.architecture.output_classes", message)
     return wanted or counted
 
 
-def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other classes than those in training, or of other channels."""
     known, message = meta["classes"], None
-    highest = _check_masks(ingredients, section, samples)
+    highest = _check_masks(section, samples)
     if samples.classes and list(samples.classes) != list(known):
         message = f"its classes are {', '.join(samples.classes)}, but training has {', '.join(known)}"
     elif highest is not None and highest >= len(known):
@@ -93,10 +74,10 @@ def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict
     elif samples.shape[0] != meta["shape"][0]:
         message = f"a sample is {samples.shape}, but in training {meta['shape']}"
     if message:
-        raise located(ingredients, section, message)
+        raise SettingError(section, message)
 
 
-def _check_masks(ingredients: Ingredients, section: str, samples) -> int | None:
+def _check_masks(section: str, samples) -> int | None:
     """The highest class in the masks, None where they are not in memory. Refuses targets that are no masks."""
     targets = samples.targets
     one = samples.dataset[0][1] if targets is None else targets[0]
@@ -112,12 +93,12 @@ def _check_masks(ingredients: Ingredients, section: str, samples) -> int | None:
         for part in targets.split(64):
             if not 0 <= int(part.min()) <= int(part.max()) <= IGNORED:
                 message = f"masks have classes from {int(part.min())} to {int(part.max())}; 0 to 254 and 255, ignored, "
-                raise located(ingredients, section, f"{message}are possible")
+                raise SettingError(section, f"{message}are possible")
             counts += part.flatten().bincount(minlength=IGNORED + 1).cpu()
         highest = int(counts[:IGNORED].nonzero().max()) if counts[:IGNORED].any() else None
         message = None if counts[:IGNORED].any() else "every pixel of every mask is 255, ignored"
     if message:
-        raise located(ingredients, section, message)
+        raise SettingError(section, message)
     return highest
 
 
@@ -126,21 +107,42 @@ def stand_in(images, classes: int):
     return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
 
 
-def build_model(ingredients: Ingredients, architecture, shape: list[int], classes: int) -> torch.nn.Module:
+def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
     where = "model.architecture.backbone"
     try:
-        build = find_backbone(architecture.backbone, architecture.options, "torchvision.models.segmentation")
+        build = find_segmenter(architecture.backbone, architecture.options)
         model = build(in_channels=shape[0], output_classes=classes)
         with torch.inference_mode():
             outputs = model.eval()(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change image_size of the loader"
-        raise located(ingredients, where, message) from error
+        raise SettingError(where, message) from error
     if outputs.shape != (2, classes, *shape[1:]):
         message = f"gives {list(outputs.shape)} for 2 samples, but {[2, classes, *shape[1:]]} is needed: "
-        raise located(ingredients, where, f"{message}a class for each pixel, as unet or fcn_resnet50 give")
+        raise SettingError(where, f"{message}a class for each pixel, as unet or fcn_resnet50 give")
     return model
+
+
+def find_segmenter(name: str, options: dict | None = None):
+    """The builder of a registered backbone or of a segmentation model of torchvision. See `find_backbone`."""
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models.segmentation)
+    if name in names and options:  # which their builders would swallow
+        raise IngredientsError(f"{name} takes no options")
+    return find_backbone(name, options, names, _torchvision_segmenter)
+
+
+def _torchvision_segmenter(name: str, in_channels: int, output_classes: int, options: dict) -> torch.nn.Module:
+    model = torchvision_model(name, in_channels, num_classes=output_classes, weights_backbone=None)
+    model.register_forward_hook(_take_out)
+    return model
+
+
+def _take_out(model, images, outputs):
+    """The logits (N, classes, H, W) alone, of the dict that torchvision's models give."""
+    return outputs["out"]
 
 
 def default_loss():
@@ -154,7 +156,7 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 def _for_losses(targets):
     """Masks as losses take them: int64, -100 for 255."""
-    return targets.long().masked_fill_(targets == IGNORED, losses.IGNORED)
+    return targets.long().masked_fill_(targets == IGNORED, losses.IGNORE_INDEX)
 
 
 @torch.inference_mode()
@@ -220,14 +222,12 @@ def _shares(mask) -> list[tuple[int, float]]:
     return [(index, int(counts[index]) / mask.numel()) for index in order]
 
 
-def read_sample(path: str, form: dict):
+def read_sample(path: str, input_format: dict):
     """An image file for `predict`: shrunk or grown as in training, without the grey border."""
-    if form["size"] is None:
-        from recipes.predict import read_sample as read
-
-        return read(path, form)
-    image = decode_image(path, form["channels"])
-    return letterbox(image, inner_size(image.shape[1:], form["size"]))
+    if input_format["size"] is None:
+        return read_image(path, input_format)
+    image = decode_image(path, input_format["channels"])
+    return letterbox(image, inner_size(image.shape[1:], input_format["size"]))
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:

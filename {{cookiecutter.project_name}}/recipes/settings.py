@@ -1,71 +1,88 @@
-"""Every setting that the recipes read: name, type, default, meaning. No other setting is accepted in these sections.
+"""The settings that the recipes read: name, type, default, meaning. Their sections accept no others.
 
-Imports nothing of torch, so that a misspelt setting is told at once.
+Imports nothing of torch, so that a misspelt setting is reported at once.
 """
 
 import importlib
 import importlib.util
 import os
 import sys
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from traceback import extract_tb
 from typing import Literal
 
-from core import Ingredients, IngredientsError, Place, Problem, located, parse, resolve
+from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
 from core.declared import setting
+from core.ingredients import problem_of
 from core.registry import check_functions
+
+
+def number(default, doc: str, interval: str):
+    """A number that must lie in an interval, such as "[0, 1)"."""
+    return field(default=default, metadata={"doc": doc, "interval": interval})
 
 
 @dataclass(frozen=True)
 class Model:
-    version: str | int | float = setting("0.0.0", "of the model; stands in the name of its file")
+    version: str | int | float = setting("0.0.0", "of the model; part of the path of its file")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    backbone: str = setting(MISSING, "small_cnn, a backbone of yours, or a model of torchvision for this task")
+    backbone: str = setting(MISSING, "a registered backbone, or a model of torchvision for this task")
     options: dict | None = setting(None, 'arguments of the backbone, such as {"dropout": 0.3}')
-    output_classes: int | None = setting(None, "size of the head; None: as many as the data has classes")
-    weights: str | None = setting(None, "to begin with: pretrained (torchvision's), or a .pt or .safetensors file")
-    recompute: list[str] = setting((), "blocks, such as layer3, whose activations are computed again to save memory")
+    output_classes: int | None = setting(None, "size of the head; None: the number of classes in the data")
+    weights: str | None = setting(None, "to start from: pretrained (torchvision's), or a .pt or .safetensors file")
+    recompute: list[str] = setting((), "blocks, such as layer3, whose activations are recomputed to save memory")
 
 
 @dataclass(frozen=True)
 class Scheme:
-    epochs: float = setting(10, "passes over the training data; 0.5 is half a pass")
-    batch_size: int | Literal["auto"] = setting(128, "samples at once; auto: as many as half of the free memory holds")
-    accumulate: int = setting(1, "batches whose gradients make one step")
-    precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
-        "float32", "of the arithmetic, weights stay float32; auto: bf16 where the processor is built for it"
+    epochs: float = number(10, "passes over the training data; 0.5 is half a pass", "(0, inf)")
+    batch_size: int | Literal["auto"] = number(
+        128, "samples per batch; auto: as many as fit in half of the free memory", "[1, inf)"
     )
-    clip_norm: float | None = setting(None, "longest gradient of a step; a longer one is scaled down to it")
-    ema: float = setting(0.0, "decay, a step, of an average of the weights that is measured and kept, as 0.999; 0: off")
-    swa: float = setting(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off")
-    frozen_epochs: int = setting(0, "first epochs in which the head alone is trained")
-    body_rate: float = setting(1.0, "learning rate of the body, as a share of that of the head")
-    first_size: float = setting(1.0, "share of height and width that images begin with; whole from half of training on")
+    evaluation_batch_size: int | None = number(
+        None, "samples per batch in evaluation; None: batch_size", "[1, inf)"
+    )  # a larger one is rarely faster, and runs out of memory where training does not
+    accumulate: int = number(1, "batches whose gradients are accumulated for one step", "[1, inf)")
+    precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
+        "float32", "of the forward pass, weights stay float32; auto: bf16 if the processor supports it"
+    )
+    clip_norm: float | None = number(None, "maximum norm of the gradients of a step", "(0, inf)")
+    ema: float = number(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
+    swa: float = number(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off", "[0, 1)")
+    frozen_epochs: int = number(0, "first epochs in which only the head is trained", "[0, inf)")
+    body_rate: float = number(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
+    first_size: float = number(
+        1.0, "share of height and width that images start with; 1 from half of training", "(0, 1]"
+    )
     balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
-    compile: bool = setting(False, "let torch.compile fuse the model: a minute once, then faster steps on GPUs")
+    compile: bool = setting(False, "compile the model with torch.compile: a minute once, then faster steps on GPUs")
     deterministic: bool = setting(True, "the same numbers each time on a GPU as well, at some cost in speed")
-    best: str | None = setting(None, "figure that tells the best epoch: accuracy, loss, or one of [validation.metrics]")
+    best: str | None = setting(None, "metric that selects the best epoch: accuracy, loss, one of [validation.metrics]")
     best_is: Literal["highest", "lowest"] | None = setting(None, "None: lowest for losses and errors, else highest")
-    early_stop: bool = setting(False, "end when validation has not improved for `patience` epochs")
-    patience: int = setting(5, "epochs without improvement that early_stop allows")
-    resume: bool = setting(False, "continue the newest run of this project where it stopped; False: a new run")
-    validation_fraction: float = setting(0.2, "share of training held back where [validation.load_dataset] is absent")
+    early_stop: bool = setting(False, "stop when validation has not improved for `patience` epochs")
+    patience: int = number(5, "epochs without improvement that early_stop allows", "[1, inf)")
+    resume: bool = setting(False, "resume the newest run of this project; False: start a new one")
+    validation_fraction: float = number(
+        0.2, "share of the training data that is held back if there is no [validation.load_dataset]", "(0, 1)"
+    )
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
-    workers: int = setting(0, "processes that read samples where the data does not fit in memory")
-    memory: float = setting(4.0, "GB of preprocessed samples to keep; a larger data set is preprocessed as it is read")
+    workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")
+    memory: float = number(
+        4.0, "GB of preprocessed samples to keep in memory; a larger set is read each epoch", "[0, inf)"
+    )
 
 
 @dataclass(frozen=True)
 class Saving:
-    save_dir: str = setting("models", "folder of save_name where that names no folder")
-    save_name: str = setting("model.pth", "file for the best weights; the last ones stand beside it as NAME-last")
+    save_dir: str = setting("models", "folder of save_name, if that names none")
+    save_name: str = setting("model.pth", "file for the best weights; the last ones are saved beside it as NAME-last")
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
-    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch; each epoch ends with one anyway")
+    checkpoint_minutes: float = number(10.0, "between checkpoints within an epoch, which ends with one", "[0, inf)")
     runs: str = setting("runs", "folder in which each run gets a folder")
 
 
@@ -95,6 +112,7 @@ SECTIONS = {
     "testing.load_dataset": "load_dataset",
     "testing.preprocess": "preprocess",
 }
+FUNCTIONS_FILE = "custom_functions.py"
 
 
 def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
@@ -103,32 +121,56 @@ def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
     The functions are those of the custom_functions.py beside the file (as in a run folder), else of the project's.
     `checks`: as of `parse`; they come first.
     """
+    functions = lambda ingredients: _check_functions(ingredients, file)  # noqa: E731
+    return parse(file, overrides, SECTIONS, checks=[*checks, check_intervals, functions])
 
-    def check(ingredients: Ingredients) -> list:
-        try:
-            import_functions(Path(file).parent)
-        except SyntaxError as error:
-            place = Place(os.path.relpath(error.filename or "?"), error.lineno or 0)
-            return [Problem(place, (error.text or "").strip(), "", f"{error.msg}; Python cannot read this file")]
-        except IngredientsError:  # such as a name that is taken; it tells its place
+
+def _check_functions(ingredients: Ingredients, file: str | Path) -> list[Problem]:
+    try:
+        import_functions(Path(file).parent)
+    except SyntaxError as error:
+        place = Place(os.path.relpath(error.filename or "?"), error.lineno or 0)
+        return [Problem(place, (error.text or "").strip(), "", f"{error.msg}; Python cannot read this file")]
+    except IngredientsError:  # such as a name that is taken; it names its place
+        raise
+    except Exception as error:  # the file may run anything; an error elsewhere is a bug of the project
+        frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith(FUNCTIONS_FILE)]
+        if not frames:
             raise
-        except Exception as error:  # the file may run anything; an error elsewhere is a fault of ours
-            frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith(FUNCTIONS_FILE)]
-            if not frames:
-                raise
-            place = Place(os.path.relpath(frames[-1].filename), frames[-1].lineno or 0)
-            return [Problem(place, frames[-1].line or "", "", f"{type(error).__name__}: {error}")]
-        return check_functions(ingredients)
-
-    return parse(file, overrides, SECTIONS, checks=[*checks, check])
+        place = Place(os.path.relpath(frames[-1].filename), frames[-1].lineno or 0)
+        return [Problem(place, frames[-1].line or "", "", f"{type(error).__name__}: {error}")]
+    return check_functions(ingredients)
 
 
-FUNCTIONS_FILE = "custom_functions.py"
+def default_of(path: str):
+    """The default of a declared setting; None for anything else."""
+    section, _, key = path.rpartition(".")
+    items = fields(SECTIONS[section]) if isinstance(SECTIONS.get(section), type) else ()
+    return next((item.default for item in items if item.name == key), None)
+
+
+def check_intervals(ingredients: Ingredients) -> list[Problem]:
+    """The problems of numbers outside of their interval."""
+    problems = []
+    for path, kind in SECTIONS.items():
+        section = ingredients.at(path) if isinstance(kind, type) else None
+        for item in fields(kind) if isinstance(section, Ingredients) else ():
+            interval, value = item.metadata.get("interval"), section.get(item.name)
+            if interval and type(value) in (int, float) and not _inside(value, interval):
+                problems.append(problem_of(section, item.name, f"must be in {interval}", path))
+    return problems
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(", "))
+    return low <= value <= high and (value != low or interval[0] == "[") and (value != high or interval[-1] == "]")
 
 
 def import_functions(folder: Path) -> None:
-    """Register the pantry's functions, then yours: of custom_functions.py in `folder` where there is one."""
-    importlib.import_module("pantry")  # its registries exist before yours are filled
+    """Register the pantry's functions, then yours: of custom_functions.py in `folder` if there is one."""
+    for name in ("backbone", *(kind for kind in SECTIONS.values() if isinstance(kind, str))):
+        registry.create(name)
+    importlib.import_module("pantry")
     own = folder / FUNCTIONS_FILE
     if "custom_functions" in sys.modules or not own.is_file():
         if importlib.util.find_spec("custom_functions") is not None:  # a project without functions of its own is fine
@@ -144,13 +186,12 @@ def call_functions(ingredients: Ingredients) -> Ingredients:
     functions = resolve(ingredients)
     for path, kind in SECTIONS.items():
         if isinstance(kind, str) and ingredients.at(path) is not None:
-            check_callable(ingredients, path, functions.at(path))
+            check_callable(path, functions.at(path))
     return functions
 
 
-def check_callable(ingredients: Ingredients, path: str, function) -> None:
-    """Refuse what the factory of a section gave back where it cannot be called."""
+def check_callable(path: str, function) -> None:
+    """Refuse what the factory of a section returned if it cannot be called."""
     if not callable(function):
-        name = ingredients.at(path)[f"@{SECTIONS[path]}"]
-        message = f"{name} gave back {type(function).__name__}; a factory returns the function to call"
-        raise located(ingredients, path, message)
+        message = f"returned {type(function).__name__}; a registered function returns the function to call"
+        raise SettingError(path, message)

@@ -2,42 +2,51 @@
 
 import torch
 
-from core import Ingredients, located
+from core import SettingError
 from pantry.tables import numbers, read_csv, refuse, regressor
 from recipes import classification
 
-FIGURES = ("loss", "mae", "r2")  # what `evaluate` gives
-BEST = "loss"  # the one by which the best epoch is chosen where the ingredients name none
+METRICS = ("loss", "mae", "r2")  # what `evaluate` returns
+BEST = "loss"  # the one that selects the best epoch if the ingredients name none
+
+REFUSED = {  # settings, sections and registered names that this task cannot use, and why
+    "training.scheme.first_size": "rows are no images that could be resized",
+    "training.scheme.balanced": "the targets are numbers, not classes",
+    "testing.views": "rows are no images that could be viewed otherwise",
+}
 
 
-def check(ingredients: Ingredients, architecture) -> None:
+def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read."""
-    classification.check(ingredients, architecture)
-    if (ingredients.at("training.scheme.best"), ingredients.at("training.scheme.best_is")) == ("mae", None):
-        raise located(ingredients, "training.scheme.best", "an error is best where it is lowest; add best_is = lowest")
+    classification.check(architecture, scheme)
+    if scheme.best == "mae" and scheme.best_is is None:
+        raise SettingError("training.scheme.best", "an error is best where it is lowest; add best_is = lowest")
 
 
-def check_data(ingredients: Ingredients, architecture, samples) -> int:
+def check_data(architecture, samples) -> int:
     """1, the numbers that the network gives. Raises IngredientsError where rows, targets or the head do not fit."""
     for what, given in (("a sample", samples.first), ("y", samples.targets)):
         if given is not None and (given.ndim != 1 or not given.is_floating_point()):
             message = f"{what} is {given.dtype} {list(given.shape)}; a row of floats is needed"
-            raise located(ingredients, "training.load_dataset", message)
+            raise SettingError("training.load_dataset", message)
     if architecture.output_classes not in (None, 1):
-        raise located(ingredients, "model.architecture.output_classes", "a row has one number to predict; write 1")
+        raise SettingError("model.architecture.output_classes", "a row has one number to predict; write 1")
     return 1
 
 
-def check_other_data(ingredients: Ingredients, section: str, samples, meta: dict) -> None:
+def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other columns than those in training."""
-    known, found = meta["form"].get("columns", meta["shape"]), samples.form.get("columns", samples.shape)
+    known, found = (
+        meta["input_format"].get("columns", meta["shape"]),
+        samples.input_format.get("columns", samples.shape),
+    )
     if known != found:
-        raise located(ingredients, section, f"a row is {found}, but in training {known}")
+        raise SettingError(section, f"a row is {found}, but in training {known}")
 
 
-def build_model(ingredients: Ingredients, architecture, shape: list[int], outputs: int) -> torch.nn.Module:
+def build_model(architecture, shape: list[int], outputs: int) -> torch.nn.Module:
     """The backbone, tried once, with the units of inputs and target inside: see `regressor` of pantry/tables.py."""
-    return regressor(classification.build_model(ingredients, architecture, shape, outputs), shape[0])
+    return regressor(classification.build_model(architecture, shape, outputs), shape[0])
 
 
 def default_loss():
@@ -71,10 +80,13 @@ def predict(model, inputs, classes: list[str], views=None) -> list[str]:
     return [f"{value:.4g} {classes[0]}" for value in model.eval()(inputs).float()[:, 0].tolist()]
 
 
-def read_sample(path: str, form: dict) -> dict:
+READS = "CSV files"
+
+
+def read_sample(path: str, input_format: dict) -> dict:
     """The rows of a CSV file by the columns of training, others are passed over: {file:line: row (columns,)}."""
-    refuse([] if "columns" in form else [f"{path}: the loader told no columns; see Arrays in pantry/data.py"])
-    header, lines = read_csv(path, form.get("delimiter", ","))
-    refuse([f"{path}: there is no column {name}" for name in form["columns"] if name not in header])
-    rows = numbers(path, header, lines, form["columns"])
+    refuse([] if "columns" in input_format else [f"{path}: the loader told no columns; see Arrays in pantry/data.py"])
+    header, lines = read_csv(path, input_format.get("delimiter", ","))
+    refuse([f"{path}: there is no column {name}" for name in input_format["columns"] if name not in header])
+    rows = numbers(path, header, lines, input_format["columns"])
     return {f"{path}:{number}": torch.tensor(row) for (number, _), row in zip(lines, rows, strict=True)}

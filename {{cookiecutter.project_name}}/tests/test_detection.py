@@ -11,7 +11,6 @@ from torchvision import tv_tensors
 
 from core import IngredientsError, registry, resolve
 from pantry.boxes import BoxedImages, load_coco, load_voc, load_yolo
-from pantry.detectors import find_detector
 from pantry.scenes import load_digit_scenes
 from recipes import data, detection
 from recipes.settings import read_ingredients
@@ -216,7 +215,7 @@ def test_boxes_of_scenes_are_those_of_their_masks():
 @pytest.mark.parametrize("name", ["fcos", "retinanet", "faster_rcnn", "mask_rcnn"])
 @pytest.mark.parametrize("body", ["small", "resnet18"])
 def test_detectors_of_the_pantry_train_and_detect(name, body):
-    model = find_detector(name, {"body": body})(3, 4)
+    model = detection.find_detector(name, {"body": body})(3, 4)
     model.transform.min_size, model.transform.max_size = (64,), 64
     target = {"boxes": tv_tensors.BoundingBoxes([[4, 4, 40, 44]], format="XYXY", canvas_size=(64, 64))}
     target |= {"labels": torch.tensor([3]), "masks": torch.ones(1, 64, 64, dtype=torch.uint8)}
@@ -232,14 +231,14 @@ def test_detectors_of_the_pantry_train_and_detect(name, body):
 def test_detectors_of_torchvision():
     for name in ("ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"):
         with torch.device("meta"):
-            model = find_detector(name)(3, 4)
+            model = detection.find_detector(name)(3, 4)
         assert model.first_label == (0 if "fcos" in name else 1)
-    with pytest.raises(IngredientsError, match="no detector .fcoss.. Did you mean"):
-        find_detector("fcoss")
+    with pytest.raises(IngredientsError, match="no backbone .fcoss.. Did you mean"):
+        detection.find_detector("fcoss")
     with pytest.raises(IngredientsError, match="boddy: fcos has no such option. Did you mean body"):
-        find_detector("fcos", {"boddy": "small"})
-    with pytest.raises(ValueError, match="there is no such body of this detector. Did you mean resnet18"):
-        find_detector("retinanet", {"body": "resnet19"})(3, 4)
+        detection.find_detector("fcos", {"boddy": "small"})
+    with pytest.raises(ValueError, match="this detector has no such body. Did you mean resnet18"):
+        detection.find_detector("retinanet", {"body": "resnet19"})(3, 4)
 
 
 # augmentation
@@ -405,7 +404,7 @@ def test_what_does_not_go_with_boxes_is_refused_at_once(train):
     }
     with pytest.raises(IngredientsError) as told:
         train(changes)
-    for path in ("training.loss", "first_size", "swa", "balanced", "random_flip does not move boxes", "no detector"):
+    for path in ("training.loss", "first_size", "swa", "balanced", "random_flip does not move boxes", "no backbone"):
         assert path in str(told.value), path
     assert not Path("runs").exists()
 

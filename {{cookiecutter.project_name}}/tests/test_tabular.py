@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from core import IngredientsError, resolve
-from pantry.models import find_backbone
 from pantry.tables import load_csv, regressor
 from recipes import predict, validate
+from recipes.parts.backbone import find_backbone
 from recipes.settings import read_ingredients
 from recipes.train import train as train_recipe
 

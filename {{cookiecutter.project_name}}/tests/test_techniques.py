@@ -113,6 +113,7 @@ def test_weights_to_begin_with(train, capsys):
     shutil.copy("models/0.0.0/model.pth", "begin.pt")
     capsys.readouterr()
     begun = train({"training.scheme.epochs": "1", "model.architecture.weights": "begin.pt"})
+    assert "entries of begin.pt; nothing newly initialized" in capsys.readouterr().out
     assert figures(begun)[0]["train_loss"] < figures(first)[0]["train_loss"] * 0.8
     with pytest.raises(IngredientsError, match="none.pt"):
         train({"model.architecture.weights": "none.pt"})

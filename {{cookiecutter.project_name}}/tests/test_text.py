@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from core import IngredientsError, resolve
-from pantry.models import find_backbone
 from pantry.texts import load_texts, to_ids
 from recipes import data, predict, validate
+from recipes.parts.backbone import find_backbone
 from recipes.settings import read_ingredients
 from recipes.train import train as train_recipe
 

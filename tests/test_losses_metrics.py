@@ -4,13 +4,12 @@ import inspect
 import sys
 from types import SimpleNamespace
 
+import pantry  # noqa: F401  (registers)
 import pytest
 import torch
 import torch.nn.functional as F
-
-import pantry  # noqa: F401  (registers)
 from core import IngredientsError, parse_string, registry, resolve
-from pantry import metrics
+from recipes.parts.metrics import as_metric
 
 CLASSES = 4
 LOGITS = torch.randn(12, CLASSES, generator=torch.Generator().manual_seed(0))
@@ -39,7 +38,8 @@ def test_each_setting_changes_the_loss():
     for name, changes in CHANGES.items():
         assert set(changes) == set(inspect.signature(registry.loss.get(name)).parameters)
         for key, value in changes.items():
-            assert made("loss", name)(LOGITS, TARGETS) != made("loss", name, **{key: value})(LOGITS, TARGETS)
+            changed = made("loss", name, **{key: value}).prepare(TARGETS, CLASSES, "cpu")
+            assert made("loss", name)(LOGITS, TARGETS) != changed(LOGITS, TARGETS)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -59,6 +59,7 @@ def test_cross_entropy_is_that_of_torch():
     for weights in (None, [1.0, 2.0, 3.0, 4.0]):
         tensor = None if weights is None else torch.tensor(weights)
         loss = made("loss", "cross_entropy", class_weights=weights, label_smoothing=0.1)
+        loss = loss.prepare(TARGETS, CLASSES, "cpu")
         assert torch.equal(loss(LOGITS, TARGETS), F.cross_entropy(LOGITS, TARGETS, tensor, label_smoothing=0.1))
     plain = made("loss", "cross_entropy")
     assert torch.equal(plain(LOGITS, MIXED), F.cross_entropy(LOGITS, MIXED))
@@ -82,8 +83,7 @@ def test_class_weights_are_as_many_as_classes_and_move_with_the_outputs():
     with pytest.raises(ValueError, match="class_weights has 3 numbers, but there are 4 classes"):
         loss.prepare(TARGETS, CLASSES, "cpu")
     loss = made("loss", "focal", class_weights=[1, 2, 3, 4])
-    assert loss(LOGITS.double(), TARGETS).dtype == torch.float64
-    assert loss(LOGITS.to("meta"), TARGETS.to("meta")).is_meta
+    assert loss.prepare(TARGETS, CLASSES, "cpu")(LOGITS.double(), TARGETS).dtype == torch.float64
     prepared = loss.prepare(TARGETS, CLASSES, "meta")
     assert prepared(LOGITS.to("meta"), MIXED.to("meta")).is_meta
 
@@ -92,8 +92,9 @@ def test_focal_is_its_formula_and_has_gradients_at_the_ends():
     p = LOGITS.softmax(1)[range(12), TARGETS]
     assert torch.allclose(made("loss", "focal", gamma=2)(LOGITS, TARGETS), ((1 - p) ** 2 * -p.log()).mean())
     plain, weighted = made("loss", "focal", gamma=0), made("loss", "focal", gamma=0, class_weights=[1, 2, 3, 4])
+    weighted = weighted.prepare(TARGETS, CLASSES, "cpu")
     assert torch.allclose(plain(LOGITS, MIXED), F.cross_entropy(LOGITS, MIXED))
-    entropy = made("loss", "cross_entropy", class_weights=[1, 2, 3, 4])
+    entropy = made("loss", "cross_entropy", class_weights=[1, 2, 3, 4]).prepare(TARGETS, CLASSES, "cpu")
     assert torch.allclose(weighted(LOGITS, MIXED), entropy(LOGITS, MIXED))
     for gamma in (0.5, 1.0, 2.0):
         sure = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
@@ -105,18 +106,18 @@ def test_focal_is_its_formula_and_has_gradients_at_the_ends():
 @pytest.mark.parametrize(
     "name, settings, message",
     [
-        ("cross_entropy", {"label_smoothing": 1}, "label_smoothing = 1: write a number from 0 up to"),
-        ("cross_entropy", {"class_weights": [1, -1]}, "write 0 or more for each class"),
-        ("cross_entropy", {"class_weights": [0, 0]}, "not 0 for all"),
-        ("cross_entropy", {"class_weights": []}, "write 0 or more for each class"),
+        ("cross_entropy", {"label_smoothing": 1}, r"label_smoothing = 1: must be in \[0, 1\)"),
+        ("cross_entropy", {"class_weights": [1, -1]}, "must be at least 0 for each class"),
+        ("cross_entropy", {"class_weights": [0, 0]}, "not all 0"),
+        ("cross_entropy", {"class_weights": []}, "must be at least 0 for each class"),
         ("cross_entropy", {"class_weights": "balance"}, "balanced"),
-        ("focal", {"gamma": -1}, "gamma = -1: write 0 or more"),
+        ("focal", {"gamma": -1}, "gamma = -1: must be at least 0"),
         ("torch.nn.MultiMarginLoss", {"p": 3}, "<text>:2: x\n.*p == 1 and p == 2"),
         ("torch.nn.CrossEntropyLoss", {"label_smothing": 0.1}, "Did you mean label_smoothing?"),
         ("torch.nn.CrossEntropyLoss", {"weight": 3}, "a list of items that are each a number or None is needed"),
-        ("torch.nn.CrossEntropyLoss", {"reduction": "none"}, "training needs one number; write mean or sum"),
+        ("torch.nn.CrossEntropyLoss", {"reduction": "none"}, "expected a scalar loss; use mean or sum"),
         ("torch.nn.CrossEntropyLos", {}, "Did you mean torch.nn.CrossEntropyLoss?"),
-        ("torch.nn.Linear", {}, "torch.nn.Linear is no loss"),
+        ("torch.nn.Linear", {}, "torch.nn.Linear is not a loss"),
     ],
 )
 def test_wrong_settings_are_refused_with_the_mend(name, settings, message):
@@ -124,9 +125,54 @@ def test_wrong_settings_are_refused_with_the_mend(name, settings, message):
         made("loss", name, **settings)
 
 
-def test_an_unprepared_balance_says_so():
+def test_class_weights_that_were_not_prepared_say_so():
     with pytest.raises(RuntimeError, match="call loss.prepare"):
         made("loss", "cross_entropy", class_weights="balanced")(LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss", "MultiMarginLoss", "MultiLabelMarginLoss"])
+def test_losses_of_classes_refuse_targets_that_are_numbers(name):
+    numbers = torch.rand(12)
+    with pytest.raises(ValueError, match=f"torch.nn.{name}: expected class indices, got float targets"):
+        made("loss", f"torch.nn.{name}").prepare(numbers, 1, "cpu")
+    for ours, settings in (("cross_entropy", {"class_weights": "balanced"}), ("focal", {"class_weights": [1]})):
+        message = r"class_weights = (balanced|\[1\]): expected class indices, got float targets"
+        with pytest.raises(ValueError, match=message):
+            made("loss", ours, **settings).prepare(numbers, 1, "cpu")
+    with pytest.raises(ValueError, match="^expected class indices, got float targets"):
+        made("loss", "focal").prepare(numbers, 1, "cpu")
+
+
+def test_what_a_loss_of_torch_refuses_is_one_line():
+    message = r"torch.nn.NLLLoss cannot take outputs \[12, 4\] and targets \[12, 4\]: \S[^\n]*$"
+    with pytest.raises(IngredientsError, match=message):
+        made("loss", "torch.nn.NLLLoss")(LOGITS, MIXED)
+    with pytest.raises(IngredientsError, match="torch.nn.BCELoss .*between 0 and 1"):
+        made("loss", "torch.nn.BCELoss")(LOGITS, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["HuberLoss", "MSELoss", "BCEWithLogitsLoss", "SoftMarginLoss"])
+def test_losses_of_numbers_leave_ignored_indices_out(name):
+    maps, labels = LOGITS.reshape(3, CLASSES, 2, 2), TARGETS.reshape(3, 2, 2).clone()
+    labels[:, 0, 1] = -100
+    loss = made("loss", f"torch.nn.{name}")
+    rows = maps.movedim(1, -1)
+    assert torch.allclose(loss(maps, labels), loss(rows[labels >= 0], labels[labels >= 0]))
+    assert loss(maps.to("meta"), labels.to("meta")).is_meta
+
+
+def test_a_sum_of_losses():
+    text = """[x]\n@loss = sum_of\nweights = [2, 0.5]\n[x.*.first]\n@loss = cross_entropy\nclass_weights = balanced
+[x.*.second]\n@loss = torch.nn.MSELoss"""
+    added = resolve(parse_string(text))["x"].prepare(TARGETS, CLASSES, "cpu")
+    first = made("loss", "cross_entropy", class_weights="balanced").prepare(TARGETS, CLASSES, "cpu")
+    expected = 2 * first(LOGITS, TARGETS) + made("loss", "torch.nn.MSELoss")(LOGITS, TARGETS) / 2
+    assert torch.allclose(added(LOGITS, TARGETS), expected)
+    for wrong in ({"weights": [1.0]}, {"weights": [1.0, -1.0]}):
+        with pytest.raises(ValueError, match="must be 2 numbers"):
+            registry.loss.get("sum_of")(first, first, **wrong)
+    with pytest.raises(IngredientsError, match="a section of its own"):
+        made("loss", "sum_of")
 
 
 NAMES = [name for name in vars(torch.nn) if name.endswith("Loss")]
@@ -195,7 +241,7 @@ def test_targets_take_the_shape_of_a_single_output_and_of_maps():
 def test_torchmetrics_by_name():
     torchmetrics = pytest.importorskip("torchmetrics")
     ours = made("metric", "torchmetrics.F1Score", task="multiclass", num_classes=CLASSES, average="macro")
-    ours = metrics.as_metric(ours).to("cpu")
+    ours = as_metric(ours).to("cpu")
     for part in (slice(0, 5), slice(5, 12)):
         ours.update(LOGITS[part], TARGETS[part])
     theirs = torchmetrics.F1Score("multiclass", num_classes=CLASSES, average="macro")
@@ -213,7 +259,7 @@ def test_torchmetrics_by_name():
         ("torchmetrics.F1Score", {"task": "multiclass"}, "<text>:2: x\n.*num_classes"),
         ("torchmetrics.F1Score", {"task": "multiclass", "num_clases": 3}, "Did you mean num_classes?"),
         ("torchmetrics.F1Scor", {}, "Did you mean torchmetrics.F1Score?"),
-        ("torchmetrics.MetricCollection", {}, "MetricCollection is no metric"),
+        ("torchmetrics.MetricCollection", {}, "MetricCollection is not a metric"),
         ("torchmetrics.classification.MulticlassAUROC", {"num_classes": 1}, "<text>:2: x\n.*num_classes"),
     ],
 )
@@ -223,13 +269,20 @@ def test_wrong_settings_of_a_metric_are_refused(name, settings, message):
         made("metric", name, **settings)
 
 
+def test_what_a_metric_refuses_is_one_line():
+    pytest.importorskip("torchmetrics")
+    metric = made("metric", "torchmetrics.F1Score", task="binary")
+    with pytest.raises(IngredientsError, match=r"F1Score cannot take outputs \[12, 4\] and targets \[12\]: \S[^\n]*$"):
+        metric.update(LOGITS, TARGETS)
+
+
 def test_a_function_is_a_metric_over_all_of_the_data():
     def median_margin(outputs, targets):
         seen.append(len(targets))
         return outputs[range(len(targets)), targets].median()
 
     seen = []
-    metric = metrics.as_metric(median_margin)
+    metric = as_metric(median_margin)
     assert metric.to("cpu") is metric and metric.higher_is_better is None
     for part in (slice(0, 5), slice(5, 12)):
         metric.update(LOGITS[part], TARGETS[part])
@@ -238,10 +291,10 @@ def test_a_function_is_a_metric_over_all_of_the_data():
     metric.update(LOGITS[:3], TARGETS[:3])
     assert metric.compute() == median_margin(LOGITS[:3], TARGETS[:3])
     median_margin.higher_is_better = True
-    assert metrics.as_metric(median_margin).higher_is_better
-    assert metrics.as_metric(metric) is metric
-    with pytest.raises(ValueError, match=r"a metric is a function \(outputs, targets\) -> number.*; not 3"):
-        metrics.as_metric(3)
+    assert as_metric(median_margin).higher_is_better
+    assert as_metric(metric) is metric
+    with pytest.raises(ValueError, match=r"expected a function \(outputs, targets\) -> number.*, got 3"):
+        as_metric(3)
 
 
 # Trackers
@@ -326,9 +379,3 @@ def test_an_error_inside_a_package_is_not_taken_for_its_absence(tmp_path, monkey
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
         made("tracker", "wandb", project="x")
-
-
-def test_every_registered_function_has_a_docstring():
-    for kind in ("loss", "metric", "tracker", "optimizer", "schedule"):
-        for name in getattr(registry, kind):
-            assert getattr(registry, kind).get(name).__doc__, f"{kind} {name}"

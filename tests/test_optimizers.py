@@ -3,14 +3,12 @@
 import copy
 import inspect
 import io
-import subprocess
 import sys
 
+import pantry  # noqa: F401  (registers)
 import pytest
 import torch
 import torch.optim.lr_scheduler as schedulers
-
-import pantry  # noqa: F401  (registers)
 from core import IngredientsError, parse_string, registry, resolve
 from pantry import optimizers, schedules
 
@@ -141,6 +139,15 @@ def test_a_state_of_another_memory_format_is_read_by_number_and_not_by_address(n
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_skips_norms_and_biases(name):
+    model = network()
+    model[5].weight.requires_grad = False
+    decayed, spared = made("optimizer", name, weight_decay=0.3)(model).param_groups
+    assert decayed["weight_decay"] == 0.3 and [p.ndim for p in decayed["params"]] == [4, 4, 2]
+    assert spared["weight_decay"] == 0 and [p.ndim for p in spared["params"]] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_rate_to_be_found_is_one_until_then(name):
     assert {group["lr"] for group in made("optimizer", name, learning_rate="auto")(network()).param_groups} == {1.0}
 
@@ -148,19 +155,7 @@ def test_a_rate_to_be_found_is_one_until_then(name):
 # Muon
 
 
-@pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3)])
-def test_orthogonal_keeps_the_directions_and_evens_out_their_lengths(shape):
-    matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    lengths = s / s.norm()
-    for _ in range(5):
-        lengths = 3.4445 * lengths - 4.7750 * lengths**3 + 2.0315 * lengths**5
-    assert torch.allclose(optimizers.orthogonal(matrix), u @ lengths.diag() @ v)
-    assert lengths.min() > 0.5 and lengths.max() < 1.3
-
-
 def test_muon_is_that_of_torch_on_a_matrix():
-    """Which works in bfloat16, hence the tolerance."""
     ours, theirs = (torch.nn.Sequential(torch.nn.Linear(6, 9, bias=False), torch.nn.Linear(9, 2)) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     mine = made("optimizer", "muon", learning_rate=0.05, weight_decay=0.1)(ours)
@@ -170,7 +165,7 @@ def test_muon_is_that_of_torch_on_a_matrix():
         ours[0].weight.grad, theirs[0].weight.grad = gradient.clone(), gradient.clone()
         mine.step()
         other.step()
-    assert torch.allclose(ours[0].weight, theirs[0].weight, atol=4e-3)
+    assert torch.equal(ours[0].weight, theirs[0].weight)
 
 
 def test_muon_moves_hidden_matrices_and_adamw_the_rest():
@@ -199,7 +194,7 @@ def test_muon_reshapes_kernels_of_any_memory_format():
     assert torch.allclose(
         trained(made("optimizer", "muon")),
         trained(made("optimizer", "muon"), memory_format=torch.contiguous_format),
-        atol=1e-4,
+        atol=5e-3,  # torch computes in bfloat16
     )
 
 
@@ -210,7 +205,12 @@ CLASSES = [
     for value in vars(torch.optim).values()
     if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 ]
-REFUSED = {"Optimizer": "is no optimizer", "LBFGS": "closure", "SparseAdam": "sparse gradients", "Muon": "write muon"}
+REFUSED = {
+    "Optimizer": "is not an optimizer",
+    "LBFGS": "needs a closure",
+    "SparseAdam": "sparse gradients",
+    "Muon": "use muon",
+}
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -251,11 +251,11 @@ def test_arguments_of_torch_are_checked_by_name_and_turned_to_tuples():
 @pytest.mark.parametrize(
     "name, settings, message",
     [
-        ("muon", {"momentum": 1}, "momentum = 1: write a number from 0 up to"),
-        ("muon", {"rest_betas": [0.9]}, r"rest_betas = \[0.9\]: write two numbers"),
-        ("muon", {"rest_learning_rate": -1}, "rest_learning_rate = -1: write 0 or more"),
-        ("adamw", {"betas": [1, 1]}, r"betas = \[1, 1\]: write two numbers"),
-        ("schedule_free", {"momentum": 0}, "momentum = 0: write a number between 0 and 1"),
+        ("muon", {"momentum": 1}, r"momentum = 1: must be in \[0, 1\)"),
+        ("muon", {"rest_betas": [0.9]}, r"rest_betas = \[0.9\]: must be two numbers"),
+        ("muon", {"rest_learning_rate": -1}, "rest_learning_rate = -1: must be at least 0"),
+        ("adamw", {"betas": [1, 1]}, r"betas = \[1, 1\]: must be two numbers"),
+        ("schedule_free", {"momentum": 0}, r"momentum = 0: must be in \(0, 1\)"),
         ("schedule_free", {"kind": "adam"}, "Did you mean adamw?"),
     ],
 )
@@ -276,6 +276,9 @@ def test_a_package_that_is_not_there_is_named_with_its_command(monkeypatch):
 
 
 def test_own_schedules():
+    factor = schedules.one_cycle(warmup=0.2, start=0.1)
+    assert [factor(0), factor(0.2), factor(1)] == [0.1, 1.0, 0.0] and factor(0.6) == pytest.approx(0.5)
+    assert schedules.one_cycle(warmup=0.0)(0.0) == 1
     factor = schedules.cosine(warmup=0.1, end=0.2)
     assert [factor(0), factor(0.1), factor(1)] == [0, 1, 0.2] and factor(0.55) == pytest.approx(0.6)
     factor = schedules.linear(warmup=0.2, end=0.1)
@@ -285,7 +288,7 @@ def test_own_schedules():
     assert [factor(0), factor(0.25), factor(0.5), factor(0.9)] == [0, 0.5, 1, 1]
     factor = schedules.step(milestones=[0.5, 0.8], gamma=0.5)
     assert [factor(0.49), factor(0.5), factor(0.79), factor(0.8)] == [1, 0.5, 0.5, 0.25]
-    with pytest.raises(ValueError, match=r"milestones\[1\] = 60: write a share of training"):
+    with pytest.raises(ValueError, match=r"milestones\[1\] = 60: must be a share of training"):
         schedules.step(milestones=[0.5, 60])
 
 
@@ -310,7 +313,7 @@ CASES = {
     "MultiplicativeLR": "takes a Python function",
     "SequentialLR": "takes other schedulers",
     "ChainedScheduler": "takes other schedulers",
-    "LRScheduler": "is no schedule",
+    "LRScheduler": "is not a scheduler",
 }
 HISTORY = [{"loss": 1 / (1 + min(epoch, 3)), "accuracy": [0.5, 0.6, 0.7][epoch % 3]} for epoch in range(EPOCHS)]
 
@@ -410,17 +413,10 @@ def test_wrong_settings_of_a_scheduler_are_refused_before_training(name, setting
 def test_plateau_names_the_figures_that_there_are():
     schedule = made("schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau", figure="acuracy")
     schedule = schedule.prepare(2, 1, [{"loss": 1.0, "accuracy": 0.5}])
-    with pytest.raises(IngredientsError, match="there is no figure acuracy. Did you mean accuracy?"):
+    with pytest.raises(IngredientsError, match="there is no metric acuracy. Did you mean accuracy?"):
         schedule(0.5)
 
 
 def test_a_schedule_that_was_not_prepared_says_so():
     with pytest.raises(RuntimeError, match="call schedule.prepare"):
         made("schedule", "torch.optim.lr_scheduler.StepLR", step_size=1)(0.5)
-
-
-def test_pantry_imports_neither_torch_nor_what_is_optional():
-    heavy = ("torch", "torchvision", "torchmetrics", "tensorboard", "mlflow", "wandb", "schedulefree", "numpy")
-    code = f"import sys, pantry; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

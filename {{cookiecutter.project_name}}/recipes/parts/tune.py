@@ -1,33 +1,34 @@
-"""What `auto` means: the batch size by memory, the learning rate by a short trial."""
+"""What `auto` chooses: the batch size by memory, the learning rate by a short trial."""
 
 import copy
 import math
 import os
+from itertools import chain, count, islice
 from pathlib import Path
 
 import torch
 
-from recipes import data
+from recipes.parts.samples import epoch_sampler
 
-TRIALS, LOWEST, HIGHEST = 100, 1e-5, 10.0  # steps of the trial, and the rates that it goes through
+TRIALS, LOWEST, HIGHEST = 100, 1e-5, 10.0  # steps of the trial, and the learning rates that it goes through
 
 
-def batch_size(loss_of, samples, device, steps_per_epoch: int = 20) -> int:
+def batch_size(experiment, steps_per_epoch: int = 20) -> int:
     """The largest power of two whose activations take half of the free memory, with at least 20 steps an epoch.
 
-    `loss_of(inputs, targets)`. What one batch keeps for its backward pass is counted, not tried until it breaks.
+    What a small batch keeps for its backward pass is counted; nothing is tried until it fails.
     """
-    kept = {}
+    kept, samples = {}, experiment.training
 
     def pack(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    count = min(8, len(samples))
-    inputs, targets = next(iter(data.reader(samples, count, device)(first_indices(samples, count))))
+    size = min(8, len(samples))
+    batch = next(experiment.read(samples, size)(torch.arange(size)))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_of(inputs, targets)
-    fits = int(free_memory(device) / 2 / max(1, sum(kept.values()) / count))
+        _loss(experiment, *batch)
+    fits = int(free_memory(experiment.device) / 2 / max(1, sum(kept.values()) / size))
     return 2 ** int(math.log2(max(1, min(fits, len(samples) // steps_per_epoch))))
 
 
@@ -41,25 +42,28 @@ def free_memory(device) -> int:
         return 4 * 2**30
 
 
-def first_indices(samples, count: int):
-    """As an order of `data.reader`."""
-    one_by_one = isinstance(samples.dataset, data.Augmented)
-    return [(0, index) for index in range(count)] if one_by_one else torch.arange(count)
+def _loss(experiment, inputs, targets):
+    with experiment.autocast:
+        return experiment.task.loss(experiment.model, inputs, targets, experiment.criterion)
 
 
-def learning_rate(model, optimizer, loss_of, batches, plot: Path) -> float:
-    """A tenth of the rate at which the loss is least, while the rate rises exponentially (Smith 2017, 1506.01186).
+def learning_rate(experiment, batch_size: int, plot: Path) -> float:
+    """A tenth of the rate at which the loss is lowest, while the rate rises exponentially (Smith 2017, 1506.01186).
 
-    Model and optimizer are as before at the end. The trial is drawn to `plot` where matplotlib is installed.
+    Model and optimizer are left as they were. The trial is drawn to `plot` if matplotlib is installed.
     """
+    model, optimizer, scheme = experiment.model, experiment.optimizer, experiment.scheme
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     full_rates = [group["lr"] for group in optimizer.param_groups]
+    read = experiment.read(experiment.training, batch_size)
+    order_of = epoch_sampler(experiment.training, scheme.seed, scheme.balanced)
+    batches = chain.from_iterable(read(order_of(-epoch)) for epoch in count(1))
     rates, losses, smooth = [], [], None
-    for index, (inputs, targets) in zip(range(TRIALS), batches, strict=False):
+    for index, batch in enumerate(islice(batches, TRIALS)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (index / (TRIALS - 1))
         for group, full_rate in zip(optimizer.param_groups, full_rates, strict=True):
             group["lr"] = full_rate * rate
-        loss = loss_of(inputs, targets)
+        loss = _loss(experiment, *batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -71,13 +75,13 @@ def learning_rate(model, optimizer, loss_of, batches, plot: Path) -> float:
         losses.append(smooth)
     model.load_state_dict(before[0])
     optimizer.load_state_dict(before[1])
-    found = rates[losses.index(min(losses))] / 10 if losses else LOWEST
-    found = float(f"{found:.2g}")
-    _draw(rates, losses, found, plot)
-    return found
+    best = rates[losses.index(min(losses))] / 10 if losses else LOWEST
+    best = float(f"{best:.2g}")
+    _draw(rates, losses, best, plot)
+    return best
 
 
-def _draw(rates: list, losses: list, found: float, plot: Path) -> None:
+def _draw(rates: list, losses: list, best: float, plot: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -85,6 +89,6 @@ def _draw(rates: list, losses: list, found: float, plot: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
     axes.plot(rates, losses)
-    axes.axvline(found, linestyle="--", color="grey")
-    axes.set_title(f"learning_rate = {found}")
+    axes.axvline(best, linestyle="--", color="grey")
+    axes.set_title(f"learning_rate = {best}")
     figure.savefig(plot)

@@ -4,15 +4,15 @@ import copy
 import sys
 from urllib.error import URLError
 
+import pantry  # noqa: F401  (registers)
 import pytest
 import torch
 import torchvision
+from core import IngredientsError, registry
+from recipes import detection
+from recipes.parts.backbone import find_backbone
+from recipes.parts.finetune import freeze, head, load_weights, recompute, split_rates
 from torch import nn
-from torchvision.transforms import v2
-
-from core import IngredientsError
-from pantry import models
-from pantry.preprocess import resize_and_scale
 
 
 def families():
@@ -24,7 +24,7 @@ def families():
 
 def build(name, in_channels=3, output_classes=5, seed=0, **options):
     torch.manual_seed(seed)
-    return models.find_backbone(name, options)(in_channels, output_classes)
+    return find_backbone(name, options)(in_channels, output_classes)
 
 
 @pytest.mark.parametrize("name, in_channels, parameters", [("small_cnn", 1, 24_058), ("resnet_small", 3, 6_573_130)])
@@ -32,7 +32,7 @@ def test_backbones_have_the_size_that_they_tell(name, in_channels, parameters):
     model = build(name, in_channels, output_classes=10)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     told = f"{round(parameters, -3 if parameters < 1e6 else -5):,}"
-    assert f"About {told} parameters" in models.registry.backbone.get(name).__doc__
+    assert f"About {told} parameters" in registry.backbone.get(name).__doc__
     for side in (8, 28, 33):
         images = torch.rand(2, in_channels, side, side).to(memory_format=torch.channels_last)
         assert model.to(memory_format=torch.channels_last)(images).shape == (2, 10)
@@ -53,6 +53,14 @@ def test_resnet_small_learns():
     assert loss < 0.1
 
 
+def test_grey_images_reach_a_model_of_torchvision_as_three_equal_channels():
+    model = build("resnet18", 1, 3).eval()
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.allclose(model(images), model[1](images.repeat(1, 3, 1, 1)), atol=1e-5)
+    with pytest.raises(ValueError, match="expected images of 1 or 3 channels, got 2"):
+        build("resnet18", 2)
+
+
 # options
 
 
@@ -60,7 +68,7 @@ def test_options_reach_the_builder():
     assert build("small_cnn", widths=[8, 24])[-1].in_features == 24
     assert build("vgg11", dropout=0.25).classifier[2].p == 0.25
     narrow, plain = (build("mobilenet_v3_small", width_mult=width) for width in (0.5, 1.0))
-    assert 2 * models.head(narrow).in_features == models.head(plain).in_features
+    assert 2 * head(narrow).in_features == head(plain).in_features
 
 
 @pytest.mark.parametrize(
@@ -84,15 +92,17 @@ def test_options_reach_the_builder():
 )
 def test_options_are_checked(name, options, message):
     with pytest.raises(IngredientsError, match=message):
-        models.find_backbone(name, options)
+        find_backbone(name, options)
+    with pytest.raises(IngredientsError, match="Did you mean small_cnn"):
+        find_backbone("smallcnn")
 
 
 def test_options_that_the_network_refuses():
     with pytest.raises(ValueError, match="refuses its options: .*'layers'"):
         build("resnet18", layers=[1, 1, 1, 1])
-    with pytest.raises(ValueError, match=r"widths = \[\]: write the channels of each round"):
+    with pytest.raises(ValueError, match=r"widths = \[\]: must be channels"):
         build("small_cnn", widths=[])
-    with pytest.raises(ValueError, match="width = 0: write 1 or more"):
+    with pytest.raises(ValueError, match="width = 0: must be at least 1"):
         build("resnet_small", width=0)
 
 
@@ -106,15 +116,15 @@ def test_the_head_gives_the_logits(name):
             model = build(name, in_channels=1, output_classes=7)
     except NotImplementedError:  # it reads a number out of a tensor while it is built
         model = build(name, in_channels=1, output_classes=7)
-    head = models.head(model)
-    assert 7 in (getattr(head, "out_features", 0), getattr(head, "out_channels", 0))
+    last = head(model)
+    assert 7 in (getattr(last, "out_features", 0), getattr(last, "out_channels", 0))
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet_small"])
 def test_the_head_of_our_own(name):
-    assert models.head(build(name)).out_features == 5
+    assert head(build(name)).out_features == 5
     with pytest.raises(IngredientsError, match="no parameters"):
-        models.head(nn.ReLU())
+        head(nn.ReLU())
 
 
 # weights
@@ -133,7 +143,7 @@ def test_weights_of_a_file(tmp_path, suffix):
     else:
         torch.save(source.state_dict(), path)
     model = build("small_cnn")
-    assert models.load_weights(model, path, "small_cnn") == [] and same(model, source)
+    assert load_weights(model, path, "small_cnn").endswith("nothing newly initialized") and same(model, source)
 
 
 @pytest.mark.parametrize("wrap", ["model", "state_dict", "module.", "_orig_mod.", "_orig_mod.module."])
@@ -142,23 +152,24 @@ def test_weights_beside_other_things_or_of_a_wrapped_model(tmp_path, wrap):
     state = source.state_dict()
     prefixed = {wrap + key: value for key, value in state.items()}
     torch.save(prefixed if wrap.endswith(".") else {wrap: state, "epoch": 3}, tmp_path / "a.pt")
-    assert models.load_weights(model, tmp_path / "a.pt", "small_cnn") == [] and same(model, source)
+    assert load_weights(model, tmp_path / "a.pt", "small_cnn").startswith("loaded ") and same(model, source)
 
 
 @pytest.mark.parametrize("from_channels, to_channels", [(1, 3), (3, 1), (1, 1)])
 def test_weights_of_grey_and_of_colour_models_are_the_same(tmp_path, from_channels, to_channels):
     source, model = build("squeezenet1_1", from_channels, seed=1), build("squeezenet1_1", to_channels)
     torch.save(source.state_dict(), tmp_path / "a.pt")
-    assert models.load_weights(model, tmp_path / "a.pt", "squeezenet1_1") == []
+    assert load_weights(model, tmp_path / "a.pt", "squeezenet1_1").endswith("nothing newly initialized")
     assert all(map(torch.equal, model.parameters(), source.parameters()))
 
 
-@pytest.mark.parametrize("name, head", [("small_cnn", "14"), ("mnasnet0_5", "classifier.1")])
-def test_a_head_of_another_size_is_left_new_and_told(tmp_path, name, head):
+@pytest.mark.parametrize("name, last", [("small_cnn", "14"), ("mnasnet0_5", "classifier")])
+def test_a_head_of_another_size_stays_new_and_is_reported(tmp_path, name, last):
     source, model = build(name, output_classes=9, seed=1), build(name)
     torch.save(source.state_dict(), tmp_path / "a.pt")
-    new = models.load_weights(model, tmp_path / "a.pt", name)
-    assert new == [f"{head}.bias", f"{head}.weight"]
+    told = load_weights(model, tmp_path / "a.pt", name)
+    total, new = len(source.state_dict()), [key for key in source.state_dict() if key.startswith(last)]
+    assert told == f"loaded {total - 2} of {total} entries of {tmp_path}/a.pt; newly initialized: {last}"
     body = [key for key in source.state_dict() if key not in new]
     assert all(torch.equal(model.state_dict()[key], source.state_dict()[key]) for key in body)
     assert all(torch.equal(model.state_dict()[key], build(name).state_dict()[key]) for key in new)
@@ -170,8 +181,8 @@ def test_what_the_file_does_not_hold_is_told(tmp_path):
     torch.save(
         {key: value for key, value in state.items() if key not in missing and "tracked" not in key}, tmp_path / "a.pt"
     )
-    left = models.load_weights(build("small_cnn"), tmp_path / "a.pt", "small_cnn")
-    assert left == sorted(key for key in missing if "tracked" not in key) != []
+    told = load_weights(build("small_cnn"), tmp_path / "a.pt", "small_cnn")
+    assert missing and told.endswith("newly initialized: 6")
 
 
 def test_weights_of_another_network_are_named_all_at_once(tmp_path):
@@ -180,7 +191,7 @@ def test_weights_of_another_network_are_named_all_at_once(tmp_path):
     with pytest.raises(
         IngredientsError, match="(?s)a.pt: weights of another network:.*0.weight is .32, 3, 3, 3., but"
     ) as told:
-        models.load_weights(model, tmp_path / "a.pt", "small_cnn")
+        load_weights(model, tmp_path / "a.pt", "small_cnn")
     assert "8.weight is [104, 64, 3, 3], but [64, 32, 3, 3] in small_cnn" in str(told.value)
     assert same(model, build("small_cnn"))  # nothing was changed
 
@@ -193,17 +204,15 @@ def test_files_that_cannot_be_used_are_refused(tmp_path):
         elif content is not None:
             torch.save(content, path)
         with pytest.raises(IngredientsError) as told:
-            models.load_weights(build("small_cnn"), path, "small_cnn")
+            load_weights(build("small_cnn"), path, "small_cnn")
         return str(told.value)
 
-    assert "nothing in it fits small_cnn. Its entries: a.b, …; wanted: 0.weight, 2.weight" in refusal(
-        "a.pt", {"a.b": torch.zeros(1)}
-    )
-    assert "there is no such file" in refusal("b.pt")
+    assert "no entry fits small_cnn: expected 0.weight, 2.weight" in refusal("a.pt", {"a.b": torch.zeros(1)})
+    assert "no such file" in refusal("b.pt")
     assert "ends in .safetensors, .pt or .pth" in refusal("c.bin", b"x")
     assert "cannot be read as weights" in refusal("d.pt", b"no zip, no pickle")
     assert "cannot be read as weights" in refusal("e.pt", b"")
-    assert "holds no state dict" in refusal("f.pt", [1, 2])
+    assert "expected a state dict (names and tensors), got list" in refusal("f.pt", [1, 2])
     assert "cannot be read as weights" in refusal("g.pt", {"a": nn.Linear(1, 1)})  # code, which weights_only refuses
 
 
@@ -211,14 +220,14 @@ def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(IngredientsError, match="pip install safetensors"):
-        models.load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
+        load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
 
 
 def test_damaged_safetensors(tmp_path):
     pytest.importorskip("safetensors")
     (tmp_path / "a.safetensors").write_bytes(b"not one of these")
     with pytest.raises(IngredientsError, match="a.safetensors: cannot be read as weights"):
-        models.load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
+        load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch, tmp_path):
@@ -228,11 +237,11 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(IngredientsError) as told:
-        models.load_weights(build("squeezenet1_1"), "pretrained", "squeezenet1_1")
-    wanted = ("https://download.pytorch.org/models/squeezenet1_1", "(no route to host)", f"{tmp_path}/hub/checkpoints")
+        load_weights(build("squeezenet1_1"), "pretrained", "squeezenet1_1")
+    wanted = ("https://download.pytorch.org/models/squeezenet1_1", "no route to host", f"{tmp_path}/hub/checkpoints")
     assert all(part in str(told.value) for part in (*wanted, "weights = <path>"))
-    with pytest.raises(IngredientsError, match="small_cnn is no model of torchvision"):
-        models.load_weights(build("small_cnn"), "pretrained", "small_cnn")
+    with pytest.raises(IngredientsError, match="no pretrained weights of small_cnn"):
+        load_weights(build("small_cnn"), "pretrained", "small_cnn")
 
 
 def test_pretrained_weights_leave_the_head_new(monkeypatch):
@@ -241,23 +250,9 @@ def test_pretrained_weights_leave_the_head_new(monkeypatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: source.state_dict())
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: source.state_dict())
     model = build("squeezenet1_1", in_channels=1)
-    assert models.load_weights(model, "pretrained", "squeezenet1_1") == ["classifier.1.bias", "classifier.1.weight"]
+    told = load_weights(model, "pretrained", "squeezenet1_1")
+    assert told == "loaded 50 of 52 entries of pretrained; newly initialized: classifier"
     assert torch.equal(model[1].features[0].weight, source.features[0].weight)
-
-
-def test_images_are_normalised_as_pretrained_weights_expect():
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    normalise = v2.Normalize(mean, std)
-    assert torch.allclose(resize_and_scale([8, 8], mean, std)(image), normalise(image / 255), atol=1e-6)
-    grey = resize_and_scale([4, 4], mean, std)(image[:1])
-    assert torch.allclose(grey, normalise(resize_and_scale([4, 4])(image[:1]).expand(3, -1, -1)), atol=1e-6)
-    with pytest.raises(IngredientsError, match="an image has 3 channels, but mean and std have 2"):
-        resize_and_scale([8, 8], mean[:2], std[:2])(image)
-    with pytest.raises(ValueError, match="write one number a channel in both"):
-        resize_and_scale([8, 8], mean)
-    with pytest.raises(ValueError, match=r"std = \[0\]: write numbers above 0"):
-        resize_and_scale([8, 8], [1], [0])
 
 
 # how it is trained
@@ -275,14 +270,14 @@ IMAGES, TARGETS = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_se
 
 def test_a_frozen_body_stays():
     model, before = build("small_cnn"), build("small_cnn")
-    head = models.head(model)
+    last = head(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    models.freeze(model.train(), head)
+    freeze(model.train(), last)
     step(model, IMAGES, TARGETS)
     optimizer.step()
     assert same(model, before, but=("14.weight", "14.bias"))
-    assert head.training and not any(part.training for part in model if isinstance(part, nn.BatchNorm2d))
-    models.freeze(model.train(), head, frozen=False)
+    assert last.training and not any(part.training for part in model if isinstance(part, nn.BatchNorm2d))
+    freeze(model.train(), last, frozen=False)
     optimizer.zero_grad()
     step(model, IMAGES, TARGETS)
     optimizer.step()
@@ -292,17 +287,17 @@ def test_a_frozen_body_stays():
 
 def test_a_body_that_is_evaluated_stays_so():
     model = build("small_cnn").eval()
-    models.freeze(model, models.head(model), frozen=False)
+    freeze(model, head(model), frozen=False)
     assert not any(module.training for module in model.modules())
 
 
 def test_rates_are_split():
     model = build("small_cnn")
-    head = list(models.head(model).parameters())
+    of_head = list(head(model).parameters())
     kernels, others = ([p for p in model.parameters() if (p.ndim > 1) == big] for big in (True, False))
     groups = [{"params": kernels, "weight_decay": 0.1}, {"params": others, "lr": 0.2}]
     optimizer = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
-    models.split_rates(optimizer, iter(head), 0.1)
+    split_rates(optimizer, iter(of_head), 0.1)
     found = [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
     assert found == [(3, 0.1, 0.1), (1, 1.0, 0.1), (6, pytest.approx(0.02), 0), (1, 0.2, 0)]
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
@@ -314,8 +309,8 @@ def test_rates_are_split():
         for old, new, g in zip(before, model.parameters(), gradients, strict=True)
     ]
     assert moved[0] < 0.2 and moved[-1] == pytest.approx(0.2, rel=0.01)
-    with pytest.raises(ValueError, match="factor = -1: write 0 or more"):
-        models.split_rates(optimizer, head, -1)
+    with pytest.raises(ValueError, match="factor = -1: must be at least 0"):
+        split_rates(optimizer, of_head, -1)
 
 
 class Noisy(nn.Sequential):
@@ -332,7 +327,7 @@ def test_recomputing_changes_no_bit(names):
     model = Noisy()
     model(IMAGES[:1])
     plain, saving = model.train(), copy.deepcopy(model)
-    models.recompute(saving, names)
+    recompute(saving, names)
     assert list(saving.state_dict()) == list(plain.state_dict())
     for _ in range(2):
         (loss, gradients), (other, others) = step(plain, IMAGES, TARGETS), step(saving, IMAGES, TARGETS)
@@ -344,7 +339,7 @@ def test_recomputing_changes_no_bit(names):
 def test_recomputing_keeps_less(monkeypatch):
     def kept(names):
         model, sizes = build("resnet_small", width=8), []
-        models.recompute(model, names)
+        recompute(model, names)
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             model(IMAGES)
         return sum(sizes)
@@ -355,7 +350,7 @@ def test_recomputing_keeps_less(monkeypatch):
 def test_recomputing_a_grey_torchvision_model_and_a_copy_of_it():
     plain = build("mobilenet_v3_small", in_channels=1)  # which has norms and dropout
     saving = copy.deepcopy(plain)
-    models.recompute(saving, ["features.2", "InvertedResidual", "classifier"])
+    recompute(saving, ["features.2", "InvertedResidual", "classifier"])
     copied = copy.deepcopy(saving)
     with torch.no_grad():
         for parameter in saving.parameters():
@@ -369,4 +364,58 @@ def test_blocks_that_the_model_does_not_have():
     with pytest.raises(
         IngredientsError, match='(?s)no block "layer9". Did you mean layer.*no block "BasicBlok". Did you mean Ba'
     ):
-        models.recompute(model, ["layer9", "layer1", "BasicBlok"])
+        recompute(model, ["layer9", "layer1", "BasicBlok"])
+
+
+# detectors and their bodies
+
+BODIES = ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+def test_detectors_train_with_bodies_of_mobilenet(name, body):
+    torch.manual_seed(0)
+    model = detection.find_detector(name, {"body": body})(3, 2)
+    model.transform.min_size, model.transform.max_size = (96,), 96
+    target = {"boxes": torch.tensor([[8.0, 8, 60, 70]]), "labels": torch.tensor([1])}
+    target["masks"] = torch.ones(1, 96, 96, dtype=torch.uint8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = detection.loss(model.train(), torch.rand(2, 3, 96, 96), [target, target])
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite() and model.backbone.body["0"][0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("body, first", [("resnet18", "conv1.weight"), ("mobilenet_v2", "features.0.0.weight")])
+def test_weights_of_a_classifier_start_the_body_of_a_detector(tmp_path, body, first):
+    classifier = build(body, seed=1)
+    torch.save({"model": classifier.state_dict()}, tmp_path / "a.pth")
+    model = detection.find_detector("faster_rcnn", {"body": body})(3, 2)
+    told = load_weights(model, tmp_path / "a.pth", "faster_rcnn", {"body": body})
+    count = len(classifier.state_dict())
+    assert told == (
+        f"loaded {count - 2} of {count} entries of {tmp_path}/a.pth; newly initialized: backbone.fpn, rpn, roi_heads"
+    )
+    place = "backbone.body." + first.removeprefix("features.")
+    assert torch.equal(model.state_dict()[place], classifier.state_dict()[first])
+    assert all(id(one) not in set(map(id, head(model).parameters())) for one in model.backbone.body.parameters())
+    if body == "resnet18":
+        model = detection.find_detector("retinanet", {"body": "resnet50"})(3, 2)
+        with pytest.raises(IngredientsError, match="(?s)another network:.*backbone.body.layer1.0.conv1.weight is"):
+            load_weights(model, tmp_path / "a.pth", "retinanet", {"body": "resnet50"})
+
+
+def test_pretrained_starts_the_body_of_a_detector(tmp_path, monkeypatch):
+    """By default retinanet has the body resnet18; the file lies where torch.hub would have put it."""
+    source = build("resnet18", output_classes=1000, seed=1)
+    name = torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(source.state_dict(), tmp_path / "hub/checkpoints" / name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = detection.find_detector("retinanet", {})(3, 2)
+    told = load_weights(model, "pretrained", "retinanet", {})
+    assert told == "loaded 120 of 122 entries of pretrained; newly initialized: backbone.fpn, head"
+    assert torch.equal(model.backbone.body.conv1.weight, source.conv1.weight)
+    with pytest.raises(IngredientsError, match="no pretrained weights of small"):
+        load_weights(detection.find_detector("fcos")(3, 2), "pretrained", "fcos")

@@ -1,19 +1,21 @@
-"""Pictures of a run: batch.png, what the model sees first; predictions.png, the best epoch's beside the truth."""
+"""Pictures of a run: batch.png, the first batch as the model sees it; predictions.png, of the best epoch."""
 
 from pathlib import Path
 
 import torch
 
+from recipes.contracts import Draws
+
 MOST = 8  # samples in a picture
 LEAST = 160  # pixels of the shorter side, smaller images are drawn larger
 
 
-def save(path: Path, task, inputs, targets, classes: list[str], model=None) -> None:
-    """Draw the first samples of a batch, of those tasks that have `draw`: truth, and with a model its prediction."""
-    if not hasattr(task, "draw"):
+def save(path: Path, experiment, inputs, targets, model=None) -> None:
+    """Draw the first samples of a batch, if the task has `draw`: the truth, and with a model its prediction."""
+    if not isinstance(experiment.task, Draws):
         return
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():  # what comes after has its own chance
-        drawn = task.draw(inputs[:MOST], targets[:MOST], classes, model)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():  # drawing changes no random number that follows
+        drawn = experiment.task.draw(inputs[:MOST], targets[:MOST], experiment.meta["classes"], model)
     if not drawn:  # samples that are no images
         return
     columns = 4 if len(drawn) > 4 else len(drawn)
@@ -64,3 +66,21 @@ def to_image(pixels: torch.Tensor):
     from PIL import Image
 
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def read_image(path: str, input_format: dict):
+    """An image file in the format of the training data, before preprocess (see samples.py)."""
+    from pantry.images import decode_image
+
+    image = decode_image(path, input_format["channels"], input_format["size"])
+    if input_format["float"]:
+        image = image / 255 if input_format["divided"] else image.float()
+    if input_format["kind"] == "image":
+        from PIL import Image
+
+        return Image.fromarray((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy())
+    if input_format["axes"] == 2:
+        image = image[0]
+    elif input_format["channels_last"]:
+        image = image.permute(1, 2, 0)
+    return image.numpy() if input_format["kind"] == "array" else image

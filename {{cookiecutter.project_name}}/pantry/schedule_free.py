@@ -1,0 +1,37 @@
+"""Schedule-free optimizers: `build(model) -> torch.optim.Optimizer`."""
+
+from typing import Literal
+
+from core import registry
+from core.adopt import need
+from pantry.optimizers import decay_groups, refuse_negative
+
+registry.create("optimizer")
+
+
+@registry.optimizer.register("schedule_free")
+def schedule_free(
+    kind: Literal["adamw", "sgd"] = "adamw",
+    learning_rate: float = 2.5e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+):
+    """Schedule-free AdamW or SGD (Defazio et al. 2024, arXiv:2405.15682), from the package schedulefree.
+
+    Averages the weights instead of decaying the rate: use it with `@schedule = constant`. The weights that are
+    evaluated are not those that are trained, so it works less well with BatchNorm than with other norms.
+    """
+    schedulefree = need("schedulefree")
+    refuse_negative(learning_rate=learning_rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
+    if not 0 < momentum < 1:
+        raise ValueError(f"momentum = {momentum}: must be in (0, 1)")
+    settings = {"lr": learning_rate, "warmup_steps": warmup_steps}
+
+    def build(model):
+        groups = decay_groups(model, weight_decay)
+        if kind == "sgd":
+            return schedulefree.SGDScheduleFree(groups, momentum=momentum, **settings)
+        return schedulefree.AdamWScheduleFree(groups, betas=(momentum, 0.999), **settings)
+
+    return build

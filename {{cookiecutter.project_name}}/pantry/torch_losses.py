@@ -1,0 +1,108 @@
+"""Losses of torch.nn by name, with torch's own arguments: `@loss = torch.nn.CrossEntropyLoss`; and sums of losses.
+
+A list of numbers becomes a tensor. Losses that compare numbers (MSELoss, L1Loss, BCEWithLogitsLoss, ...) are given
+class indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1).
+"""
+
+from core import IngredientsError, registry
+from core.adopt import adopt, attempt, refuse
+from pantry.losses import IGNORE_INDEX
+
+registry.create("loss")
+
+_OF_CLASSES = ("CrossEntropyLoss", "MultiLabelMarginLoss", "MultiMarginLoss", "NLLLoss")
+_OF_NUMBERS = ("BCELoss", "BCEWithLogitsLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "PoissonNLLLoss")
+_OF_NUMBERS += ("MultiLabelSoftMarginLoss", "SmoothL1Loss", "SoftMarginLoss")
+_OWN_WEIGHTS = "has weights of its own, which no optimizer would train; make it the end of your model"
+_OTHER_INPUT = "takes more than outputs and targets; register a loss of your own that calls it"
+_REFUSED = {"AdaptiveLogSoftmaxWithLoss": _OWN_WEIGHTS, "LinearCrossEntropyLoss": _OWN_WEIGHTS}
+_REFUSED |= dict.fromkeys(("CTCLoss", "CosineEmbeddingLoss", "GaussianNLLLoss", "MarginRankingLoss"), _OTHER_INPUT)
+_REFUSED |= dict.fromkeys(("TripletMarginLoss", "TripletMarginWithDistanceLoss"), _OTHER_INPUT)
+
+
+@registry.loss.register("sum_of")
+def sum_of(*losses, weights: list[float] | None = None):
+    """A weighted sum of losses: `[training.loss.*.first]`, `[training.loss.*.second]`, each with its `@loss = name`.
+
+    weights: one a loss, in the order of the file; None: 1 each
+    """
+    weights = [1.0] * len(losses) if weights is None else list(weights)
+    if not losses or not all(map(callable, losses)):
+        raise ValueError("give each loss a section of its own: [training.loss.*.first] with @loss = name")
+    if len(weights) != len(losses) or min(weights) < 0:
+        raise ValueError(f"weights = {weights}: must be {len(losses)} numbers, one for each loss, each at least 0")
+
+    def total(losses):
+        return lambda outputs, targets: sum(
+            weight * loss(outputs, targets) for weight, loss in zip(weights, losses, strict=True)
+        )
+
+    def prepare(*known):
+        return total([loss.prepare(*known) if hasattr(loss, "prepare") else loss for loss in losses])
+
+    criterion = total(losses)
+    criterion.prepare = prepare
+    return criterion
+
+
+def _adopt_loss(cls):
+    """A class of torch.nn as a registered function."""
+    import torch
+
+    name = cls.__name__
+    if not name.endswith("Loss"):
+        return refuse(f"torch.nn.{name} is not a loss")
+    if name in _REFUSED:
+        return refuse(f"torch.nn.{name} {_REFUSED[name]}")
+
+    def factory(**settings):
+        if (reduction := settings.get("reduction", "mean")) not in ("mean", "sum", "batchmean"):
+            raise ValueError(f"reduction = {reduction}: expected a scalar loss; use mean or sum")
+        lists = {key: value for key, value in settings.items() if isinstance(value, list)}
+        tensors = {key: torch.tensor(value, dtype=torch.float32) for key, value in lists.items()}
+        criterion = attempt(lambda: cls(**settings | tensors))
+
+        def loss(outputs, targets):
+            shapes = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+            if name in _OF_NUMBERS:
+                outputs, targets = _as_numbers(outputs, targets, low=-1 if name == "SoftMarginLoss" else 0)
+            if tensors:
+                criterion.to(outputs.device)
+            try:
+                return criterion(outputs, targets)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                reason = str(error).partition("\n")[0]
+                raise IngredientsError(f"training.loss: torch.nn.{name} cannot take {shapes}: {reason}") from error
+
+        def prepare(targets, classes: int, device):
+            if name in _OF_CLASSES and targets is not None and targets.is_floating_point() and targets.ndim == 1:
+                raise ValueError(f"torch.nn.{name}: expected class indices, got float targets; use torch.nn.HuberLoss")
+            return loss
+
+        loss.prepare = prepare
+        return loss
+
+    return adopt(factory, cls, without=["size_average", "reduce"])
+
+
+registry.loss.module("torch.nn", _adopt_loss)
+
+
+def _as_numbers(outputs, targets, low: int) -> tuple:
+    """Targets in shape and type of the outputs (N, C, ...): indices (N, ...) one-hot, as 1 and `low`."""
+    import torch.nn.functional as F
+
+    if targets.ndim == outputs.ndim - 1:
+        indices = not targets.is_floating_point()
+        if indices and targets.ndim > 1 and not outputs.is_meta:  # whose shapes cannot depend on values
+            kept = targets != IGNORE_INDEX
+            outputs, targets = outputs.movedim(1, -1)[kept], targets[kept]  # (kept, C), (kept,)
+        if outputs.shape[1] == 1:  # (N,) with (N, 1) would broadcast to (N, N)
+            targets = targets.unsqueeze(1)
+        elif indices:
+            targets = F.one_hot(targets, outputs.shape[1]).movedim(-1, 1)
+        if indices and low:
+            targets = targets * (1 - low) + low
+    return outputs, targets.to(outputs.dtype)

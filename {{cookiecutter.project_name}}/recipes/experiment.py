@@ -1,0 +1,333 @@
+"""Ingredients -> Experiment: device, data, model, loss, optimizer, schedule, metrics, each built once.
+
+Training, --check (on the meta device), validate and predict take them from here.
+"""
+
+import importlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from core import Ingredients, IngredientsError, SettingError, registry
+from core.declared import read_section
+from core.errors import Problem, suggest
+from core.ingredients import call_key
+from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment
+from recipes.parts import samples as data
+from recipes.parts.origins import sections
+from recipes.parts.samples import Samples
+from recipes.parts.step import (
+    build_amp,
+    build_ema,
+    choose_device,
+    keep_freed_memory,
+    resize_progressively,
+    seeder,
+)
+from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
+
+
+@contextmanager
+def blame(path: str):
+    """Errors from inside that name no setting are reported at the setting or section `path`."""
+    try:
+        yield
+    except IngredientsError as error:
+        if error.problems:
+            raise
+        raise SettingError(path, str(error)) from error
+
+
+@dataclass
+class Experiment:
+    """What a run is made of. `configure` fills in the settings, `build` the rest."""
+
+    ingredients: Ingredients
+    functions: Ingredients  # the ingredients with their functions called
+    scheme: Scheme
+    saving: Saving
+    architecture: Architecture
+    debug: bool
+    task: ModuleType
+    device: torch.device | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    selection: tuple = ()  # (name of the metric that selects the best epoch, rank(metrics), the larger the better)
+
+    training: Samples | None = None
+    validation: Samples | None = None
+    meta: dict = field(default_factory=dict)  # what validate and predict need besides the weights
+    outputs: int = 0  # of the network: classes, or numbers
+    model: torch.nn.Module | None = None
+    head: torch.nn.Module | None = None
+    new_weights: str = ""  # what was loaded, and what was not
+    augment: object = None
+    criterion: object = None
+    optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
+    autocast: object = None
+    ema_model: torch.nn.Module | None = None
+    ema_start: float = 0.0  # share of training from which on weights are averaged
+    seed_all: object = None  # seeds the generators that layers draw from
+    generator: torch.Generator | None = None  # for augmentation, on the device
+
+    def preprocess(self, split: str):
+        """The preprocess of a split."""
+        own = self.functions.at("testing.preprocess") if split == "testing" else None
+        return own or self.functions.at("training.preprocess") or data.scale
+
+    def load(self, split: str) -> Samples:
+        """The samples of a split that has a section of its own."""
+        section = f"{split}.load_dataset"
+        loader = self.functions.at(section)
+        if loader is None:
+            raise SettingError(section, f"missing; add [{section}] with @load_dataset = load_image_folder, or your own")
+        with blame(section):
+            return data.load(loader, self.preprocess(split), self.scheme.memory)
+
+    def read(self, samples: Samples, batch_size: int):
+        """`read(order=None) -> batches` on the device."""
+        return data.reader(samples, batch_size, self.device, 0 if self.debug else self.scheme.workers)
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """That of training unless it is set: what fits there fits in evaluation."""
+        return self.scheme.evaluation_batch_size or self.meta.get("batch_size", 1)
+
+    def seed(self, purpose: str, *key: int) -> None:
+        """Seed all generators by (purpose, seed of the experiment, key) alone."""
+        seed = data.seed_of(purpose, self.scheme.seed, *key)
+        self.seed_all(seed)
+        self.generator.manual_seed(seed)
+
+    def transform(self, inputs, targets, progress: float) -> tuple:
+        """A batch as it is trained on: resized while images grow, then augmented."""
+        if self.scheme.first_size < 1:
+            inputs = resize_progressively(inputs, self.scheme.first_size, progress)
+        if not self.augment:
+            return inputs, targets
+        try:
+            return self.augment(inputs, targets, self.generator)
+        except IngredientsError as error:  # such as images that are smaller than a crop of them
+            raise SettingError("training.augment", str(error)) from error
+
+    def some(self, samples: Samples) -> torch.Tensor | None:
+        """The indices that an evaluation reads: all (None), or one batch for debugging."""
+        return torch.arange(min(len(samples), self.evaluation_batch_size)) if self.debug else None
+
+    def evaluate(self, model, batches, views=None) -> dict[str, float]:
+        with self.autocast:
+            return self.task.evaluate(model, batches, self.metrics, views)
+
+    def evaluate_split(self, split: str, progress) -> tuple[dict[str, float], int]:
+        """(metrics, number of samples) of the model on a split; `progress(batches, count, text)` shows how far it is.
+
+        Refuses data that is unlike that of training.
+        """
+        samples = self.load(split) if split == "testing" else load_splits(self)[split == "validation"]
+        with blame(f"{split}.load_dataset"):
+            self.task.check_split(f"{split}.load_dataset", samples, self.meta)
+        if samples.shape != self.meta["shape"]:
+            print(f"note: a sample of {split} is {samples.shape}, but the network was trained on {self.meta['shape']}")
+        order = self.some(samples)
+        count = len(samples if order is None else order)
+        batches = self.read(samples.to(self.device), self.evaluation_batch_size)(order)
+        views = self.functions.at("testing.views") if split == "testing" else None
+        return self.evaluate(self.model, progress(batches, count, split), views), count
+
+    def schedule(self, steps_per_epoch: int, history: list[dict]):
+        """`factor(progress)` of the learning rate."""
+        schedule = self.functions.at("training.schedule") or registry.schedule.get("one_cycle")()
+        return prepared("training.schedule", schedule, self.scheme.epochs, steps_per_epoch, history)
+
+
+def configure(ingredients: Ingredients, functions: Ingredients, device: str | None = None, blame=blame) -> Experiment:
+    """Read the settings and refuse what can be refused without data.
+
+    device: in place of the one that the ingredients name
+    blame: what turns an error into one of a setting; --check collects them instead
+    """
+    scheme = read_section(ingredients, "training.scheme", Scheme)
+    experiment = Experiment(
+        ingredients=ingredients,
+        functions=functions,
+        scheme=scheme,
+        saving=read_section(ingredients, "training.model", Saving),
+        architecture=read_section(ingredients, "model.architecture", Architecture),
+        debug=read_section(ingredients, "testing", Testing).debug,
+        task=load_task(ingredients),
+    )
+    with blame("training.scheme"):
+        check_settings(ingredients, scheme, experiment.task)
+    with blame("model.architecture"):
+        experiment.task.check(experiment.architecture, scheme)
+    with blame("training.scheme.device"):
+        experiment.device = choose_device(device or scheme.device)
+    with blame("validation.metrics"):
+        if made := functions.at("validation.metrics"):
+            from recipes.parts.metrics import as_metric
+
+            experiment.metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
+    with blame("training.scheme.best"):
+        experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
+    return experiment
+
+
+def build(experiment: Experiment, meta: dict | None = None, new: bool = True, blame=blame) -> Experiment:
+    """Build the parts of a configured experiment.
+
+    meta: that of a checkpoint; the model alone is built then, without data, for validate and predict
+    new: False if the weights come from a checkpoint
+    blame: as of `configure`
+    """
+    if meta is None:
+        _load_data(experiment, blame)
+        if not experiment.outputs:  # not known; --check has collected why
+            return experiment
+    else:
+        experiment.meta, experiment.outputs = meta, len(meta["classes"])
+    with blame("model.architecture.backbone"):
+        _build_model(experiment, new and meta is None)
+    if meta is None and experiment.model is not None:
+        _build_training(experiment, blame)
+    return experiment
+
+
+def load_splits(experiment: Experiment) -> tuple[Samples, Samples]:
+    """(training, validation); validation is a share of training if no section loads it."""
+    functions, scheme = experiment.functions, experiment.scheme
+    download = functions.at("project.data.download")
+    if download is not None:
+        with blame("project.data.download"):
+            download()
+    training = experiment.load("training")
+    if functions.at("validation.load_dataset") is None:
+        return data.split_off(training, scheme.validation_fraction, scheme.seed)
+    return training, experiment.load("validation")
+
+
+def _load_data(experiment: Experiment, blame) -> None:
+    task = experiment.task
+    training, validation = load_splits(experiment)
+    with blame("training.load_dataset"):
+        experiment.outputs = task.check_data(experiment.architecture, training)
+    classes = training.classes or [str(index) for index in range(experiment.outputs)]
+    experiment.meta = {
+        "ingredients": str(experiment.ingredients),
+        "classes": classes,
+        "input_format": training.input_format,
+        "shape": training.shape,
+    }
+    with blame("validation.load_dataset"):
+        task.check_split("validation.load_dataset", validation, experiment.meta)
+    experiment.training, experiment.validation = training.to(experiment.device), validation.to(experiment.device)
+
+
+def _build_model(experiment: Experiment, new: bool) -> None:
+    scheme, architecture = experiment.scheme, experiment.architecture
+    keep_freed_memory()
+    experiment.seed_all = seeder(experiment.device, scheme.deterministic)
+    experiment.generator = torch.Generator("cpu" if experiment.device.type == "meta" else experiment.device)
+    experiment.seed("model")
+    with torch.device("meta" if experiment.device.type == "meta" else "cpu"):
+        model = experiment.task.build_model(architecture, experiment.meta["shape"], experiment.outputs)
+    model.class_names = experiment.meta["classes"]  # by which metrics of single classes are named
+    if architecture.weights and new and experiment.device.type != "meta":
+        from recipes.parts.finetune import load_weights
+
+        with blame("model.architecture.weights"):
+            experiment.new_weights = load_weights(
+                model, architecture.weights, architecture.backbone, architecture.options
+            )
+    # Convolutions run up to twice as fast with the channels last, on CPUs too.
+    experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
+    experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
+
+
+def _build_training(experiment: Experiment, blame) -> None:
+    """Loss, augmentation, optimizer, mixed precision, averaged weights."""
+    functions, scheme, model, device = experiment.functions, experiment.scheme, experiment.model, experiment.device
+    if experiment.architecture.recompute:
+        from recipes.parts.finetune import recompute
+
+        with blame("model.architecture.recompute"):
+            recompute(model, experiment.architecture.recompute)
+    with blame("training.augment"):
+        experiment.augment = functions.at("training.augment")
+        if experiment.augment and isinstance(experiment.task, AdaptsAugment):
+            experiment.augment = experiment.task.adapt_augment(experiment.augment)
+        if isinstance(experiment.augment, SampleAugment):
+            augmented = data.Augmented(experiment.training.dataset, experiment.augment.per_sample, scheme.seed)
+            experiment.training = data.replace(experiment.training, dataset=augmented)
+    with blame("training.loss"):
+        criterion = functions.at("training.loss") or experiment.task.default_loss()
+        facts = experiment.training.targets, experiment.outputs, device
+        experiment.criterion = prepared("training.loss", criterion, *facts)
+    with blame("training.optimizer"):
+        experiment.optimizer = (functions.at("training.optimizer") or registry.optimizer.get("sgd")())(model)
+        if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own
+            from recipes.parts.finetune import head, split_rates
+
+            experiment.head = head(model)
+            split_rates(experiment.optimizer, list(experiment.head.parameters()), scheme.body_rate)
+    if device.type != "meta":
+        experiment.ema_model, experiment.ema_start = build_ema(model, scheme), 1 - scheme.swa if scheme.swa else 0.0
+        if scheme.compile:
+            model.compile()
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def load_task(ingredients: Ingredients) -> ModuleType:
+    """The module recipes/<task>.py that [project.meta] task names."""
+    name = ingredients.at("project.meta.task", "classification")
+    files = Path(__file__).parent.glob("*.py")
+    names = [path.stem for path in files if "\nBEST = " in path.read_text(encoding="utf-8")]
+    if name not in names:
+        raise SettingError("project.meta.task", f"there is no such task. {suggest(str(name), names)}")
+    return importlib.import_module(f"recipes.{name}")
+
+
+def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -> None:
+    """Refuse settings that do not go together, or not with this task, all at once."""
+    wrong = []
+    if scheme.ema and scheme.swa:
+        wrong.append(("training.scheme.swa", "ema averages the weights already; set one of them to 0"))
+    if scheme.frozen_epochs and scheme.frozen_epochs >= scheme.epochs:
+        message = f"the body would never be trained in {scheme.epochs} epochs; freeze fewer"
+        wrong.append(("training.scheme.frozen_epochs", message))
+    for path, reason in task.REFUSED.items():
+        off = default_of(path)
+        if ingredients.at(path, off) not in (off, None):
+            wrong.append((path, reason))
+    for path in sections(ingredients):
+        called = call_key(ingredients.at(path))
+        if called and ingredients.at(path)[called] in task.REFUSED:
+            wrong.append((f"{path}.{called}", task.REFUSED[ingredients.at(path)[called]]))
+    if wrong:
+        raise IngredientsError([Problem(None, path, "", message) for path, message in wrong])
+
+
+def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
+    """The name of the metric that selects the best epoch, and `rank(metrics)`, the larger the better."""
+    best, names = scheme.best or task.BEST, [*task.METRICS, *metrics]
+    if best not in names:
+        raise SettingError("training.scheme.best", f"there is no such metric. {suggest(best, names)}")
+    higher = getattr(metrics.get(best), "higher_is_better", None)
+    lowest = best == "loss" if higher is None else not higher
+    if scheme.best_is:
+        lowest = scheme.best_is == "lowest"
+    return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
+
+
+def prepared(path: str, function, *facts):
+    """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
+    if not isinstance(function, Preparable):
+        return function
+    try:
+        return function.prepare(*facts)
+    except ValueError as error:
+        raise SettingError(path, str(error)) from error

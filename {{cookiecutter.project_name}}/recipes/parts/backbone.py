@@ -1,0 +1,93 @@
+"""The network that [model.architecture] names: a registered backbone, or a model of torchvision."""
+
+import inspect
+import typing
+
+from torch import nn
+
+from core import IngredientsError, registry
+from core.arguments import Signature, fits, mend
+from core.errors import suggest
+
+
+class GreyToRGB(nn.Module):
+    """(N, 1, H, W) -> (N, 3, H, W), without a copy."""
+
+    def forward(self, images):
+        return images.expand(-1, 3, -1, -1)
+
+
+def unwrapped(model):
+    """The network itself, without the module that repeats grey images."""
+    return model[1] if isinstance(next(model.children(), None), GreyToRGB) else model
+
+
+def torchvision_classifier(name: str, in_channels: int, output_classes: int, options: dict):
+    """The model with a head of `output_classes`; grey images are repeated to the three channels that it expects."""
+    settings = {}
+    if name in ("googlenet", "inception_v3"):
+        # No second output while training, no slow initialization, and inputs scaled as their weights expect.
+        settings = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    return torchvision_model(name, in_channels, num_classes=output_classes, **settings | options)
+
+
+def torchvision_model(name: str, in_channels: int, **settings):
+    """A model of torchvision without weights, for images of 1 or 3 channels."""
+    import torchvision
+
+    if in_channels not in (1, 3):
+        raise ValueError(f"expected images of 1 or 3 channels, got {in_channels}")
+    try:
+        model = torchvision.models.get_model(name, weights=None, **settings)
+    except TypeError as error:
+        raise ValueError(f"refuses its options: {error}") from error
+    return model if in_channels == 3 else nn.Sequential(GreyToRGB(), model)
+
+
+def find_backbone(name: str, options: dict | None = None, names: list[str] | None = None, make=torchvision_classifier):
+    """`build(in_channels, output_classes) -> nn.Module` of a registered backbone or of a model of torchvision.
+
+    options: further arguments, such as {"dropout": 0.3}
+    names, make: the models of torchvision to choose from, and `make(name, in_channels, output_classes, options)`;
+    those of classification by default.
+    Raises IngredientsError with the nearest names, also of options.
+    """
+    options = options or {}
+    if name in registry.backbone:
+        build = registry.backbone.get(name)
+        check_options(name, build, options)
+        return lambda in_channels, output_classes: build(in_channels, output_classes, **options)
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models) if names is None else names
+    if name not in names:
+        raise IngredientsError(f'there is no backbone "{name}". {suggest(name, [*registry.backbone, *names])}')
+    check_options(name, torchvision.models.get_model_builder(name), options)
+    return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)
+
+
+def check_options(name: str, build, options: dict) -> None:
+    """Raises IngredientsError with all options that the builder does not take, or not with such a value."""
+    signature = Signature(build)
+    if signature.takes_any_name:  # builders of torchvision pass them to the class that they return
+        signature = Signature(typing.get_type_hints(build).get("return", build))
+    names = [key for key in signature.names if key not in ("in_channels", "output_classes", "num_classes")]
+    if name.startswith("mobilenet_v3"):
+        names.append("width_mult")  # hidden behind two layers of **kwargs
+    problems = []
+    for key, value in options.items():
+        if key not in names:
+            problems.append(f"{key}: {name} has no such option. {suggest(key, names)}")
+        elif key in signature.hints and not fits(value, signature.hints[key]):
+            problems.append(f"{key}: {mend(value, str(value), signature.hints[key])}")
+    if problems:
+        raise IngredientsError("\n".join(problems))
+
+
+def name_of_body(name: str, options: dict | None = None) -> str:
+    """The model whose pretrained weights fit: the backbone itself, or what its argument `body` names."""
+    if name in registry.backbone:
+        parameters = inspect.signature(registry.backbone.get(name)).parameters
+        if "body" in parameters:
+            return (options or {}).get("body", parameters["body"].default)
+    return name

@@ -1,0 +1,69 @@
+"""Find the run to resume, and refuse it if the weights so far depend on settings that have changed."""
+
+from pathlib import Path
+
+from core import Ingredients, IngredientsError, SettingError, parse, parse_string
+from core.errors import suggest
+from recipes.parts import checkpoint
+from recipes.parts.origins import resolved_text
+
+CHECKPOINTS = "checkpoints"
+# What the weights so far depend on: with another value of these a run cannot be resumed.
+FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
+FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
+FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
+FIXED += ("training.scheme.precision",)
+
+
+def newest(parent: Path) -> Path | None:
+    """The run folder with the newest last checkpoint; debug runs do not count."""
+    found = [path for path in parent.glob(f"*/{CHECKPOINTS}/last.pt") if path.parent.parent.name != "debug"]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent.parent if found else None
+
+
+def open_run(parent: Path, name: str, ingredients: Ingredients) -> tuple:
+    """(folder, state, lines to report) of the run `name`, or of the newest for ""; folder and state may be None."""
+    folder = Path(name) if name else newest(parent)
+    if folder is None:
+        return None, None, []
+    if not (folder / CHECKPOINTS).is_dir():
+        names = [str(path) for path in parent.glob("*") if (path / CHECKPOINTS).is_dir()]
+        raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
+    state, damaged = checkpoint.load_newest(folder / CHECKPOINTS)
+    changed = differences(parse(folder / "ingredients.ini"), parse_string(resolved_text(ingredients)))
+    changed = [line for line in changed if not line.startswith("training.scheme.resume")]
+    if other := [line for line in changed if line.startswith(FIXED)]:
+        message = f"cannot resume {folder}: these settings changed ({'; '.join(other)}); set it to False"
+        raise SettingError("training.scheme.resume", message)
+    if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
+        checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
+    steps = f" and {state['step']} steps" if state["step"] else ""
+    lines = [f"{text}; resuming from the one before" for text in damaged]
+    lines += [f"resume {folder} after epoch {state['epoch']}{steps}", *(f"  changed since: {line}" for line in changed)]
+    return folder, state, lines
+
+
+def find_checkpoint(parent: Path, name: str | None) -> Path:
+    """The checkpoint of a run folder (its best one) or file; without a name, of the newest run in `parent`."""
+    path = Path(name) if name else newest(parent)
+    if path is None:
+        raise IngredientsError(f"{parent}: no run yet; python train.py makes one, or name a checkpoint by --run PATH")
+    if path.is_dir():
+        path = path / CHECKPOINTS / "best.pt"
+    if not path.is_file():
+        runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
+        raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(name or str(path), runs)}")
+    return path
+
+
+def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
+    """The settings in which two ingredients differ, as `path: old -> new`."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        where = f"{path}.{key}" if path else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Ingredients) and isinstance(after, Ingredients):
+            lines += differences(before, after, where)
+        elif before != after or type(before) is not type(after):
+            lines.append(f"{where}: {before} -> {after}")
+    return lines

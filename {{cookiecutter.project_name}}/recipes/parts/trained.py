@@ -1,0 +1,46 @@
+"""A trained model, opened as it was in its run."""
+
+from pathlib import Path
+
+from core import Ingredients, parse_string, resolve
+from core.declared import read_section
+from recipes.experiment import Experiment, build, configure
+from recipes.parts import checkpoint
+from recipes.parts.resume import find_checkpoint
+from recipes.run import runs_folder
+from recipes.settings import SECTIONS, Saving, import_functions
+
+
+def find_trained(path: str | None, ingredients: Ingredients) -> Path:
+    """The checkpoint of a run folder or file; of the newest run of `ingredients` without a path."""
+    saving = read_section(ingredients, "training.model", Saving)
+    return find_checkpoint(runs_folder(ingredients, saving.runs), path)
+
+
+class Functions:
+    """The functions that ingredients call, each made when it is asked for: a prediction needs few of them."""
+
+    def __init__(self, ingredients: Ingredients):
+        self.ingredients, self.made = ingredients, {}
+
+    def at(self, path: str, default=None):
+        section = self.ingredients.at(path)
+        if section is None:
+            return default
+        if path not in self.made:
+            self.made[path] = resolve(section)
+        return self.made[path]
+
+
+def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Experiment:
+    """The experiment of a checkpoint, with its model. See `find_trained`.
+
+    All is as it was in that run, its custom_functions.py too; `overrides` change the ingredients.
+    """
+    file = find_trained(path, ingredients)
+    state = checkpoint.load(file)
+    import_functions(file.parent.parent)
+    ingredients = parse_string(state["meta"]["ingredients"], overrides, SECTIONS)
+    experiment = build(configure(ingredients, Functions(ingredients)), meta=state["meta"])
+    experiment.model.load_state_dict(state["model"])
+    return experiment
