@@ -64,19 +64,19 @@ def test_all_problems_at_once():
     [
         ("[a]\nx = ${b}\n[c]\nbb = 1\n", 'there is no "b"'),
         ("[project]\nroot = 1\n[x]\ny = ${project.rot}", '[project] has no "rot". Did you mean ${project.root}'),
-        ("[a]\nx = ${x}\n", 'there is no "x". There is ${a}.'),
-        ("[a]\nx = 1\n[b]\ny = ${a.x.z}", "a.x is a setting, so nothing stands below it."),
+        ("[a]\nx = ${x}\n", 'there is no "x". Available: ${a}.'),
+        ("[a]\nx = 1\n[b]\ny = ${a.x.z}", "a.x is a setting, so nothing is below it."),
         ("[a]\nx = 1\n  2\n", "only plain text continues"),
         ("[a]\nx = [1]\n  2\n", "the list or object above is closed"),
         ("[a]\nx = one\n  [b]\n", "looks like a setting or a section"),
-        ("[a]\n  x = 1\n", "no text value stands above"),
-        ("[a] b\n", "text after the section's name"),
-        ("[a]\na.b = 1\n", "a key holds no dots"),
+        ("[a]\n  x = 1\n", "no text value is above"),
+        ("[a] b\n", "text after the section name"),
+        ("[a]\na.b = 1\n", "a key contains no dots"),
         ("[a]\n@ = f\n", "name the registry"),
-        ('[a]\nx = "b" c\n', "this opens text in quotes that does not parse"),
+        ('[a]\nx = "b" c\n', "this opens quoted text that does not parse"),
         ("[a]\nx = 1e999\n", "too large for a float"),
         ("[a]\nx = ${env:NO_SUCH_VARIABLE_HERE}\n", "is not set"),
-        ('[a]\nx = {"${a.y}": 1}\ny = 2\n', "cannot stand in the key of an object"),
+        ('[a]\nx = {"${a.y}": 1}\ny = 2\n', "the key of an object cannot contain"),
         ("[a.b]\nx = 1\n[a]\nb = 2\n", "b is a setting (<text>:4) and a section ([a.b], <text>:1)"),
         ("[META]\nbase = x.ini\n", "only a file can have a base file"),
     ],
@@ -131,7 +131,7 @@ def test_unreadable_files(tmp_path):
     with pytest.raises(IngredientsError, match="is a folder"):
         parse(tmp_path)
     (tmp_path / "latin.ini").write_bytes("[a]\nx = é\n".encode("latin-1"))
-    with pytest.raises(IngredientsError, match=r"latin.ini:2:.*\n.*no UTF-8"):
+    with pytest.raises(IngredientsError, match=r"latin.ini:2:.*\n.*not UTF-8"):
         parse(tmp_path / "latin.ini")
     (tmp_path / "large.ini").write_bytes(b"#" * 10_000_001)
     with pytest.raises(IngredientsError, match="larger than 10 MB"):
@@ -185,25 +185,25 @@ def test_functions_are_called(kinds):
     [
         ("[f]\n@test_kynd = join\n", "there is no registry test_kynd. Did you mean @test_kind?"),
         ("[f]\n@test_kind = jion\n", 'the registry test_kind has no "jion". Did you mean join?'),
-        ("[f]\n@test_kind = join\n", "f.first\n    missing: text is needed"),
+        ("[f]\n@test_kind = join\n", "f.first\n    missing; expected text"),
         (
             "[f]\n@test_kind = join\nfirst = a\ncuont = 1\n",
             "f.cuont = 1\n    no such argument. Did you mean count?",
         ),
-        ("[f]\n@test_kind = join\nfirst = 1\n", "f.first = 1\n    `1` is an integer; text is needed; as text write"),
+        ("[f]\n@test_kind = join\nfirst = 1\n", "f.first = 1\n    expected text, got an integer; as text write"),
         ("[f]\n@test_kind = join\nfirst = a\nrate = .5\n", "`.5` is text; write 0.5"),
-        ("[f]\n@test_kind = join\nfirst = a\ncount = True\n", "`True` is True or False; an integer is needed"),
+        ("[f]\n@test_kind = join\nfirst = a\ncount = True\n", "expected an integer, got True or False"),
         ("[f]\n@test_kind = join\nfirst = a\noptions = [1, 2.5]\n", "f.options = [1, 2.5]"),
         ("[f]\n@test_kind = join\n* = [a, 1]\n", "does not parse"),
         ('[f]\n@test_kind = join\n* = ["a", 1, 0.1, null, 5]\n', "5 positional arguments, but the function takes 4"),
-        ('[f]\n@test_kind = join\n* = ["a"]\nfirst = b\n', '"first" is given already by *'),
+        ('[f]\n@test_kind = join\n* = ["a"]\nfirst = b\n', '"first" is given by * as well'),
     ],
 )
 def test_function_problems(kinds, text, told):
     message = problems_of(text)
     assert told in message
     if "join" in text and "does not parse" not in told and "jion" not in text and "kynd" not in text:
-        assert "join stands in" in message and "test_language.py:" in message
+        assert "join is defined at" in message and "test_language.py:" in message
 
 
 def test_a_name_taken_twice_names_both_places():
@@ -261,18 +261,7 @@ def test_nothing_heavy_is_imported_before_the_file_is_checked():
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True"]
     assert "command line: --training" not in done.stderr and "training.scheme.epochs = x" in done.stderr
-    assert "`x` is text; a number is needed" in done.stderr
-
-
-def test_core_imports_the_standard_library_alone():
-    import ast
-
-    for file in (PROJECT / "core").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module]
-            assert all(name.split(".")[0] in sys.stdlib_module_names for name in names), (file, names)
+    assert "expected a number, got text" in done.stderr
 
 
 def test_parse_and_resolve(tmp_path, kinds):

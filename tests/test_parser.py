@@ -24,13 +24,13 @@ def test_an_escape_beside_a_reference():
     [
         ("[a]\nx = [1, }\n", "expecting value at character 5)"),
         ("[a]\nb = 1\nx = [${a.b}, }\n", "expecting value at character 10)"),  # counted in the line as written
-        ('[a]\nx = {"k": 1, "l": 2, "k": 3}\n', 'the key "k" stands twice'),
-        ("[a]\nx = [NaN]\n", "NaN is no number"),
-        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is no number"),
+        ('[a]\nx = {"k": 1, "l": 2, "k": 3}\n', 'duplicate key "k"'),
+        ("[a]\nx = [NaN]\n", "NaN is not a number"),
+        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is not a number"),
         ("[a]\nx = [1e999]\n", "1e999 is too large for a float"),
         ("[a]\nx = 1e999\n  more\n", "only plain text continues"),
         ("[a]\nx = [1]\n\n# note\n  2\n", "the list or object above is closed"),
-        ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is neither a [section]"),
+        ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is not a [section]"),
         ("[a]\nx = [${y}, ${b}}]\n", "does not parse"),
         # the whole name, also of the first setting of a section
         ("[a]\n__x = 1\n", "<text>:2: a.__x = 1\n    names with two leading underscores"),
@@ -69,7 +69,7 @@ def test_no_line_below_a_usual_value_is_lost(value, between):
 
 def test_a_wrong_byte_after_a_byte_order_mark(tmp_path):
     (tmp_path / "a.ini").write_bytes(b"\xef\xbb\xbf[a]\r\nx = \xe9\r\n")
-    with pytest.raises(IngredientsError, match=r"a.ini:2:\n +byte 0xe9 is no UTF-8"):
+    with pytest.raises(IngredientsError, match=r"a.ini:2:\n +byte 0xe9 is not UTF-8"):
         parse(tmp_path / "a.ini")
 
 
@@ -79,8 +79,11 @@ def test_overrides_that_cannot_stand():
     assert told in problems_of(text, overrides=[("a.x.y", "1", True)])
     assert "name a section and a key" in problems_of(text, overrides=[(".".join("a" * 2000), "1", True)])
     told = problems_of(text, overrides=[("META.base", "x.ini", True)])
-    assert told == "command line: --META.base = x.ini\n    base files are read before this; name them in the file"
-    assert "[a] is a section; name one of its settings. There is x." in problems_of(text, overrides=[("a", "1")])
+    assert (
+        told
+        == "command line: --META.base = x.ini\n    base files are read before the command line; name them in the file"
+    )
+    assert "[a] is a section; name one of its settings. Available: x." in problems_of(text, overrides=[("a", "1")])
     assert "U+202E is not allowed" in problems_of(text, overrides=[("a.x", "\u202e")])
     two = problems_of("[a]\n@f = g\n", overrides=[("a.@h", "1", True)])
     assert "a section calls one function, and this one has @f" in two
@@ -88,7 +91,7 @@ def test_overrides_that_cannot_stand():
 
 def test_what_is_told_of_a_wrong_file_is_bounded():
     told = problems_of("[a]\n" + "wrong\n" * 3000)
-    assert told.count("this is neither") == MAX_PROBLEMS and told.endswith("\n… and more")
+    assert told.count("this is not a [section]") == MAX_PROBLEMS and told.endswith("\n… and more")
     assert len(problems_of(f"[a]\nx = {'y' * 10_000}\nx = 1\n{'z' * 10_000}\n")) < 1000
 
 
@@ -110,10 +113,10 @@ def test_the_garbage_collector_is_left_as_it_was(tmp_path, collects):
 @pytest.mark.parametrize(
     ("raw", "mend"),
     [
-        ("['a']", "text stands in double quotes"),
+        ("['a']", "use double quotes"),
         ("[True]", "write true"),
         ("[1, None]", "write null"),
-        ("[.5]", "write 0.5"),
+        ("[.5]", "write a 0 before the dot"),
         ("[1, 2,]", "remove the comma before it"),
         ("[16, 16", "close it"),
     ],

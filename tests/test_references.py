@@ -57,7 +57,7 @@ def test_growth_of_nothing(first):
 def test_growth_of_a_list_as_text():
     """A list that shares calls is small, but its text is not."""
     text = levels(30, "x = [${{f{0}}}, ${{f{0}}}]\n") + '[t]\ny = "${f30.x}"\n'
-    assert 't.y = "${f30.x}"\n    the references of this file grow' in problems_of(text)
+    assert 't.y = "${f30.x}"\n    the references grow' in problems_of(text)
 
 
 def test_each_circle_is_told_once():

@@ -10,7 +10,7 @@
 import os
 
 from .errors import IngredientsError, Place, Problem, SettingError
-from .ingredients import Ingredients, locate, located
+from .ingredients import Ingredients, locate
 from .parser import parse, parse_string
 from .registry import registry, resolve
 

@@ -1,14 +1,17 @@
 """Do the settings of a section fit the parameters of a function, or the fields of a dataclass?"""
 
+import inspect
 import os
+import typing
 from collections.abc import Callable
-from types import FunctionType, MethodType, SimpleNamespace
+from inspect import Parameter
+from types import MethodType, SimpleNamespace
 
 from .errors import Problem, note, suggest
 from .ingredients import Ingredients, problem_of
 from .values import BROKEN
 
-# Annotation -> (what stands for it in a file, in words). By name: pathlib and typing would take 10 ms to import.
+# Name of an annotation -> (what a file has for it, in words).
 _KINDS = {
     "str": (str, "text"),
     "int": (int, "an integer"),
@@ -26,80 +29,58 @@ _ALIASES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "f
 
 
 class Signature:
-    """What a function or class takes. An annotation that is absent or cannot be looked up counts as `object`."""
+    """What a function or class takes. An annotation that is absent or cannot be evaluated counts as `object`."""
 
     def __init__(self, function):
-        if isinstance(function, type) and not hasattr(function, "__signature__"):  # of __init__, whatever __new__ takes
+        if isinstance(function, type) and "__signature__" not in vars(function):  # of __init__, whatever __new__ takes
             function = function if function.__init__ is object.__init__ else MethodType(function.__init__, function)
-        read = _read_plain if type(function) is FunctionType and not vars(function) else _read_any
-        self.slots, self.names, variadic, self.defaults, hints = read(function)
-        self.takes_more, self.takes_any_name = variadic
-        self.hints = {name: _looked_up(hints.get(name, object), function) for name in [*self.slots, *self.names]}
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (ValueError, TypeError):  # a builtin that has none: anything goes
+            parameters = inspect.signature(lambda *args, **named: None).parameters.values()
+        kinds = {p.kind for p in parameters}
+        self.takes_more, self.takes_any_name = Parameter.VAR_POSITIONAL in kinds, Parameter.VAR_KEYWORD in kinds
+        taken = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        self.slots = [p.name for p in taken if p.kind is not p.KEYWORD_ONLY]
+        self.names = [p.name for p in taken if p.kind is not p.POSITIONAL_ONLY]
+        self.defaults = {p.name: p.default for p in taken if p.default is not p.empty}
+        hints = {p.name: object if p.annotation is p.empty else p.annotation for p in taken}
+        self.hints = {name: _evaluated(hint, function) for name, hint in hints.items()}
 
     def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
         """The problems of a section's settings: missing, unknown (a `noun`), given twice, of the wrong kind."""
         problems, star = [], positional(node)
 
-        def tell(key, message):
+        def report(key, message):
             note(problems, problem_of(node, key, message, path))
 
         if len(star) > len(self.slots) and not self.takes_more:
-            tell("*", f"{len(star)} positional arguments, but the function takes {len(self.slots)}")
+            report("*", f"{len(star)} positional arguments, but the function takes {len(self.slots)}")
         given = dict(zip(self.slots, star, strict=False))  # parameter -> (key, value)
         for key, value in node.items():
             if key in given:
-                tell(key, f'"{key}" is given already by *; remove one')
+                report(key, f'"{key}" is given by * as well; remove one')
             elif key in self.names:
                 given[key] = key, value
             elif key != "*" and key[0] != "@" and not self.takes_any_name:
-                tell(key, f"no such {noun}. {suggest(key, self.names)}")
+                report(key, f"no such {noun}. {suggest(key, self.names)}")
         for name, hint in self.hints.items():
             key, value = given.get(name, (name, BROKEN))
-            if name not in given and name not in self.defaults:
-                tell(name, "missing" if hint is object else f"missing: {describe(hint)} is needed")
-            elif type(value) is not hint and not fits(value, hint):
-                default = self.defaults.get(name, ...)
-                default = list(default) if isinstance(default, tuple) else default
-                if type(value) is not type(default) or value != default:  # which may break its own annotation
-                    tell(key, mend(value, node.written(key), hint))
+            default = self.defaults.get(name, ...)  # which may break its own annotation
+            is_default = [value] == [list(default) if isinstance(default, tuple) else default]
+            if name not in given and default is ...:
+                report(name, "missing" if hint is object else f"missing; expected {describe(hint)}")
+            elif not fits(value, hint) and not (is_default and type(value) in (type(default), list)):
+                report(key, mend(value, node.written(key), hint))
         return problems
 
 
-def _read_plain(function) -> tuple:
-    """What _read_any gives, of a function that nothing wraps; without inspect, which would take 15 ms to import."""
-    code = function.__code__
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    slots, last = names[: code.co_argcount], function.__defaults__ or ()
-    defaults = dict(zip(slots[len(slots) - len(last) :], last, strict=True)) | (function.__kwdefaults__ or {})
-    variadic = code.co_flags & 4 > 0, code.co_flags & 8 > 0  # CO_VARARGS, CO_VARKEYWORDS
-    return slots, names[code.co_posonlyargcount :], variadic, defaults, function.__annotations__
-
-
-def _read_any(function) -> tuple:
-    """The positional parameters, those that have a name, whether *args and **named are taken, defaults, annotations."""
-    import inspect
-
-    try:
-        every = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError):  # a builtin that does not tell: anything goes
-        return (), (), (True, True), {}, {}
-    slots = [p.name for p in every if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names = [p.name for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    kinds = [p.kind for p in every]
-    variadic = inspect.Parameter.VAR_POSITIONAL in kinds, inspect.Parameter.VAR_KEYWORD in kinds
-    defaults = {p.name: p.default for p in every if p.default is not p.empty}
-    return slots, names, variadic, defaults, {p.name: p.annotation for p in every if p.annotation is not p.empty}
-
-
-def _looked_up(hint, function):
+def _evaluated(hint, function):
     """An annotation without the quotes around it."""
     if not isinstance(hint, str):
         return hint
-    import inspect
-    import typing
-
     function = inspect.unwrap(function)
-    known = getattr(function.__init__ if isinstance(function, type) else function, "__globals__", {})
+    known = getattr(function.__func__ if isinstance(function, MethodType) else function, "__globals__", {})
     try:
         return typing.get_type_hints(SimpleNamespace(__annotations__={"it": hint}), known)["it"]
     except Exception:  # whatever it raises: a name that a type checker alone imports, or no Python at all
@@ -108,9 +89,7 @@ def _looked_up(hint, function):
 
 def positional(node: Ingredients) -> list[tuple]:
     """(key, value) of the positional arguments `*`: a list, or subsections in their order."""
-    if "*" not in node:
-        return []
-    star = node["*"]
+    star = node.get("*", [])
     if isinstance(star, dict):
         return [(f"*.{key}", value) for key, value in star.items()]
     return [("*", value) for value in (star if isinstance(star, list) else [star])]
@@ -118,21 +97,25 @@ def positional(node: Ingredients) -> list[tuple]:
 
 def adapt(value, hint):
     """A text given for a Path becomes one; all else stays as it is."""
-    if hint is str or not isinstance(value, str) or str in (kinds := getattr(hint, "__args__", (hint,))):
+    kinds = {name for name, _ in _members(hint)} if isinstance(value, str) else ()
+    if "Path" not in kinds or "str" in kinds:
         return value
-    return next((kind(value) for kind in kinds if getattr(kind, "__name__", "") == "Path"), value)
+    from pathlib import Path
+
+    return Path(value)
 
 
 def _members(hint) -> list[tuple]:
-    """(name, what stands in its brackets) of an annotation, or of each member of a union."""
-    hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint  # typing.Annotated
-    inside = getattr(hint, "__args__", ())
-    name = getattr(getattr(hint, "__origin__", hint), "__name__", "Union" if inside else str(hint))
-    return [member for arg in inside for member in _members(arg)] if name == "Union" else [(name, inside)]
+    """(name, what its brackets contain) of an annotation, or of each member of a union."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _members(inside[0])
+    name = getattr(origin or hint, "__name__", str(hint))
+    return [member for arg in inside for member in _members(arg)] if "Union" in name else [(name, inside)]
 
 
 def fits(value, hint) -> bool:
-    """True where the value fits, and where the annotation says nothing that can be checked."""
+    """True if the value fits, and if the annotation says nothing that can be checked."""
     if value is BROKEN or isinstance(value, Ingredients):
         return True
     found = {_is(value, *member) for member in _members(hint)}
@@ -140,7 +123,7 @@ def fits(value, hint) -> bool:
 
 
 def _is(value, name: str, inside: tuple) -> bool | None:
-    """Whether a value is of a kind; None where that cannot be checked."""
+    """Whether a value is of a kind; None if that cannot be checked."""
     if name == "Literal":
         return any(value == choice and type(value) is type(choice) for choice in inside)
     kind, _ = _KINDS.get(name, (None, name))
@@ -153,11 +136,11 @@ def _is(value, name: str, inside: tuple) -> bool | None:
 
 
 def describe(hint) -> str:
-    """The annotation in words: `an integer`, `a list of items that are each a number`, `"a" or "b"`."""
+    """The annotation in words: `an integer`, `a list, each item a number`, `"a" or "b"`."""
     words = []
     for name, inside in _members(hint):
         kind, word = _KINDS.get(name, (None, name))
-        each = f" of items that are each {describe(inside[0])}" if kind is list and inside else ""
+        each = f", each item {describe(inside[0])}" if kind is list and inside else ""
         choices = [f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in inside]
         words += choices if name == "Literal" else [word + each]
     return " or ".join(words)
@@ -165,23 +148,21 @@ def describe(hint) -> str:
 
 def mend(value, raw: str, hint) -> str:
     """What is wrong with the value, and how to write the one that was probably meant."""
+    if value is None or value == "":
+        return f"is {'None' if value is None else 'empty'}; expected {describe(hint)}"
     raw = raw or repr(value)
-    kind = "an object" if isinstance(value, dict) else describe(type(value))
-    problem = f"`{raw}` is {kind}; {describe(hint)} is needed"
+    problem = f"expected {describe(hint)}, got {'an object' if isinstance(value, dict) else describe(type(value))}"
     if not isinstance(value, str):
         return problem + (f'; as text write "{raw}"' if fits("", hint) and not isinstance(value, list | dict) else "")
-    for meant in _meant(value):
-        if fits(meant, hint):
-            return f"`{raw}` is text; write {meant}"
+    meant = [_ALIASES[value.lower()]] if value.lower() in _ALIASES else []
+    try:
+        number = float(value.replace(",", "."))
+        meant += [int(number), number] if number.is_integer() else [number] if number - number == 0 else []
+    except ValueError:
+        pass
+    for other in meant:
+        if fits(other, hint):
+            return f"`{raw}` is text; write {other}"
     choices = [choice for name, inside in _members(hint) if name == "Literal" for choice in inside]
     choices = [choice for choice in choices if isinstance(choice, str)]
     return f"{problem}. {suggest(value, choices)}" if choices else problem
-
-
-def _meant(text: str) -> list:
-    """The values that a text was probably meant to be."""
-    try:
-        number = float(text.replace(",", "."))
-    except ValueError:
-        return [_ALIASES[text.lower()]] if text.lower() in _ALIASES else []
-    return [int(number), number] if number.is_integer() else [number] if number - number == 0 else []

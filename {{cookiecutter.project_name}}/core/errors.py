@@ -1,4 +1,4 @@
-"""The one error of the language, and the search for the name that was meant."""
+"""The one exception of the language, and the names nearest to one that does not exist."""
 
 import os
 from collections import namedtuple  # typing.NamedTuple would cost 5 ms of import
@@ -19,13 +19,13 @@ class Problem(namedtuple("Problem", "place key raw message")):
 
     def __str__(self) -> str:
         subject = shortened(self.key) + (f" = {shortened(self.raw)}" if self.raw else "")
+        place = [f"{self.place}:"] if self.place else []
         message = self.message.replace("\n", "\n    ")
-        place = f"{self.place}:" if self.place else ""
-        return f"{place}{' ' if place and subject else ''}{subject}\n    {message}"
+        return escaped(" ".join([*place, subject]).rstrip() + f"\n    {message}")
 
 
 class IngredientsError(Exception):
-    """All the problems that were found, each with its place, in `problems`; or one message that stands alone."""
+    """All problems that were found, each with its place, in `problems`; or a single message."""
 
     def __init__(self, problems: list[Problem] | str):
         self.problems = [] if isinstance(problems, str) else list(problems)
@@ -33,7 +33,7 @@ class IngredientsError(Exception):
 
     def __str__(self) -> str:
         more = ["… and more"] if len(self.problems) > MAX_PROBLEMS else []
-        return "\n".join([*map(str, self.problems[:MAX_PROBLEMS]), *more]) or str(self.args[0])
+        return "\n".join([*map(str, self.problems[:MAX_PROBLEMS]), *more]) or escaped(str(self.args[0]))
 
 
 class SettingError(IngredientsError):
@@ -44,7 +44,7 @@ class SettingError(IngredientsError):
 
 
 def note(problems: list, problem: Problem) -> None:
-    """Add a problem to those that were found. Raises IngredientsError where they are more than anybody would read."""
+    """Append a problem. Raises IngredientsError once there are more than anybody would read."""
     problems.append(problem)
     if len(problems) > MAX_PROBLEMS:
         raise IngredientsError(problems)
@@ -55,20 +55,29 @@ def shortened(text: str) -> str:
     return text[:119].replace("\n", " ") + ("…" if len(text) > 119 else "")
 
 
+def escaped(text: str) -> str:
+    """`text` with all characters escaped that a terminal would obey or hide; line ends stay."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
 def suggest(name: str, names, quote: str = "{}") -> str:
-    """`Did you mean x?`, or the names that exist when none is near."""
+    """`Did you mean x?`, or the names that exist if none is near."""
     from difflib import SequenceMatcher, get_close_matches
 
     def likeness(other: str) -> float:
         return SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
+    def last_part(path: str) -> str:
+        return path.lower().replace(":", ".").rpartition(".")[2]
+
     names = list(dict.fromkeys(names))
     near = [other for other in names if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
-    last = name.lower().replace(":", ".").rpartition(".")[2]
-    found = sorted((other for other in near if other.lower().rpartition(".")[2] == last), key=likeness, reverse=True)
-    found = list(dict.fromkeys([*found, *get_close_matches(name, near, n=2, cutoff=0.6)]))[:2]
+    same = sorted((other for other in near if last_part(other) == last_part(name)), key=likeness, reverse=True)
+    found = list(dict.fromkeys([*same, *get_close_matches(name, near, n=2, cutoff=0.6)]))[:2]
     if found:  # beside a very near name a second one only distracts
         found = found[:1] if likeness(found[0]) > 0.85 else found
         return f"Did you mean {' or '.join(map(quote.format, found))}?"
     shown = ", ".join(map(quote.format, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    return f"There is {shown}." if names else "There are none."
+    return f"Available: {shown}." if names else "There are none."

@@ -18,12 +18,13 @@ class Ingredients(dict):
     __slots__ = ("_entries", "_parsed", "_path", "_place")
 
     def __init__(self, items=(), path: str = "", place: Place | None = None):
-        if items:
-            self.update(items)
-        _set(self, "_path", path)
-        _set(self, "_place", place)
-        _set(self, "_entries", {})
-        _set(self, "_parsed", None)
+        super().__init__(items)
+        for name, value in zip(("_entries", "_parsed", "_path", "_place"), ({}, None, path, place), strict=True):
+            _set(self, name, value)
+
+    def enter(self, key: str, value, *origin) -> None:
+        """Put a setting with its origin: text as written, file, line."""
+        self[key], self._entries[key] = value, origin
 
     def __getattr__(self, name: str):
         if name in self:
@@ -49,7 +50,7 @@ class Ingredients(dict):
         return other
 
     def at(self, path: str, default=None):
-        """The value at a dotted path below this section, or `default` where there is none."""
+        """The value at a dotted path below this section, or `default`."""
         value = self
         for part in path.split(".") if path else ():
             if not isinstance(value, Ingredients) or part not in value:
@@ -58,11 +59,11 @@ class Ingredients(dict):
         return value
 
     def where(self, path: str) -> Place | None:
-        """The place (file and line) of the setting or section at a dotted path; None where there is none."""
+        """The place (file and line) of the setting or section at a dotted path; None if it is absent."""
         return self._origin(path)[1]
 
     def written(self, path: str) -> str:
-        """The text of the setting at a dotted path as it stands in its file; "" for a section."""
+        """The text of the setting at a dotted path as its file has it; "" for a section."""
         return self._origin(path)[0]
 
     def _origin(self, path: str) -> tuple:
@@ -78,28 +79,18 @@ class Ingredients(dict):
 
 
 def call_key(section: dict) -> str | None:
-    """`@registry` where the section calls a function, else None."""
-    for key in section:  # a generator would take three times as long
-        if isinstance(key, str) and key[:1] == "@":
-            return key
-    return None
+    """`@registry` if the section calls a function, else None."""
+    return next((key for key in section if str(key)[:1] == "@"), None)
 
 
-def is_call(section: dict) -> bool:
-    """Whether a section calls a function: `@registry = name`."""
-    return call_key(section) is not None
+is_call = call_key
 
 
 def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> Problem:
-    """The problem of one setting, with place and value as written; `path` where the section stands elsewhere."""
+    """The problem of one setting, with place and value as written; `path`: that of the section, if it is a copy."""
     path = path or section._path
     place = section.where(key) or section._place or Place(path or "ingredients")
     return Problem(place, f"{path}.{key}".lstrip("."), section.written(key), message)
-
-
-def located(ingredients: Ingredients, path: str, message: str) -> IngredientsError:
-    """The error for one setting or section, with its file, line and value as written; for a recipe to raise."""
-    return IngredientsError([problem_of(ingredients, path, message)])
 
 
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
@@ -138,11 +129,11 @@ def _blocks(root: Ingredients, node: Ingredients, path: str):
 
 
 def _is_shared(root: Ingredients, value: Ingredients) -> bool:
-    return is_call(value) and root.at(value._path) is value
+    return call_key(value) and root.at(value._path) is value
 
 
 def _item(root: Ingredients, value) -> str:
-    """The text of a value in a list or object, where a call that stands elsewhere stays that one when read back."""
+    """The text of a value in a list or object; a call from elsewhere stays the same call when read back."""
     if isinstance(value, Ingredients) and _is_shared(root, value):
         return f"${{{value._path}}}"
     if isinstance(value, dict):

@@ -1,80 +1,54 @@
 """Text -> Ingredients: sections, values, base files, overrides. Every mistake is found in one pass, with its line."""
 
-import gc
 import os  # not pathlib: it would cost 10 ms of import
 import re
 
 from .errors import IngredientsError, Place, Problem, note, shortened, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .references import resolve_references
-from .values import (
-    BIDIRECTIONAL,
-    BROKEN,
-    MAX_DEPTH,
-    Reference,
-    as_written,
-    brackets,
-    is_text,
-    read_value,
-    strip_comment,
-)
+from .values import BIDIRECTIONAL, BROKEN, MAX_DEPTH, as_written, brackets, is_text, read_value, strip_comment
 
 MAX_BYTES = 10_000_000
 COMMAND_LINE = "command line"
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
-# Most lines, read in one step: 1 section; or 2 key = 3 value, which may be 4 text in quotes, 5 integer with 6 fraction,
-# 7 reference; then 8 line ends, and nothing below that continues it. Or nothing.
-_USUAL = re.compile(
-    rf"(?:\[((?!DEFAULT\])[a-zA-Z0-9]\w*(?:\.[a-zA-Z0-9]\w*){{0,{MAX_DEPTH - 1}}})\]|([a-zA-Z0-9][\w-]*) ?= ?"
-    r'("([^"\\$#\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]{0,18}))(\.[0-9]{1,18})?|\$\{([\w-]+(?:\.[\w-]+)*)\}|[^\s\[{#][^\n#]*))'
-    r"(\n+)(?![ \t#;\n])|"
-).match
-# All else is read in blocks: a line with those below that are blank, comments, indented or, of a list, close it.
-_NEXT = re.compile(r"^[^ \t\n#;]", re.MULTILINE).search
-_NEXT_OR_CLOSING = re.compile(r"^[^ \t\n#;\]}]", re.MULTILINE).search
-_CONTINUED = re.compile(r"^[ \t]*([^ \t\n#;].*)", re.MULTILINE).finditer
-_COMMENT, _INDENT, _BRACKETS = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
-_NO_SETTING = _COMMENT | _INDENT | {"["}
-_new = tuple.__new__  # of a namedtuple: calling its class takes three times as long
-_DEFAULT = "[DEFAULT] would hand its values to every section unseen; write a section and refer to it by ${...}"
-_DUNDER = "names with two leading underscores are Python's own; choose another"
+_PLAIN_PATH = re.compile(r"[\w*-]+(\.[\w*-]+)*")
+_COMMENT, _INDENT, _OPENING = ("", "#", ";"), (" ", "\t"), ("[", "{")
 
 
 def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
     """Read an ini file with its base files and resolve its references; functions stay names.
 
     `overrides`: (path, text) pairs, or (path, text, True) to add a setting that the file does not have.
-    `declared`: the sections that a recipe declares (see settings.py); then every setting is checked against them.
-    `checks`: further functions that take the ingredients and give a list of problems.
+    `declared`: the sections that a recipe declares (see declared.py); then every setting is checked against them.
+    `checks`: further functions that take the ingredients and return a list of problems.
     Raises IngredientsError with all problems found, those of the checks included.
     """
-    problems, file, collects = [], os.fspath(file), gc.isenabled()
-    gc.disable()  # all that is made here stays, so passes of the collector find nothing; they took 6 % of the time
-    try:
-        return _finish(_read_file(file, problems), problems, file, overrides, declared, checks)
-    finally:
-        if collects:
-            gc.enable()
+    problems, file = [], os.fspath(file)
+    return _finish(_read_file(file, problems), problems, file, overrides, declared, checks)
 
 
 def parse_string(text: str, overrides=(), declared: dict | None = None) -> Ingredients:
     """Like `parse`, of a text."""
     problems = []
-    nodes = _read_text(text, "<text>", problems)
+    nodes = _Reader("<text>", problems).read(text)
     if "base" in nodes.get("META", ()):
         problems.append(problem_of(nodes["META"], "base", "only a file can have a base file"))
     return _finish(nodes, problems, "<text>", overrides, declared)
 
 
 def _finish(nodes: dict, problems: list, file: str, overrides, declared: dict | None, checks=()) -> Ingredients:
+    known, given = [], {}
     if declared is not None:
-        from .settings import check_settings, declared_paths  # which import dataclasses: 10 ms
-    known = declared_paths(declared) if declared else []
-    for path, text, *add in overrides:
-        raw = text if isinstance(text, str) else as_written(text)
+        from .declared import check_settings, declared_paths  # which import dataclasses: 10 ms
+
+        known = declared_paths(declared)
+    for path, value, *add in overrides:
+        raw = value if isinstance(value, str) else as_written(value)
         try:
+            if given.setdefault(path, raw) != raw:
+                raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
             _override(nodes, path, raw, any(add), known)
         except ValueError as error:
             note(problems, Problem(Place(COMMAND_LINE), "--" + path, raw, str(error)))
@@ -83,7 +57,7 @@ def _finish(nodes: dict, problems: list, file: str, overrides, declared: dict | 
     resolve_references(nodes, problems)
     if declared is not None:
         problems += check_settings(root, declared)
-    for check in checks:  # also where problems were found: all are told at once
+    for check in checks:  # even after other problems: all are reported at once
         problems += check(root)
     if problems:
         raise IngredientsError(sorted(problems, key=lambda problem: problem.place))
@@ -109,39 +83,40 @@ def _link(nodes: dict, problems: list) -> None:
 
 
 def _override(nodes: dict, path: str, raw: str, add: bool, declared: list) -> None:
-    """Set one value. Raises ValueError where that cannot be done."""
+    """Set one value. Raises ValueError if that is impossible."""
     parent, _, key = path.rpartition(".")
     known = parent in nodes and key in nodes[parent]._entries
     if bad := _FORBIDDEN.search(raw):
         raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
     if path == "META.base":
-        raise ValueError("base files are read before this; name them in the file")
+        raise ValueError("base files are read before the command line; name them in the file")
     if path in nodes:
         raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', nodes[path]._entries)}")
     if not known and not add and path not in declared:
         names = [f"{section}.{name}" for section, node in nodes.items() for name in node._entries]
         advice = suggest(path, names + declared, "--{}")
         raise ValueError(f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.')
-    if not known:  # a name that a file can hold
-        if _read_text(f"[{parent}]\n{key} = 1\n", COMMAND_LINE, []) != {parent: {key: 1}}:
+    if not known:  # a name that a file may contain
+        if _Reader(COMMAND_LINE, []).read(f"[{parent}]\n{key} = 1\n") != {parent: {key: 1}}:
             raise ValueError("name a section and a key, as in training.scheme.epochs")
         if wrong := _wrong_key(key, "=", nodes.get(parent, Ingredients())):
             raise ValueError(wrong)
     value = read_value(raw)
     if key[0] == "@" and known and nodes[parent][key] != value:
         _drop_arguments(nodes, parent)
-    node = nodes.setdefault(parent, Ingredients((), parent, Place(COMMAND_LINE)))
-    node[key], node._entries[key] = value, (raw, COMMAND_LINE, 0)
+    nodes.setdefault(parent, Ingredients((), parent, Place(COMMAND_LINE))).enter(key, value, raw, COMMAND_LINE, 0)
 
 
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     """The sections of `file`, merged over those of its base files."""
-    nodes = _read_text(_load(file), file, problems)
-    meta = nodes.get("META", {})
-    if "base" not in meta:
+    nodes, merged = _Reader(file, problems).read(_load(file)), {}
+    if "META" not in nodes:
         return nodes
-    chain, merged = (*children, os.path.realpath(file)), {}
-    for base in meta["base"] if type(meta["base"]) is list else [meta["base"]]:
+    meta, chain = nodes.pop("META"), (*children, os.path.realpath(file))
+    if "base" not in meta:
+        problems.append(problem_of(meta, "base", "missing: write base = FILE, or remove the section"))
+    bases = meta.get("base", [])
+    for base in bases if type(bases) is list else [bases]:
         path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
         if not path or not base or "\0" in base:
             message = "name the base file as text, or a list of such names"
@@ -153,10 +128,9 @@ def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
         else:
             _merge(merged, _read_file(path, problems, chain))
             continue
-        note(problems, problem_of(meta, "base", message))
-    del meta["base"], meta._entries["base"]
-    if not meta:
-        del nodes["META"]
+        if base is not BROKEN:
+            note(problems, problem_of(meta, "base", message))
+    problems += [problem_of(meta, key, "no such setting. There is base.") for key in meta if key != "base"]
     _merge(merged, nodes)
     return merged
 
@@ -165,22 +139,20 @@ def _load(file: str) -> str:
     try:
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        message = f"cannot be read ({error})"
-        if os.path.isdir(file):
-            message = "is a folder; name the ini file in it"
-        elif isinstance(error, FileNotFoundError):
-            message = f"there is no such file. {_near_files(os.path.basename(file), file)}"
-        raise IngredientsError(f"{Place(file)}: {message}") from None
-    if len(data) > MAX_BYTES:
-        message = f"is larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is"
-        raise IngredientsError(f"{Place(file)}: {message}")
-    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES // 1_000_000} MB, which no ingredients file is")
         return data.decode()
     except UnicodeDecodeError as error:
         line = len(re.split(rb"\r\n?|\n", data[: error.start]))
-        message = f"byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8"
+        message = f"byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         raise IngredientsError([Problem(Place(file, line), "", "", message)]) from None
+    except FileNotFoundError:
+        message = f"no such file. {_near_files(os.path.basename(file), file)}"
+    except IsADirectoryError:
+        message = "is a folder; name the ini file in it"
+    except (OSError, ValueError) as error:
+        message = f"cannot be read: {error}"
+    raise IngredientsError(f"{Place(file)}: {message}")
 
 
 def _near_files(name: str, beside: str) -> str:
@@ -203,124 +175,120 @@ def _merge(base: dict, over: dict) -> None:
 
 
 def _drop_arguments(nodes: dict, path: str) -> None:
-    """Another function takes other arguments: those of the one before must not leak into it."""
+    """Another function takes other arguments: those of the previous one must not leak into it."""
     for other in [other for other in nodes if other.startswith(path + ".")]:
         del nodes[other]
     nodes[path] = Ingredients((), path, nodes[path]._place)
 
 
-def _read_text(text: str, file: str, problems: list) -> dict:
-    """The sections of one text by their dotted path; values are read, references not yet resolved."""
+class _Reader:
+    """The sections of one text (`nodes`, by dotted path); values are read, references not yet resolved."""
 
-    def tell(line, message, key, raw=""):
-        note(problems, Problem(Place(file, line), key, raw, message))
+    def __init__(self, file: str, problems: list):
+        self.file, self.problems = file, problems
+        self.nodes, self.node = {}, None  # node: the section that the next setting belongs to
 
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    text = text if text.endswith("\n") else text + "\n"
-    if "\0" in text or not text.isascii():
-        _check_characters(text, tell)
-    nodes, node, at, number, size = {}, None, 0, 1, len(text)  # number: of the line that begins at `at`
-    while at < size:
-        usual = _USUAL(text, at)
-        header, key, raw, quoted, integer, fraction, reference, ends = usual.groups()
-        if key and node is not None and key not in node:
-            node._entries[key] = raw, file, number
-            if integer:
-                node[key] = float(raw) if fraction else int(raw)
-            elif reference:
-                node[key] = _new(Reference, (reference, None, None))
-            elif quoted is not None:
-                node[key] = quoted
+    def report(self, line: int, message: str, key: str, raw: str = "") -> None:
+        note(self.problems, Problem(Place(self.file, line), key, raw, message))
+
+    def read(self, text: str) -> dict:
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        lines, at = _FORBIDDEN.sub(self.refuse_character, text).split("\n"), 0
+        while at < len(lines):
+            line = lines[at].rstrip(" \t")
+            at += 1
+            if line.lstrip(" \t")[:1] in _COMMENT:
+                continue
+            if line[0] == "[":
+                self.read_header(line, at)
+            elif line[0] in _INDENT:
+                message = "an indented line, but no text value is above that it could continue; unindent it"
+                self.report(at, message, line.strip(" \t"))
             else:
-                _set_value(node, key, raw.rstrip(" \t"), file, number, tell)
-        elif header and header not in nodes:
-            node = nodes[header] = Ingredients((), header, _new(Place, (file, number)))
-        else:
-            line = text[at : text.index("\n", at)]
-            opens = line[:1] not in _NO_SETTING and _split(line)[2][:1] in _BRACKETS
-            following = (_NEXT_OR_CLOSING if opens else _NEXT)(text, at + 1)
-            end = following.start() if following else size
-            node = _read_block(text[at:end], number, file, nodes, node, tell)
-            number += text.count("\n", at, end)
-            at = end
-            continue
-        number += len(ends)
-        at = usual.end()
-    return nodes
+                at = self.read_setting(lines, at)
+        return self.nodes
 
-
-def _check_characters(text: str, tell) -> None:
-    for match in _FORBIDDEN.finditer(text):
-        bad = match[0]
+    def refuse_character(self, match) -> str:
+        bad, line = match[0], match.string.count("\n", 0, match.start()) + 1
         kind = "NUL" if bad == "\0" else "a lone surrogate" if "\ud800" <= bad <= "\udfff" else "it hides text"
         advice = f'delete it, or write "\\u{ord(bad):04x}"'
-        line = text.count("\n", 0, match.start()) + 1
-        tell(line, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}", "")
+        self.report(line, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}", "")
+        return "\ufffd"  # so that it is reported once
 
+    def read_header(self, line: str, number: int) -> None:
+        path, bracket, rest = line[1:].partition("]")
+        path = strip_comment(path or " ").strip(" \t") if not bracket else path
+        path, rest = ".".join(part.strip(" \t") for part in path.split(".")), rest.strip(" \t")
+        is_odd = ".." in f".{path}." or not {"[", "$", "@"}.isdisjoint(path)
+        known = self.nodes[path]._place.line if path in self.nodes else None
+        wrong = _first(
+            (is_odd, "a section name is plain words between dots, as in [training.scheme]"),
+            (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
+            (".__" in f".{path}", "names with two leading underscores are reserved; choose another"),
+            (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
+        )
+        message = _first(
+            (not bracket, f"the section does not close: write [{path}]"),
+            (rest[:1] not in _COMMENT, f"text after the section name: {rest}; move it to a line of its own"),
+            (wrong, wrong),
+            (known, f"[{path}] is already defined at line {known}; merge the two"),
+        )
+        if message:
+            self.report(number, message, f"[{path}{bracket}")
+        self.node = self.nodes.get(path) or Ingredients((), path, Place(self.file, number))
+        if not wrong and (bracket or _PLAIN_PATH.fullmatch(path)):  # of others the settings are read, and left out
+            self.nodes[path] = self.node
 
-def _read_block(block: str, number: int, file: str, nodes: dict, node: Ingredients | None, tell) -> Ingredients | None:
-    """Read a section's header, or a setting with the lines that continue it; gives the section that holds from here."""
-    line, _, rest = block.partition("\n")
-    if line[:1] not in _NO_SETTING:
-        _read_setting(line, rest, number, file, node, tell)
-        return node
-    if line[:1] == "[":
-        path, wrong = _read_header(line, nodes)
-        if wrong:
-            tell(number, wrong, f"[{path}" + "]" * ("]" in line))
-            path = ""
-        node = Ingredients((), path, Place(file, number))
-        nodes.update({path: node} if path else ())
-    wrong = "an indented line, but no text value stands above that it could continue; unindent it"
-    for stray in _CONTINUED(block):
-        if stray[0][0] in _INDENT:
-            tell(number + block.count("\n", 0, stray.start()), wrong, stray[1].rstrip(" \t"))
-    return node
+    def read_setting(self, lines: list[str], at: int) -> int:
+        """Read the setting that begins in the line before `at`; the index of the first line after it."""
+        key, equals, raw = _split(lines[at - 1])
+        name = key if self.node is None or not equals or not key else f"{self.node._path}.{key}".lstrip(".")
+        number, parts, is_open = at, [raw], raw[:1] in _OPENING
+        depth, is_loose = brackets(raw) if is_open else 0, False
+        while at < len(lines):
+            line, wrong = lines[at], None
+            text = line.strip(" \t")
+            if text[:1] not in _COMMENT:
+                is_setting = _LOOKS_LIKE_SETTING.match(text)
+                if line[0] not in _INDENT and not (is_open and line[0] in ("]", "}")):
+                    if depth <= 0 or (is_setting and text[0] != '"'):
+                        break
+                    wrong = None if is_loose else "indent the lines that continue a list or object"
+                    is_loose = True
+                elif depth <= 0 and is_open:
+                    wrong = "the list or object above is closed; unindent this line"
+                elif depth <= 0 and is_setting:
+                    wrong = "an indented line looks like a setting or a section: unindent it, or quote the text above"
+                elif not is_open and not is_text(raw):
+                    wrong = "only plain text continues on an indented line; unindent it, or remove the quotes"
+                if wrong:
+                    self.report(at + 1, f"{wrong}: {text}", name)
+                if is_loose or not wrong:
+                    parts.append(strip_comment(text).rstrip(" \t"))
+                    depth += brackets(parts[-1]) if is_open else 0
+            at += 1
+        self.enter(key, equals, name, "\n".join(parts), is_loose, number)
+        return at
+
+    def enter(self, key: str, equals: str, name: str, raw: str, is_broken: bool, number: int) -> None:
+        """Put a setting into its section, or report why it cannot be there."""
+        if wrong := _wrong_key(key, equals, self.node):
+            self.report(number, wrong, name, raw)
+            return
+        value = BROKEN
+        try:
+            value = BROKEN if is_broken else read_value(raw)
+        except ValueError as error:
+            self.report(number, str(error), name, raw)
+        self.node.enter(key, value, raw, self.file, number)
 
 
 def _split(line: str) -> tuple[str, str, str]:
-    """(key, = or :, value) of a setting, without a comment; the mark is empty where the line has none."""
+    """(key, = or :, value) of a setting, without a comment; the mark is empty if the line has none."""
     key, equals, raw = line.partition("=")
     if ":" in key:
         key, equals, raw = line.partition(":")
     return key.rstrip(" \t"), equals, strip_comment(raw.strip(" \t")).rstrip(" \t")
-
-
-def _read_setting(line: str, rest: str, number: int, file: str, node: Ingredients | None, tell) -> None:
-    """Read a setting from its first line and the `rest` that continues it."""
-    key, equals, raw = _split(line)
-    name = key if node is None or not equals or not key else f"{node._path}.{key}".lstrip(".")
-    raw = _continued(raw, rest, lambda at, wrong: tell(number + 1 + rest.count("\n", 0, at), wrong, name))
-    if wrong := _wrong_key(key, equals, node):
-        tell(number, wrong, name, raw)
-    else:
-        _set_value(node, key, raw, file, number, tell)
-
-
-def _set_value(node: Ingredients, key: str, raw: str, file: str, number: int, tell) -> None:
-    node._entries[key] = raw, file, number
-    try:
-        node[key] = read_value(raw)
-    except ValueError as error:
-        node[key] = BROKEN
-        tell(number, str(error), f"{node._path}.{key}".lstrip("."), raw)
-
-
-def _read_header(line: str, nodes: dict) -> tuple[str, str | None]:
-    """The path of a `[section]` line, and what is wrong with it."""
-    path, bracket, rest = line[1:].partition("]")
-    path, rest = ".".join(part.strip(" \t") for part in path.split(".")), rest.strip(" \t")
-    is_odd = ".." in f".{path}." or not {"[", "$", "@"}.isdisjoint(path)
-    known = nodes[path]._place.line if path in nodes else None
-    return path, _first(
-        (not bracket, f"the section does not close: write [{path}]"),
-        (rest[:1] not in _COMMENT, f"there is text after the section's name: {rest}; put it on a line of its own"),
-        (is_odd, "a section's name is plain words between dots, as in [training.scheme]"),
-        (path == "DEFAULT", _DEFAULT),
-        (".__" in f".{path}", _DUNDER),
-        (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
-        (known, f"[{path}] stands already at line {known}; put both together"),
-    )
 
 
 def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
@@ -328,14 +296,14 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
     other = call_key(node or {}) if key[:1] == "@" else None
     entries = {} if node is None else node._entries
     raw, _, line = entries.get(key) or entries.get(other) or ("", "", 0)
-    dots = f"a key holds no dots; write [{key.rpartition('.')[0]}] below this section's name and the last word as key"
+    dots = f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"
     return _first(
-        (not equals, "this is neither a [section], a key = value nor a # comment; write key = value"),
+        (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
         (not key, "the key is missing: write key = value"),
         (node is None, "a setting before any section; put a [section] line above it"),
-        (key[:2] == "__", _DUNDER),
+        (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
         ("." in key, dots),
-        (key in entries, f"{key} stands already at line {line} ({key} = {shortened(raw)}); remove one"),
+        (key in entries, f"{key} is already set at line {line} ({key} = {shortened(raw)}); remove one"),
         (other, f"a section calls one function, and this one has {other} at line {line}"),
         (key == "@", "name the registry: write @registry = function"),
     )
@@ -344,27 +312,3 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
 def _first(*rules: tuple) -> str | None:
     """The message of the first rule, (condition, message), whose condition holds."""
     return next((message for holds, message in rules if holds), None)
-
-
-def _continued(raw: str, rest: str, tell) -> str:
-    """`raw` with the lines of `rest`, which are indented or close a bracket; tell(character, what is wrong there)."""
-    is_open = raw[:1] in _BRACKETS
-    depth = brackets(raw) if is_open else 0
-    continues = is_open or is_text(raw)
-    parts = [raw]
-    for line in _CONTINUED(rest):
-        text = line[1].rstrip(" \t")
-        wrong = None
-        if depth <= 0 and is_open:
-            wrong = "the list or object above is closed; unindent this line"
-        elif depth <= 0 and _LOOKS_LIKE_SETTING.match(text):
-            wrong = "an indented line that looks like a setting or a section: unindent it, or quote the text above"
-        elif not continues:
-            wrong = "only plain text continues on an indented line; unindent it, or write the text without quotes"
-        if wrong:
-            tell(line.start(), f"{wrong}: {text}")
-            continue
-        text = strip_comment(text).rstrip(" \t")
-        depth += brackets(text) if is_open else 0
-        parts.append(text)
-    return "\n".join(parts)

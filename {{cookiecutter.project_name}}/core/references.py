@@ -5,14 +5,25 @@ import json
 import os
 
 from .errors import note, suggest
-from .ingredients import Ingredients, is_call, problem_of
-from .values import BROKEN, MAX_DEPTH, Reference, Template, Text, as_written
+from .ingredients import Ingredients, call_key, problem_of
+from .values import BROKEN, MAX_DEPTH, Reference, Text, as_written, references_in
 
 MAX_EXPANSION = 1_000_000  # characters that references may add to one file: the billion-laughs bound
 MAX_SEARCH = 50_000  # names times problems that are searched for near ones: half a second
-_TOO_LARGE = f"the references of this file grow to more than {MAX_EXPANSION:,} characters; shorten the chain"
-_PENDING = frozenset((Reference, Text, Template))
-_PLAIN = frozenset((str, int, float, bool, type(None)))
+
+
+def resolve_references(nodes: dict, problems: list) -> None:
+    """Put the values in place of the references, in all sections (`nodes`, by path)."""
+    scope = _Scope(nodes, problems)
+    stack = {None: iter(list(scope.pending))}  # setting -> those it waits for: chains may exceed Python's stack
+    while stack:
+        needed = next(stack[next(reversed(stack))], None)
+        if needed is None:
+            stack.popitem()
+        elif needed in stack:
+            scope.report_circle(list(stack)[list(stack).index(needed) :])
+        elif needed in scope.pending:
+            stack[needed] = scope.resolve(*needed)
 
 
 class _Scope:
@@ -20,147 +31,124 @@ class _Scope:
 
     def __init__(self, nodes: dict, problems: list):
         self.nodes, self.problems, self.budget = nodes, problems, MAX_EXPANSION
-        self.origins = {}  # (path, key) of a reference -> (section, key) whose text stands for it
+        self.origins = {}  # (path, key) of a reference -> (section, key) whose text it takes
         self.levels = {}  # path of a section that calls a function -> the deepest level where it is shared
+        self.pending = {}  # (path, key) of a setting -> its references, until they are resolved
+        for path, node in nodes.items():
+            for key, value in node.items():
+                if not isinstance(value, Ingredients) and (references := references_in(value)):
+                    self.pending[path, key] = references
+
+    def report(self, path: str, key: str, message: str) -> None:
+        note(self.problems, problem_of(self.nodes[path], key, message))
+        self.nodes[path][key] = BROKEN
+
+    def report_circle(self, circle: list) -> None:
+        names = [f"{path}.{key} ({self.nodes[path].where(key)})" for path, key in circle]
+        if len(names) > 20:
+            names[10:-10] = [f"… {len(names) - 20} more …"]
+        self.report(*circle[0], "refers to itself: " + " -> ".join([*names, ".".join(circle[0])]))
+        for path, key in circle:
+            self.nodes[path][key] = BROKEN
+
+    def resolve(self, path: str, key: str):
+        """Put the value of one setting; a generator of the (path, key) that must be resolved before."""
+        node, targets = self.nodes[path], {}
+        for reference in self.pending[path, key]:
+            targets[reference] = self.find(reference, path, key)
+            if targets[reference] is None:
+                self.report(path, key, self.not_found(reference, f"{path}.{key}"))
+        waits = [found for found in targets.values() if found]
+        for other, name in waits:  # which grows: of a section all that is written in it
+            if node[key] is not BROKEN and (other._path, name) in self.pending:
+                yield other._path, name
+            value = other[name]
+            if isinstance(value, Ingredients) and value._path == f"{other._path}.{name}".lstrip("."):
+                waits += [(value, inner) for inner in value]
+        reference = self.pending.pop((path, key))[0]
+        if node[key] is reference and targets[reference]:
+            other, name = targets[reference]
+            self.origins[path, key] = self.origins.get((other._path, name), (other, name))
+        if node[key] is BROKEN or any(other[name] is BROKEN for other, name in waits):
+            node[key] = BROKEN  # its cause is reported already
+            return
+        try:
+            node[key] = self.fill(node[key], path.count(".") + 1, targets)
+        except ValueError as error:
+            self.report(path, key, str(error))
+
+    def find(self, reference: Reference, path: str, user: str) -> tuple | None:
+        """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
+        if reference.env is not None:
+            value = os.environ.get(reference.env, reference.default)
+            return None if value is None else (Ingredients({user: value}), user)
+        inner, _, name = reference.path.rpartition(".")
+        if inner and name in self.nodes.get(inner, ()):  # of several parts: from the root first
+            return self.nodes[inner], name
+        if reference.path == user:  # a setting does not mean itself
+            path = path.rpartition(".")[0]
+        while name not in self.nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
+            if not path:
+                return None
+            path = path.rpartition(".")[0]
+        return self.nodes[section], name
+
+    def not_found(self, reference: Reference, user: str) -> str:
+        if (name := reference.env) is not None:
+            return f"the environment variable {name} is not set; set it, or give a default: ${{env:{name}:default}}"
+        section, _, name = reference.path.rpartition(".")
+        while section not in self.nodes:
+            section, _, name = section.rpartition(".")
+        problem = f'[{section}] has no "{name}".' if section else f'there is no "{name}".'
+        if name in self.nodes[section]:
+            problem = f"{section}.{name} is a setting, so nothing is below it."
+        settings = ((path, key) for path, node in self.nodes.items() for key in itertools.chain([""], node._entries))
+        every = (".".join(filter(None, setting)) for setting in settings)
+        names = list(itertools.islice(every, MAX_SEARCH // (1 + len(self.problems))))
+        if next(every, None) is not None:
+            return problem
+        return f"{problem} {suggest(reference.path, (name for name in names if name not in ('', user)), '${{{}}}')}"
 
     def spend(self, size: int) -> None:
         self.budget -= size
         if self.budget < 0:
-            raise ValueError(_TOO_LARGE)
+            raise ValueError(f"the references grow to more than {MAX_EXPANSION:,} characters; shorten the chain")
 
-    def tell(self, path: str, key: str, message: str) -> None:
-        note(self.problems, problem_of(self.nodes[path], key, message))
-        self.nodes[path][key] = BROKEN
+    def fill(self, value, level: int, targets: dict | None = None):
+        """`value` below `level` others, its references replaced by `targets`; without targets a copy, which is paid."""
+        if isinstance(value, Reference):
+            node, key = targets[value]
+            return self.fill(node[key], level) if isinstance(node[key], dict | list) else node[key]
+        if isinstance(value, Text):
+            return "".join(part if isinstance(part, str) else self.text_of(*targets[part]) for part in value)
+        is_nested = isinstance(value, dict | list)
+        if is_nested and level >= MAX_DEPTH:
+            raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
+        if isinstance(value, Ingredients) and call_key(value):  # shared, not copied: it is called once
+            if self.levels.get(value._path, 0) < level:
+                self.levels[value._path] = level
+                self.fill(dict(value), level, {})  # for its depth alone: what has targets costs nothing
+            return value
+        if targets is None:  # 1: a list of empty lists is not free
+            self.spend(1 + len("".join(value) if isinstance(value, dict) else "" if is_nested else str(value)))
+        if isinstance(value, list):
+            return [self.fill(item, level + 1, targets) for item in value]
+        if not is_nested:
+            return value
+        items = {key: self.fill(item, level + 1, targets) for key, item in value.items()}
+        return value.with_items(items) if isinstance(value, Ingredients) else items
 
-
-def resolve_references(nodes: dict, problems: list) -> None:
-    """Put the values in place of the references, in all sections (`nodes`, by path)."""
-    scope = _Scope(nodes, problems)
-    for path, node in nodes.items():
-        for key, value in node.items():
-            if type(value) is Reference:
-                found = _find(nodes, value, path, key)
-                if found and type(found[0][found[1]]) in _PLAIN:  # most references, in half the time
-                    node[key] = found[0][found[1]]
-                    scope.origins[path, key] = scope.origins.get((found[0]._path, found[1]), found)
-    todo = ((path, key) for path, node in nodes.items() for key, value in node.items() if type(value) in _PENDING)
-    stack = {None: todo}  # setting -> generator of those that it waits for: chains may be longer than Python's stack
-    while stack:
-        needed = next(stack[next(reversed(stack))], None)
-        if needed is None:
-            stack.popitem()
-        elif needed not in stack:
-            stack[needed] = _resolve(scope, *needed)
-        else:
-            circle = list(stack)[list(stack).index(needed) :]
-            names = [f"{path}.{key} ({nodes[path].where(key)})" for path, key in circle]
-            if len(names) > 20:
-                names[10:-10] = [f"… {len(names) - 20} more …"]
-            scope.tell(*needed, "refers to itself: " + " -> ".join([*names, ".".join(needed)]))
-            for path, key in circle:
-                nodes[path][key] = BROKEN
-
-
-def _resolve(scope: _Scope, path: str, key: str):
-    """Put the value of one setting; a generator of the (path, key) that must be resolved before."""
-    node, targets = scope.nodes[path], {}
-    template, waits = node[key], []
-    kind = type(template)
-    for reference in (template,) if kind is Reference else template if kind is Text else template.references:
-        if type(reference) is Reference:
-            found = targets[reference] = _find(scope.nodes, reference, path, key)
-            if found is None:
-                scope.tell(path, key, _not_found(scope, reference, f"{path}.{key}"))
-            elif type(found[0][found[1]]) not in _PLAIN:
-                waits.append(found)
-    for other, name in waits:  # which grows: of a section all that is written in it
-        value = other[name]
-        if type(value) in _PENDING and node[key] is not BROKEN:
-            yield other._path, name
-        elif type(value) is Ingredients and value._path == f"{other._path}.{name}".lstrip("."):
-            waits += [(value, inner) for inner in value]
-    if node[key] is BROKEN or (waits and BROKEN in (other[name] for other, name in waits)):
-        node[key] = BROKEN  # what is told already
-        return
-    if kind is Reference:
-        other, name = targets[template]
-        scope.origins[path, key] = scope.origins.get((other._path, name), (other, name))
-    try:
-        node[key] = _fill(scope, template.value if kind is Template else template, path.count(".") + 1, targets)
-    except ValueError as error:
-        scope.tell(path, key, str(error))
-
-
-def _find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | None:
-    """(section, key) of what a reference means to the setting `user` of the section `path`; None for nothing."""
-    if reference.env is not None:
-        value = os.environ.get(reference.env, reference.default)
-        return None if value is None else (Ingredients({user: value}), user)
-    inner, _, name = reference.path.rpartition(".")
-    if inner and name in nodes.get(inner, ()):  # of several parts: from the root first
-        return nodes[inner], name
-    if reference.path == user:  # a setting does not mean itself
-        path = path.rpartition(".")[0]
-    while name not in nodes.get(section := f"{path}.{inner}".strip("."), ()):  # from the own section outwards
-        if not path:
-            return None
-        path = path.rpartition(".")[0]
-    return nodes[section], name
-
-
-def _not_found(scope: _Scope, reference: Reference, user: str) -> str:
-    if (name := reference.env) is not None:
-        return f"the environment variable {name} is not set; set it, or give a default: ${{env:{name}:default}}"
-    section, _, name = reference.path.rpartition(".")
-    while section not in scope.nodes:
-        section, _, name = section.rpartition(".")
-    problem = f'[{section}] has no "{name}".' if section else f'there is no "{name}".'
-    if name in scope.nodes[section]:
-        problem = f"{section}.{name} is a setting, so nothing stands below it."
-    settings = ((path, key) for path, node in scope.nodes.items() for key in itertools.chain([""], node._entries))
-    every = (".".join(filter(None, setting)) for setting in settings)
-    names = list(itertools.islice(every, MAX_SEARCH // (1 + len(scope.problems))))
-    if next(every, None) is not None:
-        return problem
-    return f"{problem} {suggest(reference.path, (name for name in names if name not in ('', user)), '${{{}}}')}"
-
-
-def _fill(scope: _Scope, value, level: int, targets: dict | None = None):
-    """`value` below `level` others, its references replaced by `targets`; without targets a copy, which is paid."""
-    kind = type(value)
-    if kind is Reference:
-        node, key = targets[value]
-        return node[key] if type(node[key]) in _PLAIN else _fill(scope, node[key], level)
-    if kind is Text:
-        return "".join(part if type(part) is str else _text(scope, *targets[part]) for part in value)
-    if kind not in _PLAIN and level >= MAX_DEPTH:
-        raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
-    if kind is Ingredients and is_call(value):  # shared, not copied: it is called once
-        if scope.levels.get(value._path, 0) < level:
-            _fill(scope, dict(value), level, {})  # for its depth alone: what has targets costs nothing
-            scope.levels[value._path] = level
-        return value
-    if targets is None:  # 1: a list of empty lists is not free
-        scope.spend(1 + len(str(value) if kind in _PLAIN else "" if kind is list else "".join(value)))
-    if kind is list:
-        return [_fill(scope, item, level + 1, targets) for item in value]
-    if kind in _PLAIN:
-        return value
-    items = {key: _fill(scope, item, level + 1, targets) for key, item in value.items()}
-    return items if kind is dict else value.with_items(items)
-
-
-def _text(scope: _Scope, node: Ingredients, key: str) -> str:
-    """What a reference inside text puts there: text itself, all else as it stands in its file."""
-    node, key = scope.origins.get((node._path, key), (node, key))
-    value = node[key]
-    if type(value) is Ingredients:
-        advice = suggest(value._path, [f"{value._path}.{name}" for name in value._entries], "${{{}}}")
-        raise ValueError(f"[{value._path}] is a section, which has no text. {advice}")
-    text = value if type(value) is str else node._entries[key][0]
-    if text is not value and "${" in text.replace("$$", ""):  # a list with references of its own: pay, then write
-        for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
-            scope.spend(len(part))
-        return as_written(value)
-    scope.spend(len(text))
-    return text
+    def text_of(self, node: Ingredients, key: str) -> str:
+        """What a reference inside text becomes: text itself, all else as its file has it."""
+        node, key = self.origins.get((node._path, key), (node, key))
+        value = node[key]
+        if isinstance(value, Ingredients):
+            advice = suggest(value._path, [f"{value._path}.{name}" for name in value._entries], "${{{}}}")
+            raise ValueError(f"[{value._path}] is a section, which has no text. {advice}")
+        text = value if isinstance(value, str) else node._entries[key][0]
+        if text is not value and "${" in text.replace("$$", ""):  # a list with references of its own: pay, then write
+            for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+                self.spend(len(part))
+            return as_written(value)
+        self.spend(len(text))
+        return text

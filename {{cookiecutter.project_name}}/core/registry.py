@@ -6,8 +6,6 @@ from .errors import IngredientsError, Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
-_HOLDERS = (dict, list)  # what sections may stand in; most values are neither
-
 
 class Registry(dict):
     """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
@@ -37,7 +35,7 @@ class Registry(dict):
     def module(self, path: str, wrap) -> None:
         """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
 
-        The module is imported when a name of it is asked for. What `wrap` gives is checked like what is registered.
+        The module is imported when a name of it is asked for. What `wrap` returns is checked like what is registered.
         """
         self._modules[path] = wrap
 
@@ -47,12 +45,11 @@ class Registry(dict):
             importlib.import_module(module)
 
     def _read_shelf(self, name: str) -> None:
-        path = f"{name.rpartition('.')[0]}.*"
-        if shelf := self._shelves.get(name) or self._shelves.get(path):
-            try:
-                importlib.import_module(shelf)
-            except ImportError as error:
-                raise IngredientsError(f"{name} is in {shelf}, which cannot be imported: {error}") from error
+        shelf = self._shelves.get(name) or self._shelves.get(f"{name.rpartition('.')[0]}.*")
+        try:
+            _ = shelf and importlib.import_module(shelf)
+        except ImportError as error:
+            raise IngredientsError(f"{name} is in {shelf}, which cannot be imported: {error}") from error
 
     def __contains__(self, name) -> bool:
         return dict.__contains__(self, name) or name in self._shelves
@@ -67,8 +64,8 @@ class Registry(dict):
         return [*self, *(f"{path}.NAME" for path in paths)]
 
     def get(self, name: str):
-        """The function under `name`; IngredientsError with the nearest names where there is none."""
-        return self[str(name)]  # a name is text, also where it reads as a number
+        """The function under `name`; IngredientsError with the nearest names if there is none."""
+        return self[str(name)]  # a name is text, even if it reads as a number
 
     def __missing__(self, name: str):
         path = name.rpartition(".")[0]
@@ -77,37 +74,35 @@ class Registry(dict):
             return self[name]
         members = _public(path) if path in self._modules else {}
         if name not in members:
-            raise IngredientsError(
-                f'the registry {self.name} has no "{name}". {suggest(name, [*self.names(), *members])}'
-            )
+            advice = suggest(name, [*self.names(), *members])
+            raise IngredientsError(f'the registry {self.name} has no "{name}". {advice}')
         return self.setdefault(name, self._modules[path](members[name]))
 
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""
         if name not in self._signatures:
-            from .arguments import Signature  # late: `import core` does without
+            from .arguments import Signature  # imports inspect and typing: `import core` does without
 
             self._signatures[name] = Signature(self.get(name))
         return self._signatures[name]
 
 
 def _public(path: str) -> dict:
-    """The public functions and classes of a module by their full names; IngredientsError where it is not installed."""
+    """The public functions and classes of a module by their full names; IngredientsError if it is not installed."""
     try:
         module = importlib.import_module(path)
     except ImportError as error:
         package = path.partition(".")[0]
         raise IngredientsError(f"{path} cannot be imported ({error}): python -m pip install {package}") from error
-    names = [key for key in dir(module) if key[0] != "_" and callable(getattr(module, key))]
-    return {f"{path}.{key}": getattr(module, key) for key in names}
+    return {f"{path}.{key}": value for key, value in vars(module).items() if key[0] != "_" and callable(value)}
 
 
 class Registries(dict):
     """All registries by name: `registry.create("load_dataset")`, then `registry.load_dataset`."""
 
     def create(self, name: str) -> Registry:
-        """The registry of that name, made where it is new."""
-        if not name.isidentifier() or name.startswith("_") or hasattr(Registries, name):
+        """The registry of that name, made if it is new."""
+        if not name.isidentifier() or name.startswith("_") or name in dir(dict) or name == "create":
             raise IngredientsError(f'"{name}" cannot name a registry: choose a plain word such as load_dataset')
         return self.setdefault(name, Registry(name))
 
@@ -129,43 +124,35 @@ def source(function) -> Place:
     import inspect
 
     function = inspect.unwrap(function)
-    code = getattr(function, "__code__", None)
     try:
-        file = code.co_filename if code else inspect.getsourcefile(function)
-        line = code.co_firstlineno if code else inspect.getsourcelines(function)[1]
+        lines = (
+            function.__code__.co_firstlineno if inspect.isfunction(function) else inspect.getsourcelines(function)[1]
+        )
+        return Place(inspect.getsourcefile(function) or inspect.getfile(function), lines)
     except (TypeError, OSError):
-        return Place(f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', function)}")
-    return Place(file, line)
+        return Place(f"{inspect.getmodule(function).__name__}.{function}")
 
 
-def _sections(node: Ingredients, path: str, seen: set):
-    """(section, path) of each section once, those inside before the one that holds them."""
-    seen.add(id(node))
-    for key, value in node.items():
-        inside = []
-        if isinstance(value, _HOLDERS):
-            _replaced(value, inside.append)
-        for inner in inside:
-            if id(inner) not in seen:
-                yield from _sections(inner, inner._path or f"{path}.{key}".lstrip("."), seen)
-    yield node, path
-
-
-def _replaced(value, replace):
-    """A value whose sections, also those in its lists and objects, are replaced by `replace(section)`."""
+def _sections(value, path: str, seen: set):
+    """(section, path) of each section in a value once."""
     if isinstance(value, Ingredients):
-        return replace(value)
-    if isinstance(value, dict):
-        return {key: _replaced(item, replace) for key, item in value.items()}
-    return [_replaced(item, replace) for item in value] if isinstance(value, list) else value
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        path = value._path or path
+        yield value, path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if isinstance(item, dict | list):
+            yield from _sections(item, f"{path}.{key}".lstrip(".") if isinstance(value, dict) else path, seen)
 
 
 def check_functions(ingredients: Ingredients) -> list[Problem]:
     """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
     problems = []
-    for node, path in _sections(ingredients, ingredients._path, set()):
+    for node, path in _sections(ingredients, "", set()):
         key = call_key(node)
-        if key is None or node[key] is BROKEN:  # which is told already
+        if key is None or node[key] is BROKEN:  # which is reported already
             continue
         name, functions = node[key], registry.get(key[1:])
         try:
@@ -176,29 +163,33 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
             note(problems, problem_of(node, key, str(error), path))
             continue
         for problem in functions.signature(name).check(node, path, "argument"):
-            told = f"{problem.message} ({name} stands in {source(function)})"
-            note(problems, problem._replace(message=told))
+            note(problems, problem._replace(message=f"{problem.message} ({name} is defined at {source(function)})"))
     return problems
 
 
 def resolve(ingredients: Ingredients) -> Ingredients:
-    """A copy with each `@registry = name` section replaced by what its function gives back.
+    """A copy with each `@registry = name` section replaced by what its function returns.
 
-    Everything is checked before anything is called. A section that stands at several places is called once.
+    Everything is checked before anything is called. A section that several settings refer to is called once.
     Raises IngredientsError with all problems found.
     """
     problems = check_functions(ingredients)
     if problems:
         raise IngredientsError(problems)
     done = {}  # id of a section -> what it became
-    for node, _ in _sections(ingredients, "", set()):
-        inside = dict(node)
-        for name, value in node.items():
-            if isinstance(value, _HOLDERS):
-                inside[name] = _replaced(value, lambda section: done[id(section)])
-        key = call_key(node)
-        done[id(node)] = _call(node, key, inside) if key else node.with_items(inside, node)
-    return done[id(ingredients)]
+
+    def resolved(value):
+        if isinstance(value, list):
+            return [resolved(item) for item in value]
+        if not isinstance(value, dict) or id(value) in done:
+            return done.get(id(value), value)
+        items = {key: resolved(item) for key, item in value.items()}
+        if isinstance(value, Ingredients):
+            key = call_key(value)
+            items = done[id(value)] = _call(value, key, items) if key else value.with_items(items, value)
+        return items
+
+    return resolved(ingredients)
 
 
 def _call(node: Ingredients, key: str, inside: dict):
@@ -210,5 +201,5 @@ def _call(node: Ingredients, key: str, inside: dict):
     try:
         return function(*(value for _, value in positional(inside)), **named)
     except ValueError as error:  # a setting that the function refuses; any other error is the function's own
-        message = f"{error} ({name} stands in {source(function)})"
+        message = f"{error} ({name} is defined at {source(function)})"
         raise IngredientsError([Problem(node.where(key) or Place(node._path), node._path, "", message)]) from error

@@ -1,4 +1,4 @@
-"""One value: text -> JSON value, plain text, or a template that holds `${...}` references."""
+"""One value: text -> JSON value or plain text, in which `${...}` references may be left to resolve."""
 
 import json
 import re
@@ -6,24 +6,32 @@ from collections import namedtuple
 
 MAX_DEPTH = 64
 MAX_DIGITS = 4300
-# Characters that make a text read other than it runs; printing escapes them, files may not hold them.
+# Characters that make a text read other than it runs; printing escapes them, files may not contain them.
 BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c"
-BROKEN = object()  # the value of a setting that has a problem of its own; it fits everything, so that it is told once
+BROKEN = object()  # the value of a setting whose problem is reported already; it fits everything
 
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
-_STRING, _REFERENCE = r'"(?:\\.|[^"\\])*"', r"\$\{([^{}$]*)\}"
-# Most values, told apart in one step: 1 text in quotes, 2 integer with 3 fraction and 4 exponent, 5 reference.
-_USUAL = re.compile(r'"([^"\\\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][+-]?[0-9]+)?|' + _REFERENCE)
+_STRING = r'"(?:\\.|[^"\\])*"'
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
-_IN_JSON = re.compile(rf"({_STRING})(\s*:)?|{_REFERENCE}|\$|-?Infinity|NaN")
+_IN_JSON = re.compile(rf"({_STRING})(\s*:)?|\$\{{([^{{}}$]*)\}}|\$|-?Infinity|NaN")
 _COMMENT = re.compile(_STRING + r"|[ \t]+#")
 _BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _ESCAPED = re.compile(f"[\\x7f{BIDIRECTIONAL}]")
 
+_JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
+    "'": "inside a list or object use double quotes",
+    "True": "inside a list or object write true",
+    "False": "inside a list or object write false",
+    "None": "inside a list or object write null",
+    ".": "write a 0 before the dot",
+    "]": "remove the comma before it",
+    "}": "remove the comma before it",
+}
+
 Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
-Template = namedtuple("Template", "value references")  # a list or object that holds them, as Reference and Text
 
 
 class Text(list):
@@ -31,29 +39,36 @@ class Text(list):
 
 
 def read_value(raw: str):
-    """The value of `raw`; one that holds references is a Reference, Text or Template.
+    """The value of `raw`; a Reference, a Text, or a list or object that contains them, if it refers to settings.
 
-    Raises ValueError whose text says what is wrong and how to write it.
+    Raises ValueError that says what is wrong and what to write.
     """
-    usual, first = _USUAL.fullmatch(raw), raw[:1]
-    if usual:
-        kind = usual.lastindex
-        return _text(usual[1]) if kind == 1 else _reference(usual[5]) if kind == 5 else _number(raw)
-    if first == "[" or first == "{":
+    if raw[:1] == '"':
+        return _text(_loads(raw), is_quoted=True)
+    if raw[:1] in ("[", "{"):
         return _json(raw)
-    if first == '"':
-        return _text(_json(raw))
-    if first == "'" == raw[-1] and raw.count("'") == 2:
-        return _text(raw[1:-1])
+    if raw in _WORDS:
+        return _WORDS[raw]
+    if _NUMBER.fullmatch(raw):
+        return _number(raw)
     if raw in _CONSTANTS:
         _refuse_constant(raw)
-    return _WORDS[raw] if raw in _WORDS else _text(raw)
+    if raw[:1] == "'" == raw[-1] and raw.count("'") == 2:
+        return _text(raw[1:-1], is_quoted=True)
+    return _text(raw)
 
 
 def is_text(raw: str) -> bool:
-    """Whether `raw`, which opens no bracket, is text without double quotes."""
-    usual = _USUAL.fullmatch(raw)
-    return raw[:1] != '"' and raw not in _WORDS and not (usual and usual[2])
+    """Whether `raw` is plain text, with no bracket or double quote at its start."""
+    return raw[:1] not in ("[", "{", '"') and raw not in _WORDS and not _NUMBER.fullmatch(raw)
+
+
+def references_in(value) -> list[Reference]:
+    """The references in a value that was read."""
+    if isinstance(value, Reference):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [reference for item in items for reference in references_in(item)]
 
 
 def _number(raw: str) -> int | float:
@@ -68,19 +83,19 @@ def _number(raw: str) -> int | float:
 
 
 def _refuse_constant(name: str):
-    raise ValueError(f'{name} is no number that an experiment can use; as text write "{name}"')
+    raise ValueError(f'{name} is not a number that an experiment can use; as text write "{name}"')
 
 
-def _text(text: str):
-    """`text` with `$$` made `$`: Text where references stand in it."""
-    if "$" not in text:
-        return text
+def _text(text: str, is_quoted: bool = False):
+    """`text` with `$$` made `$`; Text if it contains references, a Reference if it is nothing else, without quotes."""
     parts = Text(_DOLLAR.split(text))  # text, token, text, token, ..., text
     for at in range(1, len(parts), 2):
         if parts[at] == "$":
             raise ValueError(_dollar_advice("".join(parts[at:])))
         parts[at] = "$" if parts[at] == "$$" else _reference(parts[at][2:-1])
-    return parts if Reference in map(type, parts) else "".join(parts)
+    if not references_in(parts):
+        return "".join(parts)
+    return parts if is_quoted or len(parts) > 3 or parts[0] or parts[2] else parts[1]
 
 
 def _reference(inner: str) -> Reference:
@@ -99,12 +114,14 @@ def _dollar_advice(rest: str) -> str:
         return "a lone $: write $$ for a dollar sign, or ${section.key} for a reference"
     if "}" not in rest:
         return "${ opens a reference that does not close: write ${section.key}, or $${ for the text"
-    return "a reference inside a reference is not read: write the path out, as in ${section.key}"
+    return "references cannot be nested: write the path out, as in ${section.key}"
 
 
 def _json(raw: str):
-    """A list, an object or text in quotes; a Template where references stand in a list or object."""
-    values = []  # what has a `$` travels past the JSON decoder, which sees NaN instead; no file may hold that itself
+    """A list or object. What contains a `$` travels past the decoder as NaN, which no file may contain itself."""
+    if "$" not in raw:
+        return _loads(raw)
+    values = []
 
     def hide(match):
         text, colon, reference = match.groups()
@@ -114,67 +131,57 @@ def _json(raw: str):
             raise ValueError(_dollar_advice(raw[match.start() :]))
         if not text and reference is None:
             _refuse_constant(match[0])
-        value = _text(_json(text)) if text else _reference(reference)
+        value = _text(_loads(text), is_quoted=True) if text else _reference(reference)
         if colon and isinstance(value, Text):
-            raise ValueError("a reference cannot stand in the key of an object")
+            raise ValueError("the key of an object cannot contain a reference")
         if colon:
             return json.dumps(value) + colon
         values.append(value)
-        return "NaN".ljust(len(match[0]))  # as long as it was, so that an error names the right character
+        return "NaN".ljust(len(match[0]))  # as long as it was, so that an error counts characters right
 
-    hidden = _IN_JSON.sub(hide, raw) if "$" in raw and raw[0] != '"' else raw
-    shown = iter(values)
-    constant = (lambda _: next(shown)) if values else _refuse_constant
+    hidden, shown = _IN_JSON.sub(hide, raw), iter(values)
+    return _loads(hidden, lambda _: next(shown))
+
+
+def _loads(raw: str, constant=_refuse_constant):
     hooks = {"parse_int": _number, "parse_float": _number, "parse_constant": constant, "object_pairs_hook": _unique}
     try:
-        value = json.loads(hidden, **hooks)
+        value = json.loads(raw, **hooks)
+        too_deep = _depth(value) > MAX_DEPTH
+        if "\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        kind = {'"': "text in quotes", "[": "a list", "{": "an object"}[raw[0]]
+        kind = {'"': "quoted text", "[": "a list", "{": "an object"}[raw[0]]
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
-        advice = _as_json(raw[error.pos :]) or "as plain text, quote all of it"
+        rest = raw[error.pos :]
+        advice = next((advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start)), None)
+        advice = advice or ("as plain text, quote all of it" if rest else "close it")
         raise ValueError(f"this opens {kind} that does not parse ({after}); {advice}") from None
-    except RecursionError:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
-    if depth(value) > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    try:
-        _ = "\\u" in raw and json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("a lone surrogate (\\ud800 to \\udfff) is no character; write the pair or none") from None
-    parts = [part for value in values for part in (value if isinstance(value, Text) else [value])]
-    references = [part for part in parts if isinstance(part, Reference)]
-    return Template(value, references) if references else value
-
-
-def _as_json(rest: str) -> str | None:
-    """The mend of what Python allows in a list or object and JSON does not; `rest` begins where it stands."""
-    if rest[:1] == "'":
-        return "in a list or object text stands in double quotes"
-    for word, right in (("True", "true"), ("False", "false"), ("None", "null")):
-        if rest.startswith(word):
-            return f"in a list or object write {right}"
-    if number := re.match(r"\.[0-9]+", rest):
-        return f"write 0{number[0]}"
-    return "remove the comma before it" if rest[:1] in ("]", "}") else "close it" if not rest else None
+        raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none") from None
+    except RecursionError:
+        too_deep = True
+    if too_deep:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    return value
 
 
 def _unique(pairs: list) -> dict:
     result = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f'the key "{key}" stands twice in this object; remove one')
+            raise ValueError(f'duplicate key "{key}" in this object; remove one')
         result[key] = value
     return result
 
 
-def depth(value) -> int:
-    """Levels of lists, objects and sections in a value."""
-    inside = value.values() if isinstance(value, dict) else value if type(value) is list else None
-    return 0 if inside is None else 1 + max(map(depth, inside), default=0)
+def _depth(value) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if items is None or isinstance(value, Text) else 1 + max(map(_depth, items), default=0)
 
 
 def strip_comment(text: str) -> str:
-    """`text` without a trailing ` # note` that stands outside quotes."""
+    """`text` without a trailing ` # note` outside quotes."""
     if " #" in text or "\t#" in text:
         start = text.find("'", 1) + 1 if text[0] == "'" else 0
         for match in _COMMENT.finditer(text, start):
@@ -189,7 +196,7 @@ def brackets(text: str) -> int:
 
 
 def as_written(value) -> str:
-    """`value` as it would be written in a file: text bare where that reads back the same, else as JSON."""
+    """`value` as a file would have it: bare text if it reads back the same, else JSON."""
     if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value) and value not in _CONSTANTS:
         return value
     return as_json(value)

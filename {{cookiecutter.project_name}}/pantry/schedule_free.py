@@ -3,8 +3,8 @@
 from typing import Literal
 
 from core import registry
+from core.adopt import need
 from pantry.optimizers import decay_groups, refuse_negative
-from pantry.packages import need
 
 registry.create("optimizer")
 

@@ -5,8 +5,8 @@ class indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the 
 """
 
 from core import IngredientsError, registry
+from core.adopt import adopt, attempt, refuse
 from pantry.losses import IGNORE_INDEX
-from pantry.packages import adopt, attempt, refuse
 
 registry.create("loss")
 

@@ -1,8 +1,8 @@
 """All of torch.optim by name, with its own arguments and defaults: `@optimizer = torch.optim.RMSprop`."""
 
 from core import registry
+from core.adopt import adopt, attempt, refuse
 from pantry.optimizers import decay_groups
-from pantry.packages import adopt, attempt, refuse
 
 registry.create("optimizer")
 

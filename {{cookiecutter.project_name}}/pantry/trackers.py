@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from core import registry
-from pantry.packages import need
+from core.adopt import need
 
 registry.create("tracker")
 

@@ -11,7 +11,7 @@ from .errors import Place, Problem, note, suggest
 from .ingredients import Ingredients, call_key, problem_of
 from .values import BROKEN
 
-FREE = "project"  # may carry facts that no code reads
+FREE = "project"  # may contain facts that no code reads
 
 
 def setting(default, doc: str):
@@ -37,40 +37,40 @@ def kind_of(declared: dict, path: str):
 
 def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
     """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
-    above = dict.fromkeys(path[:at] for path in declared for at, letter in enumerate(path) if letter == ".")
+    above = {path[:at] for path in declared for at, letter in enumerate(path) if letter == "."}
     absent = [path for path, kind in declared.items() if isinstance(kind, type) and ingredients.at(path) is None]
     empty = {path: Ingredients((), path, ingredients.where("")) for path in absent if path[-1] != "*"}
     problems, todo = [], [("", ingredients), *empty.items()]
     for path, node in todo:  # which grows on the way
         kind, called, message = kind_of(declared, path), call_key(node), None
-        free = path.partition(".")[0] in ("", FREE)
-        inside = [(f"{path}.{key}".lstrip("."), value) for key, value in node.items() if isinstance(value, Ingredients)]
-        own = node.with_items({key: value for key, value in node.items() if not isinstance(value, Ingredients)})
+        is_free = path.partition(".")[0] in ("", FREE)
+        inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
+        own = node.with_items({key: value for key, value in node.items() if key not in inside})
         if isinstance(kind, str):
             if called != f"@{kind}":
                 message = f"this section calls a function: write @{kind} = name"
-                node.update({called: BROKEN} if called else ())  # a wrong registry is told here, and nowhere else
-        elif called and not free:
+                node.update({called: BROKEN} if called else ())  # so that a wrong registry is reported once
+        elif called and not is_free:
             slots = [slot for slot, other in declared.items() if other == called[1:]]
             message = f"no recipe calls a function here. {_nearest(path, slots)}"
         elif isinstance(kind, type):
             for problem in Signature(kind).check(own, path, "setting"):
                 note(problems, problem)
-        elif path in above and not free:
+        elif path in above and not is_free:
             problems += [problem_of(node, key, f"[{path}] has no settings of its own", path) for key in own]
-        elif not free and (own or not any(value._place == node._place for _, value in inside)):
+        elif not is_free and (own or not any(value._place == node._place for value in inside.values())):
             advice = f"{_nearest(path, [*declared, *above])} Facts of your own belong below [{FREE}]"
             message = f"no recipe reads this section. {advice}"
         if message:
-            subject = f"{path}.{called}" if called else f"[{path}]"
-            place = node.where(called or "") or Place(path)
-            note(problems, Problem(place, subject, node.written(called or ""), message))
-        todo += () if called or isinstance(kind, str) else inside
+            subject, key = (f"{path}.{called}", called) if called else (f"[{path}]", "")
+            note(problems, Problem(node.where(key) or Place(path), subject, node.written(key), message))
+        if not called and not isinstance(kind, str):
+            todo += [(f"{path}.{key}".lstrip("."), value) for key, value in inside.items()]
     return problems
 
 
 def _nearest(path: str, names: list[str]) -> str:
-    """The sections that were probably meant; where [above] is none of theirs, a star is taken to be the last part."""
+    """The sections that were probably meant; if [above] is none of theirs, a star is taken to be the last part."""
     above, _, last = path.rpartition(".")
     if not any(name.startswith(f"{above}.") for name in names):
         names = [name[:-1] + last if name[-1] == "*" and name.count(".") == path.count(".") else name for name in names]
