@@ -59,7 +59,7 @@ COMMON = {
     "pantry/__init__.py",
     "pantry/augment.py",
     "pantry/backbones.py",
-    "pantry/data.py",
+    "pantry/images.py",
     "pantry/download.py",
     "pantry/losses.py",
     "pantry/metrics.py",

@@ -13,7 +13,7 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.data import IMAGE_SUFFIXES, SPLITS, _find_images, _header, decode_image
+from pantry.images import IMAGE_SUFFIXES, SPLITS, find_images, read_header, decode_image
 from pantry.download import is_visible
 
 GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
@@ -138,12 +138,12 @@ def load_voc(
     image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
     memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
     """
-    _refuse_size(image_size)
+    refuse_size(image_size)
 
     def load(memory: float | None = memory) -> BoxedImages:
         found, names, problems = [], list(classes or ()), []
         files = _split_files(Path(annotations), split, (".xml",))
-        paths = {Path(path).name: path for path in _find_images(_split_folder(Path(images), split))}
+        paths = {Path(path).name: path for path in find_images(split_folder(Path(images), split))}
         stems = {Path(name).stem: path for name, path in paths.items()}
         read = [(file, _read_xml(file, problems)) for file in files]
         if classes is None:
@@ -155,7 +155,7 @@ def load_voc(
             if path is None:
                 problems.append(f"{file}: there is no image {Path(file).stem}.* in {images}")
                 continue
-            height, width, _ = _header(path)
+            height, width, _ = read_header(path)
             one = Annotated(path, (height, width))
             for name, box, line in _voc_objects(root):
                 _add(one, file, line, name, names, box, problems)
@@ -204,7 +204,7 @@ def load_coco(
     masks: read the polygons as well, for instance segmentation
     memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
     """
-    _refuse_size(image_size)
+    refuse_size(image_size)
 
     def load(memory: float | None = memory) -> BoxedImages:
         found, names, problems = read_coco(Path(images), Path(annotations), classes, masks)
@@ -238,7 +238,7 @@ def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygo
         if path is None:
             problems.append(f"{annotations}: there is no image {name} in {images}")
             continue
-        height, width, _ = _header(path)
+        height, width, _ = read_header(path)
         found[number] = Annotated(str(path), (height, width))
     for item in objects:
         where = f"annotation {item.get('id', '?')}"
@@ -281,7 +281,7 @@ def load_yolo(
     masks: keep the polygons as well, for instance segmentation
     memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
     """
-    _refuse_size(image_size)
+    refuse_size(image_size)
 
     def load(memory: float | None = memory) -> BoxedImages:
         found, names, problems = read_yolo(Path(images), Path(labels), split, classes, masks)
@@ -294,12 +294,12 @@ def load_yolo(
 def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None, polygons: bool) -> tuple:
     """(list of Annotated, class names, problems) of YOLO text files."""
     found, problems, lines = [], [], []
-    folder = _split_folder(images, split)
+    folder = split_folder(images, split)
     texts = {
-        os.path.relpath(file, _split_folder(labels, split)): file for file in _split_files(labels, split, (".txt",))
+        os.path.relpath(file, split_folder(labels, split)): file for file in _split_files(labels, split, (".txt",))
     }
-    for path in _find_images(folder):
-        height, width, _ = _header(path)
+    for path in find_images(folder):
+        height, width, _ = read_header(path)
         found.append(Annotated(path, (height, width)))
         file = texts.pop(str(Path(os.path.relpath(path, folder)).with_suffix(".txt")), None)
         for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines() if file else (), 1):
@@ -338,12 +338,12 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
 # ------------------------------------------------------------------------------------------------------ what all share
 
 
-def _refuse_size(image_size) -> None:
+def refuse_size(image_size) -> None:
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
         raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
 
 
-def _split_folder(folder: Path, split: str) -> Path:
+def split_folder(folder: Path, split: str) -> Path:
     """The folder of a split in it, named as train, train2017, val, ...; the folder itself for training without any."""
     if not folder.is_dir():
         raise IngredientsError(f"{folder}: there is no such folder")
@@ -362,7 +362,7 @@ def _split_folder(folder: Path, split: str) -> Path:
 
 def _split_files(folder: Path, split: str, suffixes: Iterable[str]) -> list[str]:
     found = []
-    for here, folders, files in os.walk(_split_folder(folder, split)):
+    for here, folders, files in os.walk(split_folder(folder, split)):
         folders[:] = [name for name in folders if is_visible(name)]
         found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]
     return sorted(found)

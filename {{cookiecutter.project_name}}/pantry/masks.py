@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from core import IngredientsError, registry
-from pantry.boxes import _refuse_size, _split_folder, draw_polygons, fit, letterbox, read_coco, read_yolo, refuse
-from pantry.data import IMAGE_SUFFIXES, SMALL, _find_images, _header, _opened, _visit_all, decode_image
+from pantry.boxes import refuse_size, split_folder, draw_polygons, fit, letterbox, read_coco, read_yolo, refuse
+from pantry.images import IMAGE_SUFFIXES, SMALL, find_images, read_header, open_image, visit_all, decode_image
 
 IGNORED = 255  # of pixels that count nowhere
 
@@ -48,7 +48,7 @@ class MaskedImages:
             def read(index: int) -> None:
                 X[index], y[index] = self[index]
 
-            _visit_all(read, len(paths), _threads(sizes[0]))
+            visit_all(read, len(paths), _threads(sizes[0]))
             self.X, self.targets = X, y
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ def load_masks(
 
     Raises IngredientsError with all masks that are missing, of another size than their image, or of unknown classes.
     """
-    _refuse_size(image_size)
+    refuse_size(image_size)
     known = _known(palette, classes, ignore)  # number or colour -> class
 
     def load(memory: float = memory) -> MaskedImages:
@@ -116,13 +116,13 @@ def load_masks(
             path, file = pairs[index]
             if file is None:
                 raise IngredientsError(f"{path}: there is no mask of its name in {masks}; or set unlabelled = skip")
-            mask, size = _decode_mask(file, known, palette is not None), _header(path)[:2]
+            mask, size = _decode_mask(file, known, palette is not None), read_header(path)[:2]
             if mask.shape != size:
                 shapes = [" x ".join(map(str, shape)) for shape in (mask.shape, size)]
                 raise IngredientsError(f"{file}: has {shapes[0]} pixels, but its image {path} has {shapes[1]}")
             sizes[index] = size
 
-        _visit_all(look, len(pairs), min(os.cpu_count() or 1, 8))
+        visit_all(look, len(pairs), min(os.cpu_count() or 1, 8))
 
         def read_mask(index: int, size):
             import torch
@@ -172,9 +172,9 @@ def _colour(red, green, blue):
 
 def _pairs(images: Path, masks: Path, split: str, unlabelled: str) -> list[tuple]:
     """(image file, mask file or None) by name. Raises IngredientsError with all masks that have no image."""
-    image_folder, mask_folder = _split_folder(images, split), _split_folder(masks, split)
-    by_name = {_name(file, mask_folder): file for file in _find_images(mask_folder)}
-    pairs = [(path, by_name.pop(_name(path, image_folder), None)) for path in _find_images(image_folder)]
+    image_folder, mask_folder = split_folder(images, split), split_folder(masks, split)
+    by_name = {_name(file, mask_folder): file for file in find_images(mask_folder)}
+    pairs = [(path, by_name.pop(_name(path, image_folder), None)) for path in find_images(image_folder)]
     refuse([f"{file}: there is no image of its name in {image_folder}" for file in by_name.values()])
     pairs = [pair for pair in pairs if pair[1] or unlabelled == "refuse"]
     if not pairs:
@@ -191,7 +191,7 @@ def _decode_mask(file: str, known: dict[int, int], colours: bool):
     """A mask file as an array (H, W) of bytes: classes, or 255. Raises IngredientsError with unknown values."""
     import numpy
 
-    with _opened(file) as image:
+    with open_image(file) as image:
         if colours:
             numbers = _colour(*numpy.moveaxis(numpy.asarray(image.convert("RGB"), dtype=numpy.int32), 2, 0))
         elif image.mode in ("L", "P", "1"):
@@ -223,7 +223,7 @@ def load_coco_masks(
 
     Class 0 is the background, class 1 the first name, and so on; the arguments are those of `load_coco`.
     """
-    _refuse_size(image_size)
+    refuse_size(image_size)
 
     def load(memory: float = memory) -> MaskedImages:
         return _drawn(*read_coco(Path(images), Path(annotations), classes, True), image_size, memory, annotations)
@@ -245,7 +245,7 @@ def load_yolo_masks(
 
     Class 0 is the background, class 1 the first name, and so on; the arguments are those of `load_yolo`.
     """
-    _refuse_size(image_size)
+    refuse_size(image_size)
 
     def load(memory: float = memory) -> MaskedImages:
         return _drawn(*read_yolo(Path(images), Path(labels), split, classes, True), image_size, memory, labels)

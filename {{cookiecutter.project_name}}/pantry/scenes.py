@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from core import IngredientsError, registry
-from pantry.data import _list_images, decode_image
+from pantry.images import list_images, decode_image
 
 
 @registry.load_dataset.register("load_digit_scenes")
@@ -52,7 +52,7 @@ class Scenes:
         import torch
 
         self.kind, (height, width) = targets, image_size
-        names, paths, labels = _list_images(source, "training" if split == "validation" else split)
+        names, paths, labels = list_images(source, "training" if split == "validation" else split)
         known = [(decode_image(path, 1)[0], label) for path, label in zip(paths, labels, strict=True)]
         shapes = {digit.shape for digit, _ in known}
         if len(shapes) > 1:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.data import Arrays, refuse
+from pantry.images import Arrays, refuse
 
 
 @registry.load_dataset.register("load_csv")

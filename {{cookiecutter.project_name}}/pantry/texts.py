@@ -5,7 +5,7 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.data import Arrays, refuse
+from pantry.images import Arrays, refuse
 
 IDS = 257  # 0 fills a row up, 1 to 256 are the bytes of UTF-8: every language, and no vocabulary to keep
 

@@ -5,7 +5,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from core import IngredientsError, SettingError
 from pantry.boxes import Annotated, BoxedImages
-from pantry.data import decode_image
+from pantry.images import decode_image
 from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, captioned, enlarged
 

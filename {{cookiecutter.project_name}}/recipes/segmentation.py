@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from core import IngredientsError, SettingError
 from pantry import losses
 from pantry.boxes import letterbox
-from pantry.data import decode_image
+from pantry.images import decode_image
 from pantry.masks import inner_size
 from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image

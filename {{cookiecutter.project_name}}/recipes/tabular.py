@@ -85,7 +85,7 @@ READS = "CSV files"
 
 def read_sample(path: str, input_format: dict) -> dict:
     """The rows of a CSV file by the columns of training, others are passed over: {file:line: row (columns,)}."""
-    refuse([] if "columns" in input_format else [f"{path}: the loader told no columns; see Arrays in pantry/data.py"])
+    refuse([] if "columns" in input_format else [f"{path}: the loader told no columns; see Arrays in pantry/images.py"])
     header, lines = read_csv(path, input_format.get("delimiter", ","))
     refuse([f"{path}: there is no column {name}" for name in input_format["columns"] if name not in header])
     rows = numbers(path, header, lines, input_format["columns"])

@@ -22,7 +22,7 @@ from PIL import Image
 from core import IngredientsError, parse_string, registry
 from core.registry import resolve
 from pantry import data, download
-from pantry.data import decode_image, load_idx, load_image_folder
+from pantry.images import decode_image, load_idx, load_image_folder
 from pantry.download import download_archive
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -862,7 +862,7 @@ def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch
     import torch
     from PIL import Image
 
-    import pantry.data
+    import pantry.images
 
     random = np.random.default_rng(0)
     for label in range(2):
@@ -876,9 +876,9 @@ def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch
     first = load_image_folder(source, cache=cache)()
     assert torch.equal(first.X, plain.X) and len(list(cache.iterdir())) == 1
     decoded = []
-    original = pantry.data._decode
+    original = pantry.images._decode
     monkeypatch.setattr(
-        pantry.data, "_decode", lambda path, *settings: decoded.append(path) or original(path, *settings)
+        pantry.images, "_decode", lambda path, *settings: decoded.append(path) or original(path, *settings)
     )
     again = load_image_folder(source, cache=cache)()
     on_disk = load_image_folder(source, cache=cache, memory=0.0)()

@@ -27,7 +27,7 @@ SMALL = 128 * 128  # pixels; of smaller images threads decode half as many a sec
 class Arrays(tuple):
     """`(X, y)`, as a loader may give it, and what else it knows: `Arrays(X, y, classes=["no", "yes"])`.
 
-    classes: names, in the order of their numbers; paths: of the N samples, for messages; form: a dict that
+    classes: names, in the order of their numbers; paths: of the N samples, for messages; input_format: a dict that
     `read_sample` of the task is given when something is predicted
     """
 
@@ -70,7 +70,7 @@ def load_image_folder(
         raise ValueError(f"memory = {memory}: 0 GB or more is needed")
 
     def load(memory: float | None = memory) -> ImageFolder:
-        classes, paths, labels = _list_images(Path(source), split)
+        classes, paths, labels = list_images(Path(source), split)
         return ImageFolder(classes, paths, labels, image_size, channels, memory, None if memory is None else cache)
 
     load.check = lambda: load(memory=None)  # the same without pixels, for --check
@@ -192,7 +192,7 @@ class ImageFolder:
         def visit(index: int) -> None:
             path = self.paths[index]
             if pixels is None:
-                height, width, found = _header(path)
+                height, width, found = read_header(path)
             else:
                 image = _decode(path, None if native else self.channels, None if first else self.image_size)
                 found, height, width = image.shape
@@ -205,7 +205,7 @@ class ImageFolder:
                 pixels[index] = image
 
         try:
-            _visit_all(visit, len(self.paths), threads)
+            visit_all(visit, len(self.paths), threads)
             if cache is not None and not (native and self.channels == 3):
                 pixels.flush()
                 os.replace(part, cache)
@@ -243,7 +243,7 @@ def _decode(path, channels: int | None, image_size):
     import numpy
     from PIL import Image, ImageOps
 
-    with _opened(path) as image:
+    with open_image(path) as image:
         mode = "RGB" if channels == 3 or (channels is None and image.mode not in GREY) else "L"
         image.load()  # PNG may keep its tags behind the pixels
         if image.info or image.format != "PNG":  # a tenth of the time of a small image goes into looking for tags
@@ -265,9 +265,9 @@ def _decode(path, channels: int | None, image_size):
     return torch.nn.functional.interpolate(resized[None], size=size, mode="bilinear", antialias=True)[0].numpy()
 
 
-def _header(path) -> tuple[int, int, int]:
+def read_header(path) -> tuple[int, int, int]:
     """Height, width and channels (1 or 3) of an image, without decoding it."""
-    with _opened(path) as image:
+    with open_image(path) as image:
         width, height = image.size
         tagged = image.format != "PNG" or "exif" in image.info  # a PNG without them would be decoded to search on
         if tagged and image.getexif().get(0x0112, 1) >= 5:  # orientation: on its side
@@ -276,7 +276,7 @@ def _header(path) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _opened(path):
+def open_image(path):
     """The Pillow image, header read, pixels not; whatever goes wrong with it becomes an IngredientsError."""
     from PIL import Image, UnidentifiedImageError
 
@@ -298,13 +298,13 @@ def _first_readable(paths: list[str]) -> tuple[str, tuple[int, int, int]]:
     problems = []
     for path in paths:
         try:
-            return path, _header(path)
+            return path, read_header(path)
         except IngredientsError as error:
             problems.append(str(error))
-    raise _unusable(problems, len(paths))
+    raise unusable(problems, len(paths))
 
 
-def _visit_all(visit, n: int, threads: int, chunk: int = 64) -> None:
+def visit_all(visit, n: int, threads: int, chunk: int = 64) -> None:
     """Call `visit(index)` for all n images under one bar; their errors become one."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -325,15 +325,15 @@ def _visit_all(visit, n: int, threads: int, chunk: int = 64) -> None:
             problems += found
             bar.update(len(indices))
     if problems:
-        raise _unusable(problems, n)
+        raise unusable(problems, n)
 
 
-def _unusable(problems: list[str], n: int, most: int = 10) -> IngredientsError:
+def unusable(problems: list[str], n: int, most: int = 10) -> IngredientsError:
     more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
     return IngredientsError("\n    ".join([f"{len(problems)} of {n} images cannot be used:", *problems[:most], *more]))
 
 
-def _list_images(source: Path, split: str) -> tuple[list[str], list[str], list[int]]:
+def list_images(source: Path, split: str) -> tuple[list[str], list[str], list[int]]:
     """Names of the classes, paths of the images, class index of each; or one error with all that is wrong."""
     folders = _split_folders(source)
     if split not in folders:
@@ -342,7 +342,7 @@ def _list_images(source: Path, split: str) -> tuple[list[str], list[str], list[i
         raise IngredientsError(f"{source}: there is no {wanted} in it, but {_held(source)}{advice}")
     folder, training = folders[split], folders.get("training", folders[split])
     classes = _subfolders(folder)
-    images = {name: _find_images(folder / name) for name in classes}
+    images = {name: find_images(folder / name) for name in classes}
     problems = [] if classes else [f"{folder}: there are no class folders in it, but {_held(folder)}"]
     problems += [
         f"{folder / name}: there is no image in this class folder ({' '.join(IMAGE_SUFFIXES)})"
@@ -383,7 +383,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if is_visible(path.name) and path.is_dir())
 
 
-def _find_images(folder: Path) -> list[str]:
+def find_images(folder: Path) -> list[str]:
     found = []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if is_visible(name)]
