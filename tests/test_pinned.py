@@ -1,7 +1,9 @@
 """Refactoring keeps the numbers: seeded losses and final weights of each shipped ini, to the last bit.
 
-`python tests/test_pinned.py` writes tests/pinned.json anew, after a change that is meant to change numbers.
-Another processor or another PyTorch rounds otherwise; there the losses are compared to three digits.
+tests/pinned.json holds the numbers by machine, since another processor or another PyTorch rounds otherwise, and training
+amplifies that: elsewhere only the training loss of the first epoch is compared, to 5 %.
+After a change that is meant to change numbers, `python tests/test_pinned.py` measures all runs anew, or those that it is
+given, and forgets what other machines had for them.
 """
 
 import hashlib
@@ -121,9 +123,9 @@ def measure(name: str, folder: Path) -> dict:
     return {"losses": losses, "weights": digest.hexdigest()}
 
 
-def measure_all(folder: Path) -> dict:
+def measure_all(folder: Path, names=tuple(RUNS)) -> dict:
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(RUNS, pool.map(lambda name: measure(name, folder / name), RUNS), strict=True))
+        return dict(zip(names, pool.map(lambda name: measure(name, folder / name), names), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +136,20 @@ def measured(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_numbers_are_the_pinned_ones(measured, name):
     pinned = json.loads(PINNED.read_text())
-    if pinned["machine"] == machine():
-        assert measured[name] == pinned["runs"][name]
-    for line, known in zip(measured[name]["losses"], pinned["runs"][name]["losses"], strict=True):
-        assert line == pytest.approx(known, rel=1e-3, abs=1e-3)
+    if name in pinned.get(machine(), {}):
+        assert measured[name] == pinned[machine()][name]
+    for known in (runs[name] for runs in pinned.values() if name in runs):
+        assert measured[name]["losses"][0][0] == pytest.approx(known["losses"][0][0], rel=0.05)
 
 
 if __name__ == "__main__":
     import tempfile
 
+    names = sys.argv[1:] or list(RUNS)
+    kept = json.loads(PINNED.read_text())
+    for runs in kept.values():
+        for name in names:
+            runs.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch:
-        found = {"machine": machine(), "runs": measure_all(Path(scratch))}
-    PINNED.write_text(json.dumps(found, indent=1) + "\n")
+        kept.setdefault(machine(), {}).update(measure_all(Path(scratch), names))
+    PINNED.write_text(json.dumps(kept, indent=1) + "\n")

@@ -13,8 +13,8 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.images import IMAGE_SUFFIXES, SPLITS, find_images, read_header, decode_image
 from pantry.download import is_visible
+from pantry.images import IMAGE_SUFFIXES, SPLITS, decode_image, find_images, read_header
 
 GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
 

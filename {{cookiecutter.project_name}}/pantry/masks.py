@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from core import IngredientsError, registry
-from pantry.boxes import refuse_size, split_folder, draw_polygons, fit, letterbox, read_coco, read_yolo, refuse
-from pantry.images import IMAGE_SUFFIXES, SMALL, find_images, read_header, open_image, visit_all, decode_image
+from pantry.boxes import draw_polygons, fit, letterbox, read_coco, read_yolo, refuse, refuse_size, split_folder
+from pantry.images import IMAGE_SUFFIXES, SMALL, decode_image, find_images, open_image, read_header, visit_all
 
 IGNORED = 255  # of pixels that count nowhere
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from core import IngredientsError, registry
-from pantry.images import list_images, decode_image
+from pantry.images import decode_image, list_images
 
 
 @registry.load_dataset.register("load_digit_scenes")

@@ -51,7 +51,6 @@ def find_inputs(names: list[str], task) -> list[str]:
     Raises IngredientsError with all that are not there.
     """
     from pantry.images import find_images
-
     from recipes.contracts import ReadsInputs
 
     if isinstance(task, ReadsInputs):

@@ -22,8 +22,8 @@ from PIL import Image
 from core import IngredientsError, parse_string, registry
 from core.registry import resolve
 from pantry import data, download
-from pantry.images import decode_image, load_idx, load_image_folder
 from pantry.download import download_archive
+from pantry.images import decode_image, load_idx, load_image_folder
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILES = {"set/training/a/1.png": b"one", "set/training/b/2.png": b"two", "set/README": b"read me"}
