@@ -1,9 +1,9 @@
 """Refactoring keeps the numbers: seeded losses and final weights of each shipped ini, to the last bit.
 
-tests/pinned.json holds the numbers by machine, since another processor or another PyTorch rounds otherwise, and training
-amplifies that: elsewhere only the training loss of the first epoch is compared, to 5 %.
-After a change that is meant to change numbers, `python tests/test_pinned.py` measures all runs anew, or those that it is
-given, and forgets what other machines had for them.
+tests/pinned.json holds the numbers by machine, since another processor or another PyTorch rounds otherwise, and
+training amplifies that: elsewhere only the training loss of the first epoch is compared, to 5 %.
+After a change that is meant to change numbers, `python tests/test_pinned.py` measures all runs anew, or those that it
+is given, and forgets what other machines had for them.
 """
 
 import hashlib
