@@ -11,7 +11,7 @@ from PIL import Image
 
 import pantry  # noqa: F401  (registers)
 from core import IngredientsError, parse_string, registry, resolve
-from core.declared import read_section
+from core.arguments import read_section
 from pantry import losses
 from pantry.boxes import GREY
 from recipes import checkpoint, data, segmentation
