@@ -96,7 +96,6 @@ COMMON = {
     "recipes/validate.py",
     "tests/conftest.py",
     "tests/test_augment.py",
-    "tests/test_data.py",
     "tests/test_explain.py",
     "tests/test_pantry.py",
     "train.py",
