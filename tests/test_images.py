@@ -1,6 +1,5 @@
 """Folders of images: what is read, and what is refused."""
 
-import gzip
 import os
 import subprocess
 import sys
@@ -10,14 +9,13 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from PIL import Image
-
 from core import IngredientsError, parse_string, registry
 from core.registry import resolve
 from pantry import images as shelf
-from pantry.images import decode_image, load_idx, load_image_folder
+from pantry.images import decode_image, load_image_folder
+from PIL import Image
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 
 
 # ---------------------------------------------------------------------------------------------- image folders
@@ -51,7 +49,7 @@ def test_images_are_read_in_order_into_memory(images):
         "training/a/2.png",
         "training/b/1.png",
     ]
-    assert loaded.y.tolist() == [0, 0, 1] and loaded.y.dtype == torch.int64
+    assert loaded.targets.tolist() == [0, 0, 1] and loaded.targets.dtype == torch.int64
     assert loaded.X.shape == (3, 1, 6, 4) and loaded.X.dtype == torch.uint8
     for index, path in enumerate(loaded.paths):
         assert numpy.array_equal(loaded.X[index, 0].numpy(), numpy.asarray(Image.open(path)))
@@ -66,7 +64,7 @@ def test_images_are_read_in_order_into_memory(images):
 )
 def test_memory_and_disk_give_the_same(images, options):
     kept, read = load_image_folder(images, **options)(), load_image_folder(images, memory=0.0, **options)()
-    assert kept.X is not None and read.X is None and read.y.tolist() == kept.y.tolist()
+    assert kept.X is not None and read.X is None and read.targets.tolist() == kept.targets.tolist()
     assert kept.X.shape[1:] == (options.get("channels", 1), *options.get("image_size", [6, 4]))
     assert len(read) == 3
     for index in range(3):
@@ -120,7 +118,7 @@ def test_hidden_files_other_files_and_folders_in_classes(images):
     save(images / "training/a/2024/May/3.JPG", format="JPEG")
     loaded = load_image_folder(images)()
     assert [Path(path).name for path in loaded.paths] == ["10.png", "2.png", "3.JPG", "1.png"]
-    assert loaded.y.tolist() == [0, 0, 0, 1]
+    assert loaded.targets.tolist() == [0, 0, 0, 1]
 
 
 def test_a_colour_image_among_grey_ones_makes_all_rgb(images):
@@ -330,10 +328,9 @@ def test_importing_is_cheap():
 
 def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch):
     import numpy as np
+    import pantry.images
     import torch
     from PIL import Image
-
-    import pantry.images
 
     random = np.random.default_rng(0)
     for label in range(2):
@@ -361,33 +358,3 @@ def test_cache_gives_the_same_images_and_follows_the_files(tmp_path, monkeypatch
     with pytest.raises(IngredientsError, match="1.png: this is no image"):
         load_image_folder(source, cache=cache)()
     assert not list(cache.glob("*.part"))
-
-
-# IDX
-
-
-def idx(path, array, kind=8):
-    head = bytes([0, 0, kind, array.ndim]) + b"".join(length.to_bytes(4, "big") for length in array.shape)
-    content = head + array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_files(tmp_path, suffix):
-    pixels = numpy.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=numpy.uint8)
-    idx(tmp_path / f"images{suffix}", pixels)
-    idx(tmp_path / f"labels{suffix}", numpy.arange(5, dtype=numpy.uint8))
-    X, y = load_idx(tmp_path / f"images{suffix}", tmp_path / f"labels{suffix}")()
-    assert numpy.array_equal(X.numpy(), pixels) and y.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_idx_files_that_are_none(tmp_path):
-    (tmp_path / "short").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1, 2]))
-    with pytest.raises(
-        IngredientsError, match="(?s)absent: .*No such file.*short: .*it holds 2 values, but tells of .9."
-    ):
-        load_idx(tmp_path / "absent", tmp_path / "short")()
-    idx(tmp_path / "floats", numpy.zeros(3, dtype=numpy.uint8), kind=13)
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(bytes(99))[:20])
-    with pytest.raises(IngredientsError, match="(?s)floats: .*its first bytes are others.*cut.gz: cannot be read"):
-        load_idx(tmp_path / "floats", tmp_path / "cut.gz")()
