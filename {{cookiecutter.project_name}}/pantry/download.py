@@ -151,7 +151,7 @@ def _digest(file: Path) -> str:
 
 def _fetch(url: str, archive: Path, timeout: float, tries: int) -> None:
     """Download `archive`; the file gets its name when it is complete."""
-    from http.client import HTTPException
+    from http.client import HTTPException, responses
     from urllib.error import HTTPError
 
     part = archive.with_name(archive.name + ".part")
@@ -161,7 +161,9 @@ def _fetch(url: str, archive: Path, timeout: float, tries: int) -> None:
         except (OSError, HTTPException, ValueError) as error:
             code = error.code if isinstance(error, HTTPError) else 0
             if attempt == tries or (code in range(400, 500) and code not in (408, 429)):  # these two pass
-                reason = f"the server answered {code} {error.reason}" if code else error or type(error).__name__
+                reason = (
+                    f"the server answered {code} {responses.get(code, '')}" if code else error or type(error).__name__
+                )
                 raise IngredientsError(
                     f"{url}: cannot be downloaded ({attempt} of {tries} tries): {reason}. Check source in "
                     f"[project.data], or download it yourself and write source = file:/path/to/{archive.name}"
@@ -275,7 +277,10 @@ def _extract_tar(archive: Path, folder: Path, limit: int) -> int:
             _check_name(member.name)
             total += member.size + tarfile.BLOCKSIZE
             _check_size(total if member.size >= 0 else limit + 1, limit, folder)
-            tar.extract(member, folder, filter="data")  # which refuses devices, and links that leave the folder
+            try:
+                tar.extract(member, folder, filter="data")  # which refuses devices, and links that leave the folder
+            except tarfile.FilterError as error:
+                raise ValueError(f"its member {member.name} leaves the folder, or is a device: {error}") from error
             count += member.isreg()
         while block := tar.fileobj.read(1 << 20):  # gzip and xz compare their checksums at the end
             total += len(block)
