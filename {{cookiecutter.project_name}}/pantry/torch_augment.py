@@ -1,8 +1,8 @@
 """Transforms of torchvision by name, with its own arguments: `@augment = torchvision.transforms.v2.RandAugment`.
 
-They take one sample at a time, where samples are read, since they would change all images of a batch alike: each carries
-`augment.per_sample(sample, target)` and leaves batches as they are. A target that is a tv_tensor moves along. Some count
-in pixels: TrivialAugmentWide shifts by up to 32, whatever the size.
+Given a batch they would change all images alike, so they take one sample at a time, where samples are read:
+each carries `augment.per_sample(sample, target)` and leaves batches as they are. Targets that are
+tv_tensors move along. Some count in pixels: TrivialAugmentWide shifts by up to 32, whatever the size.
 """
 
 from core import SettingError, registry
