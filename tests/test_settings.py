@@ -1,6 +1,6 @@
-"""Every declared setting acts, is refused at its place, or is reported as unused; every registered function runs or is refused.
+"""Every declared setting acts, is refused at its place, or is reported as unused; every function runs or is refused.
 
-A task is one row of TASKS; `test_settings_of` and `test_functions_of` take its name. A new setting needs a row in VALUES.
+A task is one row of TASKS. A new setting needs a row in VALUES.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ import torch
 from core import IngredientsError, locate, registry
 from core.declared import declared_paths
 from recipes.settings import SECTIONS, call_functions, import_functions, read_ingredients
+
+from hooks.post_gen_project import ONLY_FOR
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 IMAGES = {
@@ -48,7 +50,8 @@ def ini(name: str, *dropped: str) -> str:
 TASKS = {  # task -> (the text of its ini, what turns it to data that trains in a moment)
     "classification": (ini("ingredients.ini", "project.data", "project.data.download"), IMAGES),
 }
-# setting -> (another value, what else it needs to act). A tuple of pairs: settings that differ by task.
+# setting -> (another value, what else it needs to act); OWN_VALUES has those of a single task.
+OWN_VALUES = {"classification": {}}
 VALUES = {
     "model.version": ("9.9.9", {}),
     "model.architecture.backbone": ("resnet_small", {"model.architecture.options": "None"}),
@@ -95,7 +98,9 @@ SAME_NUMBERS = {
     "model.architecture.output_classes",  # None: the number of classes in the data, which is what it was
     "model.architecture.recompute",
     "training.scheme.compile",
-    "training.scheme.deterministic",
+    "training.scheme.best",  # another metric may select the same epoch
+    "training.scheme.best_is",
+    "training.scheme.deterministic",  # a matter of GPUs
     "training.scheme.evaluation_batch_size",
     "training.scheme.memory",
     "training.scheme.resume",  # without a run to resume
@@ -203,8 +208,16 @@ def test_every_declared_setting_has_a_row():
     assert set(VALUES) == set(declared_paths(SECTIONS))
 
 
+@pytest.mark.parametrize("path", VALUES)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_setting_acts_is_refused_or_is_reported(task, path, tmp_path):
+    if path == "training.scheme.compile":
+        pytest.skip("a minute of compilation; that it is read is plain")
+    check_setting(task, path, tmp_path)
+
+
 def check_setting(task: str, path: str, folder: Path) -> None:
-    value, others = VALUES[path]
+    value, others = OWN_VALUES[task].get(path) or VALUES[path]
     if path == "model.architecture.weights":
         run(task, others, folder / "start")
         (start,) = (folder / "start").rglob("best.pt")
@@ -243,13 +256,6 @@ class reads:
         self.patch.undo()
 
 
-@pytest.mark.parametrize("path", VALUES)
-def test_settings_of_classification(path, tmp_path):
-    if path == "training.scheme.compile":
-        pytest.skip("a minute of compilation; that it is read is plain")
-    check_setting("classification", path, tmp_path)
-
-
 @pytest.mark.parametrize("path", UNUSED)
 def test_a_setting_without_effect_is_reported(path, tmp_path):
     value, others = UNUSED[path]
@@ -269,7 +275,6 @@ TORCH = {  # some of what stands on the shelves of installed packages
 }
 PLACES = {kind: path.replace("*", "own") for path, kind in SECTIONS.items() if isinstance(kind, str)}
 PLACES |= {"load_dataset": "training.load_dataset", "preprocess": "training.preprocess"}
-NAMES = [(kind, name) for kind in PLACES for name in TORCH.get(kind, ())]
 
 
 def arguments_of(function) -> dict:
@@ -292,16 +297,22 @@ def check_function(task: str, kind: str, name: str, folder: Path) -> None:
         assert all(problem.place for problem in refused.problems) and refused.problems, refused
 
 
+def names_for(task: str, kind: str) -> list[str]:
+    """Those that a project of the task has: shelves of other tasks are not rendered."""
+    own = set(ONLY_FOR["task"][task])
+    others = {file for files in ONLY_FOR["task"].values() for file in files} - own
+    shelves = {name: f"{shelf.replace('.', '/')}.py" for name, shelf in registry[kind]._shelves.items()}
+    return [*(name for name in registry[kind] if shelves.get(name) not in others), *TORCH.get(kind, ())]
+
+
+@pytest.mark.filterwarnings("ignore")  # such as those of torch on arguments that are odd, but allowed
 @pytest.mark.parametrize("kind", PLACES)
-def test_functions_of_classification(kind, tmp_path):
-    check_functions_of("classification", kind, tmp_path)
-
-
-def check_functions_of(task: str, kind: str, folder: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_a_function_runs_or_is_refused(task, kind, tmp_path):
     faults = []
-    for name in [*registry[kind], *TORCH.get(kind, ())]:
+    for name in names_for(task, kind):
         try:
-            check_function(task, kind, name, folder)
+            check_function(task, kind, name, tmp_path)
         except Exception as error:
             faults.append(f"@{kind} = {name}: {type(error).__name__}: {error}")
     assert not faults, "\n".join(faults)

@@ -19,9 +19,7 @@ WITHOUT_EFFECT = {
     "training.model.save_dir": ("training.model.save_name", lambda name: re.search(r"[/\\]", name or ""), "save_name"),
 }
 # A setting in the text of a file: its key, its value with the lines that continue it, the end of the line.
-_SETTING = re.compile(
-    r"^([^\s\[\]}#;=:][^=:\n]*)[=:](.*(?:\n(?:[ \t]*(?:[#;].*)?\n)*[ \t\]}].*)*)(\n?)", re.MULTILINE
-)
+_SETTING = re.compile(r"^([^\s\[\]}#;=:][^=:\n]*)[=:](.*(?:\n(?:[ \t]*(?:[#;].*)?\n)*[ \t\]}].*)*)(\n?)", re.MULTILINE)
 
 
 def unused_settings(ingredients: Ingredients) -> list[str]:
