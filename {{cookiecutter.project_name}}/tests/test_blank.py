@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import metrics_of
 
+import pantry  # noqa: F401  (registers)
 from core import IngredientsError
 from recipes import predict
 from recipes.settings import call_functions, read_ingredients
