@@ -8,12 +8,14 @@ import colorsys
 
 import torch
 import torch.nn.functional as F
+from torchvision import tv_tensors
 
-from core import IngredientsError, SettingError
+from core import IngredientsError, SettingError, registry
 from pantry import losses
 from pantry.boxes import letterbox
 from pantry.images import decode_image
 from pantry.masks import inner_size
+from recipes.contracts import MovingAugment, SampleAugment, Sequence
 from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
@@ -105,6 +107,29 @@ def _check_masks(section: str, samples) -> int | None:
 def stand_in(images, classes: int):
     """What a loader may give for --check before the data is here: images (N, C, H, W), and masks of background."""
     return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
+
+
+def adapt_augment(augment):
+    """The augment that moves masks along with their images; what comes in at the edges is ignored."""
+    if isinstance(augment, Sequence):
+        return registry.augment.get("sequence")(*map(adapt_augment, augment.steps))
+
+    def adapted(inputs, masks, generator):
+        if not isinstance(augment, MovingAugment):
+            return augment(inputs, masks, generator)
+        # A further channel moves like the others. It holds class + 1, in a byte: so the 0 of the edges is 255, ignored.
+        classes = (masks.to(torch.uint8) + 1)[:, None].to(inputs.dtype)
+        moved = augment.move(torch.cat([inputs, classes], 1), generator)
+        inputs = moved[:, :-1].contiguous(memory_format=torch.channels_last)
+        return inputs, (moved[:, -1].to(torch.uint8) - 1).to(masks.dtype)
+
+    def per_sample(image, mask):
+        image, moved = augment.per_sample(image, tv_tensors.Mask(mask.to(torch.uint8) + 1))
+        return image, (moved.as_subclass(torch.Tensor) - 1).to(mask.dtype)
+
+    if isinstance(augment, SampleAugment):
+        adapted.per_sample = per_sample
+    return adapted
 
 
 def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:
