@@ -26,6 +26,20 @@ def resolve_references(nodes: dict, problems: list) -> None:
             stack[needed] = scope.resolve(*needed)
 
 
+def find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | None:
+    """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
+    inner, _, name = reference.path.rpartition(".")
+    if inner and name in nodes.get(inner, ()):  # of several parts: from the root first
+        return nodes[inner], name
+    if reference.path == user:  # a setting does not mean itself
+        path = path.rpartition(".")[0]
+    while name not in nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
+        if not path:
+            return None
+        path = path.rpartition(".")[0]
+    return nodes[section], name
+
+
 class _Scope:
     """What the settings of a file share while their references are resolved."""
 
@@ -79,19 +93,10 @@ class _Scope:
 
     def find(self, reference: Reference, path: str, user: str) -> tuple | None:
         """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
-        if reference.env is not None:
-            value = os.environ.get(reference.env, reference.default)
-            return None if value is None else (Ingredients({user: value}), user)
-        inner, _, name = reference.path.rpartition(".")
-        if inner and name in self.nodes.get(inner, ()):  # of several parts: from the root first
-            return self.nodes[inner], name
-        if reference.path == user:  # a setting does not mean itself
-            path = path.rpartition(".")[0]
-        while name not in self.nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
-            if not path:
-                return None
-            path = path.rpartition(".")[0]
-        return self.nodes[section], name
+        if reference.env is None:
+            return find(self.nodes, reference, path, user)
+        value = os.environ.get(reference.env, reference.default)
+        return None if value is None else (Ingredients({user: value}), user)
 
     def not_found(self, reference: Reference, user: str) -> str:
         if (name := reference.env) is not None:

@@ -204,8 +204,8 @@ def load_splits(experiment: Experiment) -> tuple[Samples, Samples]:
         with blame("project.data.download"):
             download()
     training = experiment.load("training")
-    if functions.at("validation.load_dataset") is None:
-        return data.split_off(training, scheme.validation_fraction, scheme.seed)
+    if functions.at("validation.load_dataset") is None or scheme.fold:
+        return data.split_off(training, scheme.validation_fraction, scheme.seed, scheme.fold)
     return training, experiment.load("validation")
 
 

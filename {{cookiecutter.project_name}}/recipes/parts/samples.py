@@ -256,22 +256,38 @@ def _input_format(raw, resized) -> dict:
     }
 
 
-def split_off(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
-    """(training, validation): a seeded share of each class goes to validation."""
+def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = None) -> tuple[Samples, Samples]:
+    """(training, validation): a seeded share of each class goes to validation; fold = "2/5": the second of five parts.
+
+    The parts have each class in (nearly) equal shares, and no sample in common.
+    """
     groups = torch.zeros(len(samples), dtype=torch.long)
     if samples.targets is not None and samples.targets.ndim == 1 and not samples.targets.is_floating_point():
         groups = samples.targets
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of("split", seed)))
     held_back = torch.zeros(len(samples), dtype=torch.bool)
-    for group in groups.unique():
+    if fold:
+        order = order[groups[order].argsort(stable=True)]
+        held_back[order[_part(fold)]] = True
+    for group in () if fold else groups.unique():
         members = order[groups[order] == group]
         held_back[members[: round(fraction * len(members))]] = True
     if not held_back.any() or held_back.all():
-        message = (
-            f"this share of {len(samples)} samples leaves a split empty; change it, or add [validation.load_dataset]"
-        )
-        raise SettingError("training.scheme.validation_fraction", message)
+        key = "fold" if fold else "validation_fraction"
+        message = f"{len(samples)} samples leave a split empty; change it, or add [validation.load_dataset]"
+        raise SettingError(f"training.scheme.{key}", message)
     return samples.subset(~held_back), samples.subset(held_back)
+
+
+def _part(fold: str) -> slice:
+    """ "2/5" -> every fifth, from the second."""
+    try:
+        part, count = map(int, fold.split("/"))
+    except ValueError:
+        part = count = 0
+    if not 1 <= part <= count or count < 2:
+        raise SettingError("training.scheme.fold", "expected a part and their number, such as 2/5")
+    return slice(part - 1, None, count)
 
 
 # ----------------------------------------------------------------------------------------------------- reading
