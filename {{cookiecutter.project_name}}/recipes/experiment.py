@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, registry
-from core.declared import read_section
+from core.arguments import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment
