@@ -12,6 +12,7 @@ from core import IngredientsError, registry
 from pantry.boxes import BoxedImages
 from pantry.scenes import load_digit_scenes
 from recipes import detection
+from recipes.parts.metrics import Metrics
 from recipes.parts.samples import Augmented
 from recipes.settings import call_functions, read_ingredients
 
@@ -98,12 +99,12 @@ def test_perfect_boxes_have_a_precision_of_one(digits):
     inputs, targets = BoxedImages.collate([dataset[index] for index in range(4)])
 
     class Perfect(torch.nn.Module):
-        first_label = 0
+        first_label, class_names = 0, range(10)
 
         def forward(self, images):
             return [target | {"scores": torch.ones(len(target["labels"]))} for target in targets]
 
-    metrics = detection.evaluate(Perfect(), [(inputs / 255, targets)])
+    metrics = detection.evaluate(Perfect(), [(inputs / 255, targets)], Metrics())
     assert metrics["map"] == pytest.approx(1) and metrics["map50"] == pytest.approx(1)
     labels = {label for target in targets for label in target["labels"].tolist()}
     assert {name for name in metrics if "." in name} == {f"map.{label}" for label in labels}
