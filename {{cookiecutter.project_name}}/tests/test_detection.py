@@ -13,7 +13,7 @@ from pantry.boxes import BoxedImages
 from pantry.scenes import load_digit_scenes
 from recipes import detection
 from recipes.parts.metrics import Metrics
-from recipes.parts.samples import Augmented
+from recipes.parts.samples import Samples
 from recipes.settings import call_functions, read_ingredients
 
 HERE = Path(__file__).parent.parent
@@ -44,7 +44,8 @@ def test_boxes_move_with_their_image(name):
     sample[:, 5:25, 10:30] = 1
     seen = set()
     for seed in range(12):
-        pixels, target = Augmented([(sample, boxed([10, 5, 30, 25]))], augment.per_sample, seed)[0]
+        read = lambda index: (sample, boxed([10, 5, 30, 25]))  # noqa: E731
+        pixels, target = Samples(read, count=1, per_sample=augment.per_sample, seed=seed)[0]
         assert pixels.shape == sample.shape  # that of the batch
         for x1, y1, x2, y2 in target["boxes"].clamp(min=0).round().int().tolist():
             if x2 - x1 > 2 and y2 - y1 > 2:
