@@ -31,7 +31,7 @@ def run(project, user_env, *command):
     return done.stdout
 
 
-def test_the_guide_is_a_file_of_80_lines_and_functions():
+def test_the_guide_is_a_task_functions_and_settings():
     assert list(FILES) == ["recipes/keypoints.py", "custom_functions.py", "keypoints.ini"]
     assert not any(name.startswith(tuple(FIXED)) for name in FILES)
 
