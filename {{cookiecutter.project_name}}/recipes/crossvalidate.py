@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from core import IngredientsError
-from core.declared import read_section
+from core.arguments import read_section
 from recipes.parts.command import Command
 from recipes.run import runs_folder
 from recipes.settings import Saving

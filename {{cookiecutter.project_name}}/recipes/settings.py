@@ -13,7 +13,7 @@ from traceback import extract_tb
 from typing import Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
-from core.declared import setting
+from core.arguments import setting
 from core.ingredients import problem_of
 from core.registry import check_functions
 
