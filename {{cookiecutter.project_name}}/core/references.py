@@ -30,6 +30,23 @@ def resolve_references(nodes: dict, problems: list) -> None:
             stack[needed] = scope.needs(*needed)
 
 
+def find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | None:
+    """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
+    if reference.env is not None:
+        value = os.environ.get(reference.env, reference.default)
+        return None if value is None else (Ingredients({user: value}), user)
+    inner, _, name = reference.path.rpartition(".")
+    if inner and name in nodes.get(inner, ()):  # of several parts: from the root first
+        return nodes[inner], name
+    if reference.path == user:  # a setting does not mean itself
+        path = path.rpartition(".")[0]
+    while name not in nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
+        if not path:
+            return None
+        path = path.rpartition(".")[0]
+    return nodes[section], name
+
+
 class _Scope:
     """What the settings of a file share while their references are resolved."""
 
@@ -61,7 +78,7 @@ class _Scope:
             return
         targets = self.targets[path, key] = {}
         for reference in references_in(node[key]):
-            targets[reference] = self.find(reference, path, key)
+            targets[reference] = find(self.nodes, reference, path, key)
             if targets[reference] is None:
                 self.report(path, key, self.not_found(reference, f"{path}.{key}"))
         for reference in targets:
@@ -86,22 +103,6 @@ class _Scope:
                 raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
         except ValueError as error:
             self.report(path, key, str(error))
-
-    def find(self, reference: Reference, path: str, user: str) -> tuple | None:
-        """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
-        if reference.env is not None:
-            value = os.environ.get(reference.env, reference.default)
-            return None if value is None else (Ingredients({user: value}), user)
-        inner, _, name = reference.path.rpartition(".")
-        if inner and name in self.nodes.get(inner, ()):  # of several parts: from the root first
-            return self.nodes[inner], name
-        if reference.path == user:  # a setting does not mean itself
-            path = path.rpartition(".")[0]
-        while name not in self.nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
-            if not path:
-                return None
-            path = path.rpartition(".")[0]
-        return self.nodes[section], name
 
     def not_found(self, reference: Reference, user: str) -> str:
         if (name := reference.env) is not None:
