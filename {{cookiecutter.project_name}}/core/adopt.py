@@ -7,6 +7,9 @@ import inspect
 import operator
 import types
 import typing
+from contextlib import contextmanager
+
+from .errors import SettingError
 
 
 def need(package: str, module: str | None = None):
@@ -55,6 +58,19 @@ def _without_tensors(hint):
 
 def _is_tensor(hint) -> bool:
     return isinstance(hint, type) and (hint.__module__, hint.__name__) == ("torch", "Tensor")
+
+
+@contextmanager
+def explain(path: str, name: str, outputs, targets):
+    """What a class says of its inputs as one line, at the setting `path`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        shapes = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+        raise SettingError(path, f"{name} cannot take {shapes}: {reason}") from error
 
 
 def refuse(reason: str):
