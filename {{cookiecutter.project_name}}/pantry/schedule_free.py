@@ -3,7 +3,7 @@
 from typing import Literal
 
 from core import check_interval, registry
-from core.adopt import need
+from core.registry import need
 from pantry.optimizers import decay_groups
 
 registry.create("optimizer")

@@ -35,13 +35,6 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
 
 
-@runtime_checkable
-class BatchDataset(Protocol):
-    """A data set which reads a batch at once: samples (n, ...) and targets (n, ...)."""
-
-    def __getitems__(self, indices) -> tuple[Tensor, Tensor]: ...
-
-
 class Loader(Protocol):
     """load_dataset: returns arrays (X, y), first axis the sample, or a map-style data set."""
 

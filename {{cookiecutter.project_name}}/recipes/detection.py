@@ -54,7 +54,7 @@ def check(architecture, scheme) -> None:
 def check_data(architecture, samples) -> int:
     """The number of classes of the training data. Raises IngredientsError if head, boxes or masks do not fit."""
     problems = []
-    sample, target = samples.dataset[0]
+    sample, target = samples[0]
     if not isinstance(target, dict):
         message = "has no boxes; use load_voc, load_coco, load_yolo, or a data set of (image, {boxes, labels})"
         raise SettingError("training.load_dataset", message)

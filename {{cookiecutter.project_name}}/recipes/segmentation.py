@@ -82,7 +82,7 @@ def check_split(section: str, samples, meta: dict) -> None:
 def _check_masks(section: str, samples) -> int | None:
     """The highest class in the masks, None if they are not in memory. Refuses targets that are not masks."""
     targets = samples.targets
-    one = samples.dataset[0][1] if targets is None else targets[0]
+    one = samples[0][1] if targets is None else targets[0]
     kind = f"{one.dtype} {list(one.shape)}" if torch.is_tensor(one) else type(one).__name__
     message = highest = None
     if not torch.is_tensor(one) or one.ndim != 2 or one.is_floating_point():
