@@ -94,7 +94,7 @@ def test_every_function_says_in_one_line_what_it_does_and_what_it_takes():
     wrong, count = [], 0
     for kind, functions in registry.items():
         lines = listing(kind).splitlines()
-        for name in functions:
+        for name in (name for name in functions._shelves if name[-1] != "*"):  # not what other tests added
             function = functions.get(name)
             meaning = (inspect.getdoc(function) or "").partition("\n")[0]
             signature = inspect.signature(function)
