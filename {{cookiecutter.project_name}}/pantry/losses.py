@@ -1,6 +1,6 @@
 """Loss functions: `loss(outputs, targets) -> scalar`.
 
-Outputs are logits (N, classes, ...). Targets are class indices (N, ...), where -100 is ignored (torch's `ignore_index`),
+Outputs are logits (N, classes, ...). Targets are class indices (N, ...), of which -100 is ignored, as by torch,
 or class probabilities (N, classes), as returned by mixup.
 A loss that depends on the training data carries `loss.prepare(targets, classes, device) -> loss`.
 """
@@ -102,9 +102,7 @@ def refuse_numbers(targets, beginning: str) -> None:
 def _balanced(targets, classes: int):
     """(classes,): samples / (classes * samples of the class); a class without samples is treated as having one."""
     if targets is None:
-        raise ValueError(
-            "class_weights = balanced: the targets are not in memory, so they cannot be counted; give a list"
-        )
+        raise ValueError("class_weights = balanced: targets that are not in memory are not counted; give a list")
     if not targets.is_floating_point():  # indices from `classes` on are ignored ones
         targets = targets.flatten().bincount(minlength=classes)[None, :classes]
     counts = targets.sum(0)
