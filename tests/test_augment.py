@@ -10,7 +10,7 @@ from core import IngredientsError, SettingError, parse_string, registry, resolve
 from pantry import augment, torch_augment, views
 from recipes import segmentation
 from recipes.contracts import MovingAugment, SampleAugment
-from recipes.parts.samples import Augmented
+from recipes.parts.samples import Samples
 
 SETTINGS = {  # of those that need some, or that would change nothing that these tests see
     "random_crop": {"size": [10, 12], "pad": 2},
@@ -22,6 +22,11 @@ SETTINGS = {  # of those that need some, or that would change nothing that these
 OURS = [name for name in registry.augment if "." not in name and name not in ("sequence", "mosaic")]
 MIXES = ("mixup", "cutmix")  # one draw for all of a batch
 COUNT = 64
+
+
+def augmented_by(augment, images, targets):
+    pairs = list(zip(images, targets, strict=True))
+    return Samples(pairs.__getitem__, len(pairs), per_sample=augment.per_sample)
 
 
 def make(name):
@@ -362,7 +367,7 @@ def test_there_are_augmentations_that_move():
 def test_masks_of_segmentation_move_with_torchvisions_transforms(text):
     images, before = marked(count=8)
     adapted = segmentation.adapt_augment(resolved(f"@augment = torchvision.transforms.v2.{text}"))
-    augmented = Augmented(list(zip(images, before, strict=True)), adapted.per_sample, seed=0)
+    augmented = augmented_by(adapted, images, before)
     for index in range(8):
         moved, after = augmented[index]
         assert torch.equal(after, shown(moved)) and type(after) is torch.Tensor
@@ -401,7 +406,7 @@ def test_a_transform_of_another_package_goes_through_a_function_of_ones_own():
         made = resolved("@augment = my_transforms")
         assert isinstance(made, SampleAugment)
         images, targets = batch()
-        sample, target = Augmented(list(zip(images, targets, strict=True)), made.per_sample, seed=0)[5]
+        sample, target = augmented_by(made, images, targets)[5]
         assert torch.equal(sample, images[5].flip(2) * 0.5) and target == 5
     finally:
         dict.pop(registry.augment, "my_transforms")
