@@ -14,6 +14,7 @@ COMMAND_LINE = Place("command line")
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
 _SETTING = re.compile(r"([^=:]*)([=:]?)[ \t]*(.*)", re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys; \x85 is a line end of some systems
 _COMMENT, _INDENT = ("", "#", ";"), (" ", "\t")
 
 
@@ -223,6 +224,7 @@ class _Reader:
         is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
+            (_CONTROL.search(path), "a name cannot contain a control character; delete it"),
             (".__" in f".{path}", "names with two leading underscores are reserved; choose another"),
             (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
             (bracket and not is_plain, "a section name is plain words between dots, as in [training.scheme]"),
@@ -298,6 +300,7 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
         (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
         (not key, "the key is missing: write key = value"),
         (node is None, "a setting before any section; put a [section] line above it"),
+        (_CONTROL.search(key), "a name cannot contain a control character; delete it"),
         (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
         ("." in key, dots),
         (key in entries, f"{key} is already set at line {place.line} ({key} = {shortened(raw)}); remove one"),
