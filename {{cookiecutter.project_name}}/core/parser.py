@@ -115,10 +115,11 @@ def _set(nodes: dict, path: str, raw: str, may_add: bool, declared: list) -> Non
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     """The sections of `file`, merged over those of its base files."""
     nodes, merged = _Reader(file, problems).read(_load(file)), {}
-    meta, chain = nodes.pop("META", None), (*children, os.path.realpath(file))
-    bases = [] if meta is None else meta.get("base", [])
-    wrong = {} if meta is None else {key: "no such setting. There is base." for key in meta if key != "base"}
-    if meta is not None and "base" not in meta:
+    if "META" not in nodes:
+        return nodes
+    meta, chain = nodes.pop("META"), (*children, os.path.realpath(file))
+    bases, wrong = meta.get("base", []), {key: "no such setting. There is base." for key in meta if key != "base"}
+    if "base" not in meta:
         wrong["base"] = "missing: write base = FILE, or remove the section"
     for base in bases if type(bases) is list else [bases]:
         path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
