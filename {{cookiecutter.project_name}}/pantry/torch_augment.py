@@ -1,7 +1,7 @@
 """Augmentations of torchvision: mixup, cutmix, random_erasing, and all of torchvision.transforms.v2 by name.
 
-`@augment = torchvision.transforms.v2.RandAugment` has torchvision's own arguments. Given a batch, these transforms would
-change all images alike, so they take one sample at a time, where samples are read: each carries
+`@augment = torchvision.transforms.v2.RandAugment` has torchvision's own arguments. Since these transforms change all
+images of a batch alike, they take one sample at a time, where samples are read: each carries
 `augment.per_sample(sample, target)` and leaves batches as they are. Targets that are tv_tensors move along. Some count
 in pixels: TrivialAugmentWide shifts by up to 32, whatever the size.
 """
