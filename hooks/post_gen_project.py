@@ -16,14 +16,23 @@ ONLY_FOR = {
     "task": {
         "classification": [
             "recipes/classification.py",
+            "recipes/multilabel.py",
             "tests/test_commands.py",
             "tests/test_interruptions.py",
             "tests/test_train.py",
         ],
-        "detection": [*SCENES, "recipes/detection.py", "pantry/detectors.py", "tests/test_detection.py"],
+        "detection": [
+            *SCENES,
+            "recipes/detection.py",
+            "pantry/box_folders.py",
+            "pantry/detectors.py",
+            "tests/test_detection.py",
+        ],
         "segmentation": [
             *SCENES,
             "recipes/segmentation.py",
+            "pantry/box_folders.py",
+            "pantry/mask_folders.py",
             "pantry/mask_losses.py",
             "pantry/masks.py",
             "pantry/segmenters.py",
