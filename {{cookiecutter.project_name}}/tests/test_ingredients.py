@@ -1,4 +1,4 @@
-"""Your ingredients and functions: each ingredients*.ini beside train.py is read, its functions are made, it is checked."""
+"""Your ingredients and functions: each ingredients*.ini beside train.py is read, its functions made, and checked."""
 
 from argparse import Namespace
 from pathlib import Path
