@@ -21,10 +21,17 @@ ONLY_FOR = {
             "tests/test_techniques.py",
             "tests/test_train.py",
         ],
-        "detection": [*SCENES, "recipes/detection.py", "pantry/detectors.py", "tests/test_detection.py"],
+        "detection": [
+            *SCENES,
+            "recipes/detection.py",
+            "pantry/bodies.py",
+            "pantry/detectors.py",
+            "tests/test_detection.py",
+        ],
         "segmentation": [
             *SCENES,
             "recipes/segmentation.py",
+            "pantry/bodies.py",
             "pantry/mask_losses.py",
             "pantry/masks.py",
             "pantry/segmenters.py",

@@ -15,7 +15,7 @@ from core.declared import read_section
 from pantry import losses
 from pantry.boxes import GREY
 from recipes import checkpoint, data, segmentation
-from recipes.parts import finetune
+from recipes.parts import finetune, weights
 from recipes.settings import Architecture, read_ingredients
 from recipes.train import train as recipe
 
@@ -340,7 +340,7 @@ def test_weights_with_a_head_of_another_size(tmp_path):
     build = segmentation.find_segmenter("lraspp_mobilenet_v3_large")
     source, model = build(in_channels=3, output_classes=21), build(in_channels=1, output_classes=4)
     torch.save(source.state_dict(), tmp_path / "a.pt")
-    told = finetune.load_weights(model, tmp_path / "a.pt", "lraspp_mobilenet_v3_large")
+    told = weights.load_weights(model, tmp_path / "a.pt", "lraspp_mobilenet_v3_large")
     assert told.endswith("newly initialized: classifier.low_classifier, classifier.high_classifier")
     own, theirs = model[1].state_dict(), source.state_dict()
     assert all(torch.equal(own[key], theirs[key]) for key in own if own[key].shape == theirs[key].shape)
