@@ -18,7 +18,6 @@ ONLY_FOR = {
             "recipes/classification.py",
             "tests/test_commands.py",
             "tests/test_interruptions.py",
-            "tests/test_techniques.py",
             "tests/test_train.py",
         ],
         "detection": [

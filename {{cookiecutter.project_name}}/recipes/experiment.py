@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, registry
-from core.declared import read_section
+from core.arguments import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment
@@ -205,8 +205,8 @@ def load_splits(experiment: Experiment) -> tuple[Samples, Samples]:
         with blame("project.data.download"):
             download()
     training = experiment.load("training")
-    if functions.at("validation.load_dataset") is None:
-        return data.split_off(training, scheme.validation_fraction, scheme.seed)
+    if functions.at("validation.load_dataset") is None or scheme.fold:
+        return data.split_off(training, scheme.validation_fraction, scheme.seed, scheme.fold)
     return training, experiment.load("validation")
 
 
@@ -261,8 +261,8 @@ def _build_training(experiment: Experiment, blame) -> None:
         if experiment.augment and isinstance(experiment.task, AdaptsAugment):
             experiment.augment = experiment.task.adapt_augment(experiment.augment)
         if isinstance(experiment.augment, SampleAugment):
-            augmented = data.Augmented(experiment.training.dataset, experiment.augment.per_sample, scheme.seed)
-            experiment.training = data.replace(experiment.training, dataset=augmented)
+            per_sample = experiment.augment.per_sample
+            experiment.training = data.replace(experiment.training, per_sample=per_sample, seed=scheme.seed)
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device
