@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FeaturePyramidNetwork
 
-from core.adopt import need
 from core.errors import suggest
+from core.registry import need
 
 SIDE = 128  # pixels of the image that shows at which strides a body has maps
 

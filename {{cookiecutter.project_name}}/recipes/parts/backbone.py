@@ -6,9 +6,9 @@ import typing
 from torch import nn
 
 from core import IngredientsError, registry
-from core.adopt import need
 from core.arguments import Signature, fits, mend
 from core.errors import suggest
+from core.registry import need
 
 
 class GreyToRGB(nn.Module):

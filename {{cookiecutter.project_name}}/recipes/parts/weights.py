@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from core import IngredientsError, SettingError, locate, parse_string
-from core.adopt import need
+from core.registry import need
 from recipes.parts.backbone import name_of_body, unwrapped
 from recipes.parts.finetune import head
 
