@@ -29,7 +29,7 @@ def load_weights(model, weights: str, name: str, options: dict | None = None, in
     Raises IngredientsError with all entries of another shape, or if nothing fits or the file cannot be read.
     """
     weights, body = str(weights), name_of_body(name, options)
-    if not fetch and (weights == "pretrained" or ":" in weights):
+    if not fetch and (weights == "pretrained" or "://" in weights or weights.startswith("hf:")):
         return "\n".join([f"not checked: the weights {weights}", *_notes(model, {}, body, ingredients)])
     state, meta = _find(weights, body)
     network = unwrapped(model)
@@ -58,17 +58,22 @@ def _notes(model, meta: dict, body: str, ingredients) -> list[str]:
     """What of the ingredients does not go with the weights; meta: that of a file which this project wrote."""
     if ingredients is None:
         return []
-    notes, section = [], ingredients.at("training.preprocess", {})
+    notes = []
     if meta and sorted(meta["classes"]) == sorted(model.class_names) and meta["classes"] != model.class_names:
-        notes = [f"note: the weights have their classes in another order: {', '.join(meta['classes'])}"]
-    trained = parse_string(meta["ingredients"]).at("training.preprocess", {}) if meta else None
-    expected = _normalization_of(body) if trained is None else [trained.get("mean"), trained.get("std")]
-    if section.get("@preprocess", "resize_and_scale") != "resize_and_scale":
-        return notes  # which may normalize as well
-    if expected and expected != [section.get("mean"), section.get("std")]:
+        notes.append(f"note: the weights have their classes in another order: {', '.join(meta['classes'])}")
+    own = _normalization_in(ingredients)
+    expected = _normalization_in(parse_string(meta["ingredients"])) if meta else _normalization_of(body)
+    if own and expected and own != expected:
         advice = f"the weights expect mean = {expected[0]}, std = {expected[1]}"
         notes.append(f"note: {locate(SettingError('training.preprocess.mean', advice), ingredients)}")
     return notes
+
+
+def _normalization_in(ingredients) -> list | None:
+    """[mean, std] that [training.preprocess] writes; None: a function of another name may normalize as well."""
+    section = ingredients.at("training.preprocess", {})
+    is_known = section.get("@preprocess", "resize_and_scale") == "resize_and_scale"
+    return [section.get("mean"), section.get("std")] if is_known else None
 
 
 def _normalization_of(body: str) -> list | None:
@@ -106,8 +111,6 @@ def _rename(state: dict, own: dict, in_head: set) -> tuple[dict, str]:
     places = ("", "backbone.", "backbone.body.")
     pairs = [(prefix, place) for prefix in prefixes for place in places]
     renamed = [{place + key.removeprefix(prefix): state[key] for key in state} for prefix, place in pairs]
-    # timm's stages.0.x is stages_0.x in its networks of features
-    renamed += [{"backbone.body." + re.sub(r"^([a-z]+)[.]([0-9])", r"\1_\2", key): state[key] for key in state}]
     best = max(renamed, key=lambda names: sum(key in own for key in names))
     theirs, body = ([key for key in names if not key.endswith("num_batches_tracked")] for names in (state, own))
     body = [key for key in body if key not in in_head]
@@ -215,10 +218,10 @@ def _read(path: Path) -> tuple[dict, dict]:
     except Exception as error:  # a damaged file may raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise IngredientsError(f"{path}: cannot be read as weights: {reason}") from error
-    meta = state.get("meta", {}) if isinstance(state, dict) else {}
+    meta = state.get("meta") if isinstance(state, dict) else None
     for key in ("model", "state_dict"):  # a checkpoint holds them beside other things
         state = state.get(key, state) if isinstance(state, dict) else state
     tensors = isinstance(state, dict) and {key: value for key, value in state.items() if torch.is_tensor(value)}
     if not tensors:
         raise IngredientsError(f"{path}: expected a state dict (names and tensors), got {type(state).__name__}")
-    return tensors, meta
+    return tensors, meta if isinstance(meta, dict) and "ingredients" in meta else {}
