@@ -14,7 +14,6 @@ from typing import Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
 from core.arguments import setting
-from core.ingredients import problem_of
 from core.registry import check_functions
 
 
@@ -72,7 +71,9 @@ class Scheme:
     fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
-    workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")
+    workers: int | Literal["auto"] = number(
+        "auto", "processes that read samples that are not kept in memory; auto: as many as help", "[0, inf)"
+    )
     memory: float = number(
         4.0, "GB of preprocessed samples to keep in memory; a larger set is read each epoch", "[0, inf)"
     )
@@ -158,7 +159,7 @@ def check_intervals(ingredients: Ingredients) -> list[Problem]:
         for item in fields(kind) if isinstance(section, Ingredients) else ():
             interval, value = item.metadata.get("interval"), section.get(item.name)
             if interval and type(value) in (int, float) and not _inside(value, interval):
-                problems.append(problem_of(section, item.name, f"must be in {interval}", path))
+                problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
     return problems
 
 
