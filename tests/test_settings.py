@@ -178,6 +178,9 @@ SAME_NUMBERS = {
     "training.scheme.workers",
     "training.model.checkpoint_minutes",
 }
+# What no task has a part in, and is tested with classification alone.
+GENERAL = {path for path in VALUES if path.startswith(("model.version", "training.model."))}
+GENERAL |= {f"training.scheme.{name}" for name in ("compile", "deterministic", "device", "resume", "seed")}
 # Unused for as long as another setting is as it is: setting -> (value, the other).
 UNUSED = {
     "training.scheme.patience": (3, {"training.scheme.early_stop": False}),
@@ -329,8 +332,9 @@ def test_every_declared_setting_has_a_row():
     assert set(VALUES) == set(declared_paths(SECTIONS))
 
 
-@pytest.mark.parametrize("path", VALUES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task, path", [(task, path) for task in TASKS for path in VALUES if task == "classification" or path not in GENERAL]
+)
 def test_a_setting_acts_is_refused_or_is_reported(task, path, tmp_path):
     if path == "training.scheme.compile":
         pytest.skip("a minute of compilation; that it is read is plain")
@@ -354,6 +358,13 @@ def check_setting(task: str, path: str, folder: Path) -> None:
     before, wrong = run(task, others, folder / "run")
     assert not wrong, wrong
     assert after != before or path in after["unused"], f"{path} = {value} has no effect, and nothing says so"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("path", ["training.scheme.batch_size", "training.optimizer.learning_rate"])
+def test_auto_acts_or_is_refused(task, path, tmp_path):
+    _, refused = run(task, {path: "auto"}, tmp_path / "run")
+    assert not refused or is_refused_at(refused, path), refused
 
 
 class reads:
@@ -396,6 +407,7 @@ TORCH = {  # some of what stands on the shelves of installed packages
 }
 PLACES = {kind: path.replace("*", "own") for path, kind in SECTIONS.items() if isinstance(kind, str)}
 PLACES |= {"load_dataset": "training.load_dataset", "preprocess": "training.preprocess"}
+OF_A_TASK = ("augment", "loss", "metric", "preprocess", "views")  # the others are tested with classification alone
 
 
 def arguments_of(function) -> dict:
@@ -430,8 +442,9 @@ def names_for(task: str, kind: str) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore")  # such as those of torch on arguments that are odd, but allowed
-@pytest.mark.parametrize("kind", PLACES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task, kind", [(task, kind) for task in TASKS for kind in PLACES if task == "classification" or kind in OF_A_TASK]
+)
 def test_a_function_runs_or_is_refused(task, kind, tmp_path):
     faults = []
     for name in names_for(task, kind):
