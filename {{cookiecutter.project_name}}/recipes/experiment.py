@@ -5,7 +5,7 @@ Training, --check (on the meta device), validate and predict take them from here
 
 import importlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,14 +19,7 @@ from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment
 from recipes.parts import samples as data
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
-from recipes.parts.step import (
-    build_amp,
-    build_ema,
-    choose_device,
-    keep_freed_memory,
-    resize_progressively,
-    seeder,
-)
+from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
 from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
 
 
@@ -89,7 +82,7 @@ class Experiment:
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
-        return data.reader(samples, batch_size, self.device, 0 if self.debug else self.scheme.workers)
+        return data.reader(samples, batch_size, self.device, self.scheme.workers)
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -162,6 +155,8 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
     )
     with blame("training.scheme"):
         check_settings(ingredients, scheme, experiment.task)
+    if experiment.debug:  # one step, in this process
+        experiment.scheme = replace(scheme, epochs=1e-9, workers=0)
     with blame("model.architecture"):
         experiment.task.check(experiment.architecture, scheme)
     with blame("training.scheme.device"):

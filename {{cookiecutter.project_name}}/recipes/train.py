@@ -18,12 +18,13 @@ import torch
 from core import Ingredients, SettingError
 from recipes.contracts import TwoWeightSets
 from recipes.experiment import Experiment, build, configure
-from recipes.parts import checkpoint, failures, pictures
+from recipes.parts import checkpoint, pictures
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler, summary
 from recipes.parts.step import LossWatch, microbatches
 from recipes.run import CHECKPOINTS, Run, format_metrics, weights_file
 
+COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
 RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
@@ -62,35 +63,34 @@ class TrainState:
         return is_best
 
     def state_dict(self) -> dict:
-        names = ("epoch", "step", "history", "best", "since_best", "autotuned")
-        state = {name: vars(self)[name] for name in names}
-        state |= {"loss_sum": self.loss_sum.cpu(), "meta": self.experiment.meta, "model": self.eval_model.state_dict()}
-        optimizer = self.experiment.optimizer.state_dict()
+        experiment = self.experiment
         # The rate of a step follows from the step: without it a resumed run writes the same bytes as an unbroken one.
-        groups = [group | {"lr": group["initial_lr"]} for group in optimizer["param_groups"]]
-        state |= {"optimizer": optimizer | {"param_groups": groups}, "scaler": self.experiment.scaler.state_dict()}
-        if self.eval_model is not self.experiment.model:
-            state["training"] = self.experiment.model.state_dict()
-        if self.experiment.ema_model is not None:
-            state["ema_model"] = self.experiment.ema_model.state_dict()
+        set_learning_rate(experiment.optimizer, 1.0)
+        state = {name: vars(self)[name] for name in COUNTS} | {"loss_sum": self.loss_sum.cpu(), "meta": experiment.meta}
+        state |= {"model": self.eval_model.state_dict(), "scaler": experiment.scaler.state_dict()}
+        state["optimizer"] = experiment.optimizer.state_dict()
+        if experiment.ema_model is not None:
+            state["training"] = experiment.model.state_dict()
+            state["n_averaged"] = experiment.ema_model.n_averaged
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        for name in ("epoch", "step", "history", "best", "since_best", "autotuned"):
+        experiment = self.experiment
+        for name in COUNTS:
             setattr(self, name, state[name])
-        self.loss_sum = state["loss_sum"].to(self.experiment.device)
-        groups = self.experiment.optimizer.param_groups
-        rates = [{key: group[key] for key in RATES if key in group} for group in groups]
+        self.loss_sum = state["loss_sum"].to(experiment.device)
+        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.optimizer.param_groups]
         try:
-            self.experiment.model.load_state_dict(state.get("training", state["model"]))
-            self.experiment.optimizer.load_state_dict(state["optimizer"])
-            self.experiment.scaler.load_state_dict(state["scaler"])
-            if self.experiment.ema_model is not None:
-                self.experiment.ema_model.load_state_dict(state["ema_model"])
+            experiment.model.load_state_dict(state.get("training", state["model"]))
+            experiment.optimizer.load_state_dict(state["optimizer"])
+            experiment.scaler.load_state_dict(state["scaler"])
+            if experiment.ema_model is not None:
+                experiment.ema_model.module.load_state_dict(state["model"])
+                experiment.ema_model.n_averaged.copy_(state["n_averaged"])
         except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
             message = f"the checkpoint does not fit: {str(error).splitlines()[0]}; set it to False"
             raise SettingError("training.scheme.resume", message) from error
-        for group, own in zip(self.experiment.optimizer.param_groups, rates, strict=True):
+        for group, own in zip(experiment.optimizer.param_groups, rates, strict=True):
             group.update(own)
 
 
@@ -102,15 +102,14 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     experiment = configure(ingredients, functions)
     scheme, task = experiment.scheme, experiment.task
     run = Run(experiment)
-    run.resume(ingredients, "" if resume is None and scheme.resume else resume)
-    if run.is_over(scheme):
+    if run.resume(ingredients, "" if resume is None and scheme.resume else resume, scheme):
         run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue")
         return run.folder
     build(experiment, new=run.state is None)
     state, model, optimizer = TrainState(experiment), experiment.model, experiment.optimizer
     batch_size = begin(run, state)  # of a step: all its microbatches
-    steps_per_epoch = 1 if experiment.debug else len(experiment.training) // batch_size  # the rest is left out
-    steps = 1 if experiment.debug else max(1, round(scheme.epochs * steps_per_epoch))
+    steps_per_epoch = len(experiment.training) // batch_size  # the rest is left out
+    steps = max(1, round(scheme.epochs * steps_per_epoch))
     schedule = experiment.schedule(steps_per_epoch, state.history)
     order_of = epoch_sampler(experiment.training, scheme.seed, scheme.balanced)
     read = experiment.read(experiment.training, batch_size)
@@ -143,7 +142,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     state.loss_sum += loss.detach()
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
-                    failures.refuse_loss(run.folder, state, watch.recent, order, batch_size)
+                    run.refuse_loss(state, watch.recent, order, batch_size)
                 if scheme.clip_norm is not None:
                     experiment.scaler.unscale_(optimizer)
                     torch.nn.utils.clip_grad_norm_(model.parameters(), scheme.clip_norm)
@@ -153,7 +152,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 if experiment.ema_model is not None and step / steps >= experiment.ema_start:
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
-                failures.refuse_loss(run.folder, state, watch.recent, order, batch_size)
+                run.refuse_loss(state, watch.recent, order, batch_size)
             state.seconds = time.perf_counter() - started
 
             # Validation
@@ -167,7 +166,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             # Checkpoint
             is_best = state.end_epoch(metrics)
             run.save(state)
-            run.name_checkpoint(epoch + 1, is_best, experiment.saving.save_all_checkpoints)
+            run.name_checkpoint(epoch + 1, is_best)
             run.report(state.history, math.ceil(scheme.epochs), is_best)
             if is_best:
                 batches = read_validation(pictures.some_of(len(experiment.validation)))
@@ -261,8 +260,7 @@ def finish(run: Run, experiment: Experiment) -> None:
     if not experiment.debug:
         weights = weights_file(experiment.saving)
         for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
-            kept = {key: value for key, value in state.items() if key not in ("optimizer", "training", "ema_model")}
-            checkpoint.save(path, kept)
+            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizer", "training")})
         run.log(f"weights: {weights}")
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")

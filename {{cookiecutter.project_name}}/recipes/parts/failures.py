@@ -33,13 +33,13 @@ def refuse_loss(folder: Path, state, recent, order: torch.Tensor, batch_size: in
     raise SettingError(f"training.optimizer{key}", message)
 
 
-def translate(error: Exception, folder: Path) -> Exception:
+def translate(error: Exception) -> Exception:
     """The error to raise in its place: what to lower if memory ran out, how to continue if the disk is full."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate as much)"
         message += ", set precision = bf16, or name blocks in model.architecture.recompute"
         return SettingError("training.scheme.batch_size", message)
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # without: standard output
         message = "the last checkpoint is intact: free some space, then run python train.py --resume"
-        return IngredientsError(f"{error.filename or folder}: cannot be written ({error.strerror}); {message}")
+        return IngredientsError(f"{error.filename}: cannot be written ({error.strerror}); {message}")
     return error
