@@ -133,6 +133,16 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class TrainsInTurn(Protocol):
+    """A task of networks that take turns in each step, such as a GAN: each has an optimizer of its own.
+
+    LOSSES, in order: (the name of a part of the model, its loss, called as `Task.loss`). A part may come twice.
+    """
+
+    LOSSES: list[tuple[str, Callable]]
+
+
+@runtime_checkable
 class Draws(Protocol):
     """A task with pictures: images (3, H, W) of a batch, with its predictions if a model is given."""
 

@@ -15,7 +15,7 @@ from core import Ingredients, IngredientsError, SettingError, registry
 from core.declared import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment
+from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
@@ -58,13 +58,24 @@ class Experiment:
     new_weights: str = ""  # what was loaded, and what was not
     augment: object = None
     criterion: object = None
-    optimizer: torch.optim.Optimizer | None = None
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # one, "", unless the task has LOSSES
+    phases: list[tuple] = field(default_factory=list)  # of a step: (network, its optimizer, its loss)
     scaler: torch.amp.GradScaler | None = None
     autocast: object = None
     ema_model: torch.nn.Module | None = None
     ema_start: float = 0.0  # share of training from which on weights are averaged
     seed_all: object = None  # seeds the generators that layers draw from
     generator: torch.Generator | None = None  # for augmentation, on the device
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The first one."""
+        return next(iter(self.optimizers.values()), None)
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """Those of all optimizers."""
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def preprocess(self, split: str):
         """The preprocess of a split."""
@@ -262,12 +273,19 @@ def _build_training(experiment: Experiment, blame) -> None:
         facts = experiment.training.targets, experiment.outputs, device
         experiment.criterion = prepared("training.loss", criterion, *facts)
     with blame("training.optimizer"):
-        experiment.optimizer = (functions.at("training.optimizer") or registry.optimizer.get("sgd")())(model)
+        build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
+        losses = experiment.task.LOSSES if isinstance(experiment.task, TrainsInTurn) else [("", experiment.task.loss)]
+        for name, loss in losses:
+            network = model.get_submodule(name)  # "" is all of it
+            if name not in experiment.optimizers:
+                experiment.optimizers[name] = build_optimizer(network)
+            experiment.phases.append((network, experiment.optimizers[name], loss))
         if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own
             from recipes.parts.finetune import head, split_rates
 
             experiment.head = head(model)
-            split_rates(experiment.optimizer, list(experiment.head.parameters()), scheme.body_rate)
+            for optimizer in experiment.optimizers.values():
+                split_rates(optimizer, list(experiment.head.parameters()), scheme.body_rate)
     if device.type != "meta":
         experiment.ema_model, experiment.ema_start = build_ema(model, scheme), 1 - scheme.swa if scheme.swa else 0.0
         if scheme.compile:

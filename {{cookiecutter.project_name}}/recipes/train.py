@@ -65,10 +65,10 @@ class TrainState:
     def state_dict(self) -> dict:
         experiment = self.experiment
         # The rate of a step follows from the step: without it a resumed run writes the same bytes as an unbroken one.
-        set_learning_rate(experiment.optimizer, 1.0)
+        set_learning_rate(experiment, 1.0)
         state = {name: vars(self)[name] for name in COUNTS} | {"loss_sum": self.loss_sum.cpu(), "meta": experiment.meta}
         state |= {"model": self.eval_model.state_dict(), "scaler": experiment.scaler.state_dict()}
-        state["optimizer"] = experiment.optimizer.state_dict()
+        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in experiment.optimizers.items()}
         if experiment.ema_model is not None:
             state["training"] = experiment.model.state_dict()
             state["n_averaged"] = experiment.ema_model.n_averaged
@@ -79,10 +79,11 @@ class TrainState:
         for name in COUNTS:
             setattr(self, name, state[name])
         self.loss_sum = state["loss_sum"].to(experiment.device)
-        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.optimizer.param_groups]
+        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
         try:
             experiment.model.load_state_dict(state.get("training", state["model"]))
-            experiment.optimizer.load_state_dict(state["optimizer"])
+            for name, optimizer in experiment.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
             experiment.scaler.load_state_dict(state["scaler"])
             if experiment.ema_model is not None:
                 experiment.ema_model.module.load_state_dict(state["model"])
@@ -90,7 +91,7 @@ class TrainState:
         except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
             message = f"the checkpoint does not fit: {str(error).splitlines()[0]}; set it to False"
             raise SettingError("training.scheme.resume", message) from error
-        for group, own in zip(experiment.optimizer.param_groups, rates, strict=True):
+        for group, own in zip(experiment.param_groups, rates, strict=True):
             group.update(own)
 
 
@@ -100,13 +101,13 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     `resume`: the folder of a run to resume; "" for the newest; None for what the ingredients say.
     """
     experiment = configure(ingredients, functions)
-    scheme, task = experiment.scheme, experiment.task
+    scheme = experiment.scheme
     run = Run(experiment)
     if run.resume(ingredients, "" if resume is None and scheme.resume else resume, scheme):
         run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue")
         return run.folder
     build(experiment, new=run.state is None)
-    state, model, optimizer = TrainState(experiment), experiment.model, experiment.optimizer
+    state, model = TrainState(experiment), experiment.model
     batch_size = begin(run, state)  # of a step: all its microbatches
     steps_per_epoch = len(experiment.training) // batch_size  # the rest is left out
     steps = max(1, round(scheme.epochs * steps_per_epoch))
@@ -129,26 +130,27 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             batches = read(order[state.step * batch_size :])
             for inputs, targets in run.progress(batches, len(order), f"epoch {epoch + 1}", state):
                 step = epoch * steps_per_epoch + state.step
-                set_learning_rate(optimizer, schedule(step / steps))
+                set_learning_rate(experiment, schedule(step / steps))
                 experiment.seed("step", step)  # what is random in a step depends on nothing before it
                 inputs, targets = experiment.transform(inputs, targets, step / steps)
                 if step == 0:
                     pictures.save(run.folder / "batch.png", experiment, inputs, targets)
 
-                for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
-                    with experiment.autocast:
-                        loss = task.loss(model, micro_inputs, micro_targets, experiment.criterion)
-                    experiment.scaler.scale(loss / scheme.accumulate).backward()
-                    state.loss_sum += loss.detach()
+                for network, optimizer, loss_of in experiment.phases:  # one; of a GAN two, which take turns
+                    for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
+                        with experiment.autocast:
+                            loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
+                        experiment.scaler.scale(loss / scheme.accumulate).backward()
+                        state.loss_sum += loss.detach()
+                    if scheme.clip_norm is not None:
+                        experiment.scaler.unscale_(optimizer)
+                        torch.nn.utils.clip_grad_norm_(network.parameters(), scheme.clip_norm)
+                    experiment.scaler.step(optimizer)
+                    experiment.scaler.update()
+                    model.zero_grad(set_to_none=True)
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
                     run.refuse_loss(state, watch.recent, order, batch_size)
-                if scheme.clip_norm is not None:
-                    experiment.scaler.unscale_(optimizer)
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), scheme.clip_norm)
-                experiment.scaler.step(optimizer)
-                experiment.scaler.update()
-                optimizer.zero_grad(set_to_none=True)
                 if experiment.ema_model is not None and step / steps >= experiment.ema_start:
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
@@ -200,7 +202,7 @@ def begin(run: Run, state: TrainState) -> int:
 
         plot = run.folder / "learning_rate.png"
         state.autotuned["learning_rate"] = tune.learning_rate(experiment, batch_size, plot)
-    for group in experiment.optimizer.param_groups:
+    for group in experiment.param_groups:
         group["initial_lr"] = group["lr"] * state.autotuned.get("learning_rate", 1.0)
     state.loss_sum = state.loss_sum.to(experiment.device)
     if run.state is not None:
@@ -226,8 +228,8 @@ def introduce(run: Run, state: TrainState) -> None:
 # ------------------------------------------------------------------------------------------------ in and after the loop
 
 
-def set_learning_rate(optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
+def set_learning_rate(experiment: Experiment, factor: float) -> None:
+    for group in experiment.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
@@ -238,14 +240,16 @@ def train_mode(experiment: Experiment, epoch: int) -> None:
         from recipes.parts.finetune import freeze
 
         freeze(experiment.model, experiment.head, epoch < experiment.scheme.frozen_epochs)
-    if isinstance(experiment.optimizer, TwoWeightSets):
-        experiment.optimizer.train()
+    for optimizer in experiment.optimizers.values():
+        if isinstance(optimizer, TwoWeightSets):
+            optimizer.train()
 
 
 def eval_mode(experiment: Experiment) -> None:
     """Put the weights that are evaluated in place, if the optimizer has two sets; `evaluate` does so for the model."""
-    if isinstance(experiment.optimizer, TwoWeightSets):
-        experiment.optimizer.eval()
+    for optimizer in experiment.optimizers.values():
+        if isinstance(optimizer, TwoWeightSets):
+            optimizer.eval()
 
 
 def finish(run: Run, experiment: Experiment) -> None:
@@ -260,7 +264,7 @@ def finish(run: Run, experiment: Experiment) -> None:
     if not experiment.debug:
         weights = weights_file(experiment.saving)
         for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
-            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizer", "training")})
+            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
         run.log(f"weights: {weights}")
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")

@@ -44,7 +44,8 @@ def free_memory(device) -> int:
 
 def _loss(experiment, inputs, targets):
     with experiment.autocast:
-        return experiment.task.loss(experiment.model, inputs, targets, experiment.criterion)
+        losses = [loss_of for _, _, loss_of in experiment.phases]
+        return sum(loss_of(experiment.model, inputs, targets, experiment.criterion) for loss_of in losses)
 
 
 def learning_rate(experiment, batch_size: int, plot: Path) -> float:
