@@ -1,5 +1,6 @@
-"""The template as git has it: what lies about in a folder that was worked in is not baked."""
+"""The template as git has it, without what lies about in a folder that was worked in; and the project's fixtures."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +14,15 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = ROOT / "{{cookiecutter.project_name}}"
+
+# The project's own fixtures, for the tests here that train: tiny data, and the shipped ingredients turned to it.
+spec = importlib.util.spec_from_file_location("project_conftest", PROJECT / "tests" / "conftest.py")
+project_conftest = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(project_conftest)
+archive, overrides, read, train, own, one_thread = (
+    getattr(project_conftest, name) for name in ("archive", "overrides", "read", "train", "own", "one_thread")
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Every combination of answers is baked and compared with what it should be; once per task it is tested and trained.
 
-The combinations come from cookiecutter.json, so a new choice is tested the day it appears, and fails until `ONLY_FOR`
-below spells out its files.
+The combinations come from cookiecutter.json, so a new choice is tested the day it appears, and fails until `TASKS_OF`
+below says which files are its own.
 """
 
 import itertools
@@ -39,106 +39,32 @@ COMBINATIONS = [
 ]
 NAME = "my-Digits_2"
 
-# The files of a rendered project: those of every one, and those that one choice brings.
-COMMON = {
-    ".gitignore",
-    ".vscode/launch.json",
-    "README.md",
-    "core/__init__.py",
-    "core/adopt.py",
-    "core/arguments.py",
-    "core/declared.py",
-    "core/errors.py",
-    "core/ingredients.py",
-    "core/parser.py",
-    "core/references.py",
-    "core/registry.py",
-    "core/values.py",
-    "custom_functions.py",
-    "ingredients.ini",
-    "pantry/__init__.py",
-    "pantry/augment.py",
-    "pantry/backbones.py",
-    "pantry/images.py",
-    "pantry/download.py",
-    "pantry/losses.py",
-    "pantry/metrics.py",
-    "pantry/muon.py",
-    "pantry/optimizers.py",
-    "core.adopt.py",
-    "pantry/preprocess.py",
-    "pantry/schedule_free.py",
-    "pantry/schedules.py",
-    "pantry/torch_losses.py",
-    "pantry/torch_optim.py",
-    "pantry/torch_schedules.py",
-    "pantry/trackers.py",
-    "pyproject.toml",
-    "recipes/__init__.py",
-    "recipes/check.py",
-    "recipes/checkpoint.py",
-    "recipes/command.py",
-    "recipes/data.py",
-    "recipes/explain.py",
-    "recipes/guard.py",
-    "recipes/parts/__init__.py",
-    "recipes/parts/backbone.py",
-    "recipes/parts/finetune.py",
-    "recipes/parts/metrics.py",
-    "recipes/pictures.py",
-    "recipes/predict.py",
-    "recipes/runs.py",
-    "recipes/schema.py",
-    "recipes/settings.py",
-    "recipes/techniques.py",
-    "recipes/train.py",
-    "recipes/tune.py",
-    "recipes/validate.py",
-    "tests/conftest.py",
-    "tests/test_augment.py",
-    "tests/test_data.py",
-    "tests/test_explain.py",
-    "tests/test_pantry.py",
-    "train.py",
+# What a project holds follows from the names of the files that git tracks. A word in the path of a file says which
+# tasks it is for; one with none of these words is for all.
+SCENES = {"detection", "segmentation"}
+TASKS_OF = {
+    "classification": {"classification", "tabular", "text"},
+    "detection": {"detection"},
+    "detectors": {"detection"},
+    "boxes": SCENES,
+    "scenes": SCENES,
+    "segmentation": {"segmentation"},
+    "segmenters": {"segmentation"},
+    "mask": {"segmentation"},
+    "masks": {"segmentation"},
+    "tabular": {"tabular"},
+    "tables": {"tabular"},
+    "diabetes": {"tabular"},
+    "text": {"text"},
+    "texts": {"text"},
+    "udhr": {"text"},
+    "blank": {"blank"},
 }
-SCENES = {"data/digits.tgz", "data/README.md", "pantry/boxes.py", "pantry/scenes.py"}
-ONLY_FOR = {
-    ("task", "classification"): {
-        "recipes/classification.py",
-        "tests/test_commands.py",
-        "tests/test_interruptions.py",
-        "tests/test_techniques.py",
-        "tests/test_train.py",
-    },
-    ("task", "detection"): SCENES | {"recipes/detection.py", "pantry/detectors.py", "tests/test_detection.py"},
-    ("task", "segmentation"): SCENES
-    | {"recipes/segmentation.py", "pantry/mask_losses.py", "pantry/masks.py", "pantry/segmenters.py"}
-    | {"tests/test_segmentation.py"},
-    ("task", "tabular"): {
-        "recipes/classification.py",
-        "recipes/tabular.py",
-        "pantry/tables.py",
-        "tests/test_tabular.py",
-        "data/README.md",
-        "data/diabetes.csv",
-    },
-    ("task", "text"): {
-        "recipes/classification.py",
-        "recipes/text.py",
-        "pantry/texts.py",
-        "tests/test_text.py",
-        "data/README.md",
-        "data/udhr/testing.tsv",
-        "data/udhr/training.tsv",
-        "data/udhr/validation.tsv",
-    },
-    ("task", "blank"): {"recipes/blank.py", "tests/test_blank.py"},
-    ("data", "digits"): {"data/digits.tgz", "data/README.md"},
-    ("data", "mnist"): set(),
-    ("license", "MIT"): {"LICENSE"},
-    ("license", "Apache-2.0"): {"LICENSE"},
-    ("license", "BSD-3-Clause"): {"LICENSE"},
-    ("license", "none"): set(),
+# Files whose names do not say it.
+FOR_CLASSIFICATION = {
+    "tests/test_commands.py",
+    "tests/test_interruptions.py",
+    "tests/test_train.py",
 }
 # Where a choice keeps one of several files under another name: what it is called in the template.
 KEPT_AS = {
@@ -152,6 +78,13 @@ KEPT_AS = {
     ("task", "segmentation"): {"ingredients.ini": "ingredients.segmentation.ini"},
     ("data", "mnist"): {"ingredients.ini": "ingredients.mnist.ini"},
 }
+VARIANTS = {file for files in KEPT_AS.values() for file in files.values()}
+VARIANTS |= {f"licenses/{name}.txt" for name in CHOICES["license"] if name != "none"}
+# What may lie at the top of a project, and what in its folders: anything else was added by accident.
+TOP = {".gitignore", ".vscode", "LICENSE", "README.md", "core", "custom_functions.py", "data", "ingredients.ini"}
+TOP |= {"pantry", "pyproject.toml", "recipes", "tests", "train.py"}
+INSIDE = {"core": {".py"}, "pantry": {".py"}, "recipes": {".py"}, "tests": {".py"}, ".vscode": {".json"}}
+INSIDE["data"] = {".tgz", ".csv", ".tsv", ".md"}
 FIGURES = {  # the figure and the least that the default training must reach on validation
     "classification": ("accuracy", 0.985),
     "tabular": ("r2", 0.45),
@@ -214,17 +147,43 @@ def run(command, cwd, env):
 # What is rendered
 
 
+@pytest.fixture(scope="module")
+def in_project(tracked):
+    """The files of the template's project folder."""
+    return {name.removeprefix(f"{FOLDER}/") for name in tracked if name.startswith(f"{FOLDER}/")}
+
+
+def expected(in_project, answers):
+    """The files of a project that was rendered with these answers."""
+
+    def is_for(name):
+        task = answers["task"]
+        if name in VARIANTS:
+            return False
+        if name == "data/digits.tgz" or (name == "data/README.md" and task not in ("tabular", "text")):
+            return task in SCENES or (task, answers["data"]) == ("classification", "digits")
+        words = TASKS_OF.keys() & set(re.split("[/._]", name))
+        return all(task in TASKS_OF[word] for word in words) and (
+            task == "classification" or name not in FOR_CLASSIFICATION
+        )
+
+    return {name for name in in_project if is_for(name)} | ({"LICENSE"} if answers["license"] != "none" else set())
+
+
 @every_combination
-def test_exactly_these_files_are_rendered(bake, answers):
-    assert files_in(bake(**answers)) == COMMON.union(*(ONLY_FOR[item] for item in counting(answers)))
+def test_exactly_these_files_are_rendered(bake, in_project, answers):
+    files = files_in(bake(**answers))
+    assert files == expected(in_project, answers)
+    assert {name.split("/")[0] for name in files} <= TOP
+    for name in files:
+        if "/" in name:
+            assert Path(name).suffix in INSIDE[name.split("/")[0]], name
 
 
-def test_every_file_of_the_template_reaches_some_project(tracked):
-    there = {name.removeprefix(f"{FOLDER}/") for name in tracked if name.startswith(f"{FOLDER}/")}
-    renamed = {file for files in KEPT_AS.values() for file in files.values()}
-    renamed |= {f"licenses/{name}.txt" for name in CHOICES["license"] if name != "none"}
-    assert there - renamed == COMMON.union(*ONLY_FOR.values()) - {"LICENSE"}
-    assert renamed <= there
+def test_every_file_of_the_template_reaches_some_project(in_project):
+    reached = set().union(*(expected(in_project, answers) for answers in COMBINATIONS)) - {"LICENSE"}
+    assert reached == in_project - VARIANTS
+    assert in_project >= VARIANTS | FOR_CLASSIFICATION
 
 
 @every_combination
@@ -293,7 +252,7 @@ def test_rendering_is_lint_free(bake, user_env, answers):
 
 @every_task
 def test_rendered_project_passes_its_own_tests(bake, user_env, task):
-    own = sorted(file for file in ONLY_FOR["task", task] if file.startswith("tests/"))
+    own = [f"tests/test_{task}.py"]
     # What all projects share is tested once, but for the tests that read the project's ini or look over its shelves.
     files = [] if task == "classification" else [*own, "tests/test_explain.py", "tests/test_pantry.py"]
     done = run(["pytest", "-q", *files], bake(fresh=True, task=task), user_env)
@@ -534,10 +493,14 @@ def test_good_name_is_taken(name):
     assert rendered("__stand_in", project_name=name) == (name, "")
 
 
+# The tools of the template alone, which no project installs.
+TEMPLATE_ONLY = {"confection", "cookiecutter", "coverage", "pytest-cookies", "pyyaml", "scikit-learn"}
+
+
 def test_name_of_anything_installed_is_refused():
     for requirement in requirements():
         name = re.match(r"[\w.-]+", requirement)[0]
-        if name not in {"confection", "cookiecutter", "pytest-cookies", "pyyaml", "scikit-learn"}:  # the template's own
+        if name not in TEMPLATE_ONLY:
             assert pre_gen_project.why_not(name) == "the project installs a package of that name"
 
 

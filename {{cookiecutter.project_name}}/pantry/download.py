@@ -1,8 +1,7 @@
-"""Download: an archive, fetched and unpacked safely.
+"""Download: an archive, fetched once and unpacked safely."""
 
-Whatever is heavy is imported inside the functions, so that reading the ingredients stays quick.
-"""
-
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,73 +14,85 @@ from core import IngredientsError, registry
 registry.create("download_function")
 
 ARCHIVES = ".archive"  # hidden, and no archive's name may start with a dot: archive.zip has to unpack beside it
-ARCHIVE_SUFFIXES = (".tar.gz", ".tar.xz", ".tgz", ".tar", ".zip")
+SUFFIXES = (".tar.gz", ".tar.xz", ".tgz", ".tar", ".zip")
 MARKER = ".complete"
 PAUSE = 1.0  # seconds before the second try; each later pause is twice the one before
+SMALL = 200_000_000  # bytes that any archive may unpack to
+LONGEST_NAME = 100_000  # bytes of a header of a tar that says more of the next one
 MACHINE_ERRORS = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EIO", "EMFILE", "ENOMEM")  # not the archive's fault
 
 
 @registry.download_function.register("download_archive")
-def download_archive(source: str, root: Path, sha256: str = "", timeout: float = 30.0, tries: int = 3):
-    """`download() -> Path`: fetch and unpack `source` once, and give the folder `<root>/<archive name without suffix>`.
+def download_archive(
+    source: str, root: Path, sha256: str = "", timeout: float = 30.0, tries: int = 3, max_ratio: float = 200.0
+):
+    """`download() -> Path`: fetch and unpack `source` once; returns `<root>/<archive name without suffix>`.
 
     source: https://..., http://..., file:path (from the current folder) or file:///path; .tgz .tar.gz .tar .tar.xz .zip
-    sha256: of the archive, 64 hex digits; without it the archive is not verified
-    timeout: seconds without an answer or a byte; tries: how often before giving up
+    sha256: of the archive, 64 hex digits; empty: the archive is not verified
+    timeout: seconds to wait for an answer or a byte; tries: attempts before giving up
+    max_ratio: times the archive's size that its files may take, so that a bomb is not unpacked
 
-    A downloaded archive is kept in `<root>/.archive/`, a `file:` one is read where it lies. The folder appears under
-    its name when it is complete, and is made again when source, sha256 or the `file:` archive changed.
+    A downloaded archive is kept in `<root>/.archive/`, a `file:` one is read in place. The folder gets its name when it
+    is complete, and is made again if source, sha256 or the `file:` archive changed.
     Raises IngredientsError, and leaves no part of a folder or of an archive behind.
     """
     name, stem, local = _read_source(source)
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise ValueError(f"sha256 = {sha256} is no sha256: 64 hexadecimal digits are needed")
-    if not timeout > 0 or tries < 1:
-        raise ValueError(f"timeout = {timeout} (seconds) and tries = {tries} have to be above 0")
-    store, dest, sha256 = Path(root).absolute() / ARCHIVES, Path(root) / stem, sha256.lower()
-
-    def is_complete() -> bool:
-        return _is_made_from(dest / MARKER, source, sha256, local)
+        raise ValueError(f"sha256 = {sha256}: expected 64 hexadecimal digits")
+    if not (timeout > 0 and tries >= 1 and max_ratio > 0):
+        raise ValueError(f"timeout = {timeout}, tries = {tries}, max_ratio = {max_ratio}: must be above 0")
+    dest, sha256, source_id = Path(root) / stem, sha256.lower(), hashlib.sha256(source.encode()).hexdigest()[:8]
+    store = Path(root).absolute() / ARCHIVES / source_id  # of this source, so that a file in it needs no description
+    archive = local or store / name
 
     def check() -> bool:
-        """Is the folder there already? IngredientsError where `download` cannot work; the network is not asked."""
-        if is_complete():
+        """Whether the folder is there. Raises IngredientsError if `download` cannot work; the network is not asked."""
+        if _is_unpacked(dest / MARKER, source, sha256, local):
             return True
-        _check_free(dest)
+        if os.path.lexists(dest) and not (dest / MARKER).is_file() and not (dest.is_dir() and not os.listdir(dest)):
+            raise IngredientsError(f"{dest}: has files that were not unpacked here; move it, or choose another root")
         if local is not None and not local.is_file():
             raise IngredientsError(f"{source}: there is no such file (looked for {local.absolute()})")
         return False
 
     def fetch() -> None:
-        if not check() and local is None:
-            _fetch(source, store / name, sha256, timeout, tries)
+        if archive.is_file() and sha256 and local is None and _digest(archive) != sha256:
+            archive.unlink()
+        if not check() and not archive.is_file():
+            _fetch(source, archive, timeout, tries)
 
     def unpack() -> None:
-        if not is_complete():
-            _unpack(source, local or store / name, sha256, local, store / f"{name}.unpacked", dest)
+        if check():
+            return
+        try:
+            _unpack(source, archive, sha256, local, store / "unpacked", dest, max_ratio)
+        except ValueError as error:
+            kept = "The file is left as it is" if local else "It was deleted; check source in [project.data]"
+            raise IngredientsError(f"{source}: the archive is refused: {error}. {kept}") from error
 
     def download() -> Path:
-        if is_complete():  # asked again under the lock below; here it lets folders that cannot be written be read
+        if check():  # asked again under the lock; here it lets folders be read that cannot be written
             return dest
         try:
             _run_locked(store, name, fetch, unpack)
         except IngredientsError:
-            (store / f"{name}.lock").unlink(missing_ok=True)
+            shutil.rmtree(store, ignore_errors=True)
             with suppress(OSError):  # other archives are kept there
-                store.rmdir()
+                store.parent.rmdir()
             raise
         except OSError as error:
             raise IngredientsError(f"{source}: cannot be unpacked into {dest}: {error}") from error
         return dest
 
-    download.check = check  # for --check
+    download.check = check
     return download
 
 
 def _run_locked(store: Path, name: str, download, unpack) -> None:
-    """Both steps under fastdownload's lock for the archive, so that of several processes one works and others wait.
+    """Run both steps under fastdownload's lock for the archive: of several processes one works and the others wait.
 
-    With force=True `get` asks these two what is there: its own test takes any folder, even an empty one, as complete.
+    force=True leaves it to these two whether anything is to be done: fastdownload takes any folder for complete.
     """
     from fastcore.xtras import Config
     from fastdownload import FastDownload
@@ -98,7 +109,7 @@ def _run_locked(store: Path, name: str, download, unpack) -> None:
 
 
 def _read_source(source: str) -> tuple[str, str, Path | None]:
-    """Name of the archive, the same without its suffix, and its path if it is a file here; or a ValueError."""
+    """Name of the archive, the same without its suffix, and its path if it is a local file. Raises ValueError."""
     from urllib.parse import unquote, urlsplit
     from urllib.request import url2pathname
 
@@ -107,21 +118,19 @@ def _read_source(source: str) -> tuple[str, str, Path | None]:
         is_url = source[5:7] == "//"
         local = Path(url2pathname(address.path) if is_url else source[5:]).expanduser()
     elif address.scheme not in ("http", "https") or not address.netloc:
-        raise ValueError(f"source = {source} is no address: write https://..., http://... or file:path/to/archive.tgz")
+        raise ValueError(f"source = {source}: expected https://..., http://... or file:path/to/archive.tgz")
     name = PurePath(unquote(address.path)).name if local is None else local.name
-    suffix = next((suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), "")
-    if not suffix:
-        raise ValueError(f"source = {source} is no archive that can be unpacked: {' '.join(ARCHIVE_SUFFIXES)} can")
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
     stem = name[: -len(suffix)]
+    if not suffix:
+        raise ValueError(f"source = {source}: expected an archive, {' '.join(SUFFIXES)}")
     if not stem or stem.startswith("."):
-        raise ValueError(f"source = {source}: the archive's name has to begin with a letter, it names the folder")
+        raise ValueError(f"source = {source}: the archive's name must start with a letter, since it names the folder")
     return name, stem, local
 
 
-def _is_made_from(marker: Path, source: str, sha256: str, local: Path | None = None) -> bool:
-    """Was the thing beside `marker` finished, and from this archive? With a sha256 the address does not matter."""
-    import json
-
+def _is_unpacked(marker: Path, source: str, sha256: str, local: Path | None) -> bool:
+    """Whether the folder of `marker` is complete, and from this archive. A sha256 counts more than the address."""
     try:
         made = json.loads(marker.read_text("utf-8"))
         if sha256:
@@ -135,47 +144,26 @@ def _stamp(file: Path | None) -> list[int] | None:
     return [file.stat().st_size, file.stat().st_mtime_ns] if file else None
 
 
-def _write_marker(marker: Path, source: str, digest: str, local: Path | None = None) -> None:
-    import json
-
-    marker.unlink(missing_ok=True)
-    marker.write_text(json.dumps({"source": source, "sha256": digest, "stamp": _stamp(local)}), "utf-8")
-
-
-def _check_free(dest: Path) -> None:
-    """Refuse to touch what was not unpacked here: it may be somebody's work."""
-    ours = (dest / MARKER).is_file() or not os.path.lexists(dest)
-    if not ours and not (dest.is_dir() and not any(dest.iterdir())):
-        raise IngredientsError(f"{dest}: holds files that were not unpacked here; move it away, or choose another root")
-
-
 def _digest(file: Path) -> str:
-    import hashlib
-
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch(url: str, archive: Path, sha256: str, timeout: float, tries: int) -> None:
-    """Have `archive` complete, with a marker beside it; one that an earlier call got from the same place is kept."""
+def _fetch(url: str, archive: Path, timeout: float, tries: int) -> None:
+    """Download `archive`; the file gets its name when it is complete."""
     from http.client import HTTPException, responses
     from urllib.error import HTTPError
 
-    part, marker = archive.with_name(archive.name + ".part"), archive.with_name(archive.name + ".json")
-    if archive.is_file() and _is_made_from(marker, url, sha256):
-        return
-    archive.unlink(missing_ok=True)  # before its marker changes: one does not speak for the other at any moment
+    part = archive.with_name(archive.name + ".part")
     for attempt in range(1, tries + 1):
         try:
-            _save(url, part, timeout)
-            _write_marker(marker, url, _digest(part))
-            part.replace(archive)
-            return
+            return _save(url, part, timeout) or part.replace(archive)
         except (OSError, HTTPException, ValueError) as error:
             code = error.code if isinstance(error, HTTPError) else 0
             if attempt == tries or (code in range(400, 500) and code not in (408, 429)):  # these two pass
-                reason = getattr(error, "reason", error) or type(error).__name__
-                reason = f"the server answered {code} {responses.get(code, '')}" if code else reason
+                reason = (
+                    f"the server answered {code} {responses.get(code, '')}" if code else error or type(error).__name__
+                )
                 raise IngredientsError(
                     f"{url}: cannot be downloaded ({attempt} of {tries} tries): {reason}. Check source in "
                     f"[project.data], or download it yourself and write source = file:/path/to/{archive.name}"
@@ -203,7 +191,7 @@ def _save(url: str, file: Path, timeout: float) -> None:
         os.fsync(stream.fileno())
 
 
-def _unpack(source: str, archive: Path, sha256: str, local: Path | None, work: Path, dest: Path) -> None:
+def _unpack(source: str, archive: Path, sha256: str, local, work: Path, dest: Path, max_ratio: float) -> None:
     """Unpack in `work`, on the same disk, and rename; the marker is inside before the folder has its name."""
     old = work.with_suffix(".old")
     for left in (work, old):  # by a process that was killed
@@ -212,48 +200,41 @@ def _unpack(source: str, archive: Path, sha256: str, local: Path | None, work: P
     try:
         digest = _digest(archive)
         if sha256 and digest != sha256:
-            raise ValueError(f"its sha256 is {digest}, but {sha256} is expected")
-        _extract(archive, work)
+            raise ValueError(f"its sha256 is {digest}, expected {sha256}")
+        _extract(archive, work, max_ratio)
         shown = [path for path in work.iterdir() if is_visible(path.name)]
         made = shown[0] if len(shown) == 1 and shown[0].is_dir() and not shown[0].is_symlink() else work
-        _check_links(made)
-        _write_marker(made / MARKER, source, digest, local)
-        if hasattr(os, "sync"):
+        _refuse_links_out_of(made)
+        (made / MARKER).write_text(json.dumps({"source": source, "sha256": digest, "stamp": _stamp(local)}), "utf-8")
+        if os.name == "posix":
             os.sync()  # one for all: fsync of each of 70,000 files takes minutes
         if dest.is_dir():
             dest.rename(old)
         made.rename(dest)
-    except ValueError as error:
-        if local is None:
-            archive.unlink()
-            archive.with_name(archive.name + ".json").unlink(missing_ok=True)
-        kept = (
-            "The file was left as it is"
-            if local
-            else "It was deleted; check the source in [project.data] and run again"
-        )
-        raise IngredientsError(f"{source}: the archive is refused: {error}. {kept}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    """Unpack into `folder`; ValueError with the reason for an archive that is damaged or writes elsewhere."""
+def _extract(archive: Path, folder: Path, max_ratio: float) -> None:
+    """Unpack into `folder`. Raises ValueError for an archive that is damaged, writes elsewhere, or is a bomb."""
     import errno
 
-    machine = [getattr(errno, name, None) for name in MACHINE_ERRORS]
+    limit = max(SMALL, int(max_ratio * archive.stat().st_size))
     try:
-        unpack = _extract_zip if archive.name.lower().endswith(".zip") else _extract_tar
-        unpack(archive, folder)
+        extract = _extract_zip if archive.name.lower().endswith(".zip") else _extract_tar
+        if not extract(archive, folder, limit):
+            raise ValueError("it holds no files")
     except Exception as error:  # damaged archives raise anything from EOFError to zlib.error and NotImplementedError
-        if type(error) in (ValueError, MemoryError) or (isinstance(error, OSError) and error.errno in machine):
+        machine = isinstance(error, OSError) and errno.errorcode.get(error.errno) in MACHINE_ERRORS
+        if machine or type(error) in (ValueError, MemoryError):
             raise
         text = str(error).split("\n")[0] or type(error).__name__
         raise ValueError(f"it is damaged or no archive at all ({text})") from error
 
 
-def _extract_zip(archive: Path, folder: Path) -> None:
+def _extract_zip(archive: Path, folder: Path, limit: int) -> int:
+    """Unpack a zip; returns the number of its files."""
     import stat
     import zipfile
 
@@ -265,53 +246,55 @@ def _extract_zip(archive: Path, folder: Path) -> None:
             _check_name(member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise ValueError(f"{member.filename} is a link, which zipfile cannot make")
-        if all(member.is_dir() for member in members):
-            raise ValueError("it holds no files")
-        for member in tqdm(members, desc="unpacking", unit=" files", leave=False, disable=None):
-            pack.extract(member, folder)  # compares the CRC
+        _check_size(sum(member.file_size for member in members), limit, folder)
+        for member in tqdm(members, desc="unpack", unit=" files", leave=False, disable=None):
+            pack.extract(member, folder)  # no more than file_size, and compares the CRC
+    return sum(not member.is_dir() for member in members)
 
 
-def _extract_tar(archive: Path, folder: Path) -> None:
+def _extract_tar(archive: Path, folder: Path, limit: int) -> int:
+    """Unpack a tar in one pass; returns the number of its files."""
     import tarfile
 
     from tqdm import tqdm
 
-    with tarfile.open(archive) as tar:
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # new in 3.11.4; the checks below stand alone
-        members = tar.getmembers()
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(512) != bytes(512):  # tarfile takes a broken header for the end, without a word
-            raise ValueError("it is damaged or cut short")
-        while tar.fileobj.read(1 << 20):
-            pass  # gzip and xz compare their checksums when they meet the end
-        _check_members(members)
-        tar.extractall(folder, tqdm(members, desc="unpacking", unit=" files", leave=False, disable=None))
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buffer, encoding, errors):
+            try:
+                header = super().frombuf(buffer, encoding, errors)
+            except tarfile.HeaderError as error:
+                if isinstance(error, tarfile.EOFHeaderError):  # two blocks of zeros
+                    raise
+                raise ValueError("it is damaged or cut short") from error  # tarfile would take that for the end
+            if header.size < 0 or (header.type in b"xgXLK" and header.size > LONGEST_NAME):  # pax, or a long name
+                raise ValueError(f"the header of {header.name} names a size of {header.size} bytes")
+            return header
+
+    count, total = 0, 0
+    with tarfile.open(archive, tarinfo=Header) as tar:
+        for member in tqdm(tar, desc="unpack", unit=" files", leave=False, disable=None):
+            _check_name(member.name)
+            total += member.size + tarfile.BLOCKSIZE
+            _check_size(total if member.size >= 0 else limit + 1, limit, folder)
+            try:
+                tar.extract(member, folder, filter="data")  # which refuses devices, and links that leave the folder
+            except tarfile.FilterError as error:
+                raise ValueError(f"its member {member.name} leaves the folder, or is a device: {error}") from error
+            count += member.isreg()
+        while block := tar.fileobj.read(1 << 20):  # gzip and xz compare their checksums at the end
+            total += len(block)
+            _check_size(total, limit, folder)
+    return count
 
 
-def _check_members(members: list) -> None:
-    """ValueError for a tar whose members would be written outside of the folder, or are neither file, folder nor link.
+def _check_size(size: int, limit: int, folder: Path) -> None:
+    import errno
 
-    Nothing may be written through a link, so names alone tell where each member goes.
-    """
-    from posixpath import dirname, isabs, join, normpath
-
-    links = {normpath(member.name).casefold() for member in members if member.issym() or member.islnk()}
-    for member in members:
-        _check_name(member.name)
-        name = normpath(member.name).casefold()
-        if member.issym() or member.islnk():
-            target = normpath(join(dirname(member.name) if member.issym() else "", member.linkname))
-            if isabs(target) or target.split("/")[0] == "..":
-                raise ValueError(f"the link {member.name} -> {member.linkname} leaves the folder")
-        elif not member.isreg() and not member.isdir():
-            raise ValueError(f"{member.name} is a device")
-        elif name in links:
-            raise ValueError(f"{member.name} is written through a link")
-        while links and (name := dirname(name)):
-            if name in links:
-                raise ValueError(f"{member.name} is written through a link")
-    if not any(member.isreg() for member in members):
-        raise ValueError("it holds no files")
+    if size > limit:
+        raise ValueError(f"its files take more than {limit:,} bytes, far more than the archive; or raise max_ratio")
+    if size > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _check_name(name: str) -> None:
@@ -319,8 +302,8 @@ def _check_name(name: str) -> None:
         raise ValueError(f"its member {name} leaves the folder")
 
 
-def _check_links(folder: Path) -> None:
-    """Where do links lead that pass through other links? The disk knows best."""
+def _refuse_links_out_of(folder: Path) -> None:
+    """Refuse links that leave the folder through other links."""
     top = os.path.realpath(folder)
     for here, folders, files in os.walk(folder):
         for path in (os.path.join(here, name) for name in folders + files):

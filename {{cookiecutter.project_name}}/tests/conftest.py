@@ -1,6 +1,5 @@
 """A tiny data set as an archive, and the shipped ingredients turned to it: tests train in a second, elsewhere."""
 
-import sys
 import tarfile
 from pathlib import Path
 
@@ -12,11 +11,12 @@ from recipes.settings import read_ingredients
 HERE = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def one_thread():
     """Tiny networks are no faster on several threads, and far slower where other processes want the processors."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def read(overrides):
 
 
 @pytest.fixture
-def train(read):
+def train(read, one_thread):
     """train(changes) -> the run's folder."""
     from recipes.train import train as train_recipe
 
