@@ -20,8 +20,7 @@ class Problem(namedtuple("Problem", "place key raw message")):
     def __str__(self) -> str:
         subject = shortened(self.key) + (f" = {shortened(self.raw)}" if self.raw else "")
         place = [f"{self.place}:"] if self.place else []
-        message = self.message.replace("\n", "\n    ")
-        return escaped(" ".join([*place, subject]).rstrip() + f"\n    {message}")
+        return escaped(" ".join([*place, subject]).rstrip() + "\n    " + self.message.replace("\n", "\n    "))
 
 
 class IngredientsError(Exception):
@@ -57,27 +56,23 @@ def shortened(text: str) -> str:
 
 def escaped(text: str) -> str:
     """`text` with all characters escaped that a terminal would obey or hide; line ends stay."""
-    if text.replace("\n", "").isprintable():
-        return text
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def suggest(name: str, names, quote: str = "{}") -> str:
     """`Did you mean x?`, or the names that exist if none is near."""
-    from difflib import SequenceMatcher, get_close_matches
+    from difflib import SequenceMatcher, get_close_matches  # 5 ms
 
     def likeness(other: str) -> float:
         return SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
-    def last_part(path: str) -> str:
-        return path.lower().replace(":", ".").rpartition(".")[2]
-
-    names = list(dict.fromkeys(names))
+    names, last = list(dict.fromkeys(names)), name.lower().replace(":", ".").rpartition(".")[2]
     near = [other for other in names if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
-    same = sorted((other for other in near if last_part(other) == last_part(name)), key=likeness, reverse=True)
-    found = list(dict.fromkeys([*same, *get_close_matches(name, near, n=2, cutoff=0.6)]))[:2]
-    if found:  # beside a very near name a second one only distracts
-        found = found[:1] if likeness(found[0]) > 0.85 else found
-        return f"Did you mean {' or '.join(map(quote.format, found))}?"
+    same = [other for other in near if other.lower().rpartition(".")[2] == last]
+    similar = [*sorted(same, key=likeness, reverse=True), *get_close_matches(name, near, n=2, cutoff=0.6)]
+    best = list(dict.fromkeys(similar))[:2]
+    if best:  # beside a very near name a second one only distracts
+        best = best[:1] if likeness(best[0]) > 0.85 else best
+        return f"Did you mean {' or '.join(map(quote.format, best))}?"
     shown = ", ".join(map(quote.format, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"Available: {shown}." if names else "There are none."

@@ -4,8 +4,8 @@ A metric has `update(outputs, targets)`, `compute()`, `reset()` and `to(device)`
 function `(outputs, targets) -> number` of yours is a metric as well: it is given all outputs and targets at once.
 """
 
-from core import IngredientsError, registry
-from core.adopt import adopt, attempt, refuse
+from core import SettingError, registry
+from core.registry import adopt, attempt, refuse
 
 registry.create("metric")
 
@@ -30,7 +30,7 @@ def _adopt_metric(cls):
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 shapes = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
                 reason = " ".join(str(error).split()).partition(". ")[0]
-                raise IngredientsError(f"validation.metrics: {cls.__name__} cannot take {shapes}: {reason}") from error
+                raise SettingError("validation.metrics", f"{cls.__name__} cannot take {shapes}: {reason}") from error
 
         metric.update = explained
         return metric

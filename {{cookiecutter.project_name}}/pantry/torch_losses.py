@@ -4,8 +4,8 @@ A list of numbers becomes a tensor. Losses that compare numbers (MSELoss, L1Loss
 class indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1).
 """
 
-from core import IngredientsError, registry
-from core.adopt import adopt, attempt, refuse
+from core import SettingError, registry
+from core.registry import adopt, attempt, refuse
 from pantry.losses import IGNORE_INDEX
 
 registry.create("loss")
@@ -74,7 +74,7 @@ def _adopt_loss(cls):
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 shapes, reason = [list(tensor.shape) for tensor in given], str(error).partition("\n")[0]
                 message = f"torch.nn.{name} cannot take outputs {shapes[0]} and targets {shapes[1]}: {reason}"
-                raise IngredientsError(f"training.loss: {message}") from error
+                raise SettingError("training.loss", message) from error
 
         def prepare(targets, classes: int, device):
             if name in _OF_CLASSES and targets is not None and targets.is_floating_point() and targets.ndim == 1:

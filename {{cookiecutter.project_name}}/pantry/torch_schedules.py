@@ -9,9 +9,9 @@ watches `figure = loss` of the validation data, or any other metric in metrics.j
 import math
 from typing import Literal
 
-from core import IngredientsError, registry
-from core.adopt import adopt, attempt, refuse
+from core import SettingError, registry
 from core.errors import suggest
+from core.registry import adopt, attempt, refuse
 
 registry.create("schedule")
 
@@ -86,5 +86,5 @@ def _start(cls, settings: dict, moves: int) -> tuple:
 
 def _metric(metrics: dict, name: str) -> float:
     if name not in metrics:
-        raise IngredientsError(f"training.schedule: there is no metric {name}. {suggest(name, metrics)}")
+        raise SettingError("training.schedule", f"there is no metric {name}. {suggest(name, metrics)}")
     return metrics[name]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch is imported when it is needed
     from torch.nn import Module
     from torch.optim import Optimizer
 
+    from recipes.parts.metrics import Metrics
     from recipes.parts.samples import Samples
     from recipes.settings import Architecture, Scheme
 
@@ -45,13 +46,6 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class BatchDataset(Protocol):
-    """A data set that reads a batch at once: samples (n, ...) and targets (n, ...)."""
-
-    def __getitems__(self, indices) -> tuple[Tensor, Tensor]: ...
-
-
-@runtime_checkable
 class Checkable(Protocol):
     """A loader or download that returns, for --check, what it would load; nothing large is read."""
 
@@ -70,6 +64,20 @@ class SampleAugment(Protocol):
     """An augment of one sample where samples are read. Its randomness comes from torch's default generator."""
 
     def per_sample(self, sample, target) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
+class MovingAugment(Protocol):
+    """An augment that only moves pixels, filling with 0: of the inputs, or of targets that are images too."""
+
+    def move(self, inputs: Tensor, generator: Generator) -> Tensor: ...
+
+
+@runtime_checkable
+class Sequence(Protocol):
+    """An augment made of others."""
+
+    steps: tuple[Callable, ...]
 
 
 @runtime_checkable
@@ -127,7 +135,7 @@ class Task(Protocol):
     def build_model(self, architecture: Architecture, shape: list[int], outputs: int) -> Module: ...
     def default_loss(self) -> Callable | None: ...
     def loss(self, model, inputs, targets, criterion) -> Tensor: ...  # a scalar
-    def evaluate(self, model, batches: Iterable, metrics: dict | None = None, views=None) -> dict[str, float]: ...
+    def evaluate(self, model, batches: Iterable, metrics: Metrics, views=None) -> dict[str, float]: ...
     def predict(self, model, inputs, classes: list[str], views=None) -> list[str]: ...
     def read_sample(self, path: str, input_format: dict) -> Any: ...  # before preprocess; or several: {name: sample}
 

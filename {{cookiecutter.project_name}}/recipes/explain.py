@@ -5,8 +5,7 @@ import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from core.arguments import describe
-from core.declared import FREE, declared_paths, kind_of
+from core.arguments import FREE, declared_paths, describe, kind_of
 from core.errors import IngredientsError, suggest
 from core.ingredients import Ingredients, call_key
 from core.registry import registry, source
@@ -82,11 +81,12 @@ def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> s
         value = list(default) if isinstance(default, tuple) else default
         lines = [f"{path} = {as_written(value)}", "    from: its default; the file does not set it", *lines]
     else:
-        names = [*settings(ingredients), *declared_paths(declared)]
+        names = [*(f"{section}.{key}" for section, key in settings(ingredients)), *declared_paths(declared)]
         raise IngredientsError(f"--explain {path}: there is no such setting. {suggest(path, names)}")
     if path.startswith(FREE + ".") and (readers := _lines_with(f'"{path}"')):
         lines.append(f"    read by: {', '.join(readers)}")
-    return "\n".join(lines + [f"    used in: {user} ({ingredients.where(user)})" for user in users(ingredients, path)])
+    used_in = [f"    used in: {user} ({ingredients.where(user)})" for user in users(ingredients).get(path, ())]
+    return "\n".join(lines + used_in)
 
 
 def _readers(kind: type, key: str) -> list[str]:

@@ -13,7 +13,7 @@ from traceback import extract_tb
 from typing import Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
-from core.declared import setting
+from core.arguments import setting
 from core.ingredients import problem_of
 from core.registry import check_functions
 
@@ -69,6 +69,7 @@ class Scheme:
     validation_fraction: float = number(
         0.2, "share of the training data that is held back if there is no [validation.load_dataset]", "(0, 1)"
     )
+    fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
     workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")

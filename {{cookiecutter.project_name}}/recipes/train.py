@@ -35,7 +35,7 @@ class TrainState:
     experiment: Experiment
     epoch: int = 0  # epochs that are complete
     step: int = 0  # steps of the epoch under way
-    loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))  # over the microbatches of these steps
+    loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))  # over these steps
     history: list = field(default_factory=list)  # the metrics of each epoch
     best: dict | None = None  # the metrics of the best epoch
     since_best: int = 0  # epochs
@@ -49,7 +49,7 @@ class TrainState:
         return self.experiment.model if ema_model is None or not ema_model.n_averaged else ema_model.module
 
     def mean_loss(self) -> float:
-        return float(self.loss_sum) / (self.step * self.experiment.scheme.accumulate)
+        return float(self.loss_sum) / self.step
 
     def end_epoch(self, metrics: dict) -> bool:
         """Count the epoch that is complete; returns whether it is the best one."""
@@ -140,7 +140,9 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
                         with experiment.autocast:
                             loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
-                        experiment.scaler.scale(loss / scheme.accumulate).backward()
+                        if scheme.accumulate > 1:
+                            loss = loss / scheme.accumulate
+                        experiment.scaler.scale(loss).backward()
                         state.loss_sum += loss.detach()
                     if scheme.clip_norm is not None:
                         experiment.scaler.unscale_(optimizer)

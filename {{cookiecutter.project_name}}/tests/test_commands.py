@@ -11,7 +11,7 @@ import pytest
 
 import core
 import train as train_script
-from core.declared import declared_paths
+from core.arguments import declared_paths
 from pantry.download import download_archive
 from recipes import predict, schema, validate
 from recipes.settings import SECTIONS

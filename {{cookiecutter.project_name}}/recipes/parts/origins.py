@@ -1,4 +1,4 @@
-"""Where settings come from and go to: the resolved file, the users of a setting, settings that nothing reads."""
+"""Where settings come from and go to: the resolved file, who refers to a setting, settings without effect."""
 
 import re
 from dataclasses import MISSING, fields
@@ -6,27 +6,32 @@ from pathlib import Path
 
 from core import Ingredients
 from core.ingredients import is_call
-from core.values import as_written, strip_comment
+from core.references import find
+from core.values import as_written, read_value, references_in, strip_comment
 from recipes.settings import SECTIONS
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
-# Settings without effect unless another is set: path -> (the other, whether it must be, why this one is unused).
-PARTNERS = {
-    "training.scheme.patience": ("training.scheme.early_stop", True, "early_stop is False"),
-    "training.scheme.best_is": ("training.scheme.best", True, "best is not set"),
-    "training.scheme.validation_fraction": ("validation.load_dataset", False, "there is [validation.load_dataset]"),
+# Settings without effect as long as another is as it is: path -> (the other, whether it is so, in words).
+WITHOUT_EFFECT = {
+    "training.scheme.patience": ("training.scheme.early_stop", lambda on: not on, "early_stop is False"),
+    "training.scheme.best_is": ("training.scheme.best", lambda name: name is None, "best is not set"),
+    "training.scheme.validation_fraction": ("validation.load_dataset", bool, "there is [validation.load_dataset]"),
+    "training.model.save_dir": ("training.model.save_name", lambda name: re.search(r"[/\\]", name or ""), "save_name"),
 }
+# A setting in the text of a file: its key, its value with the lines that continue it, the end of the line.
+_SETTING = re.compile(r"^([^\s\[\]}#;=:][^=:\n]*)[=:](.*(?:\n(?:[ \t]*(?:[#;].*)?\n)*[ \t\]}].*)*)(\n?)", re.MULTILINE)
 
 
 def unused_settings(ingredients: Ingredients) -> list[str]:
-    """Settings of the file that this experiment does not read: facts for people, and those that need another one."""
-    calls, unused = {path for path in sections(ingredients) if is_call(ingredients.at(path))}, []
-    for path in settings(ingredients):
-        if path in PARTNERS:
-            other, wanted, reason = PARTNERS[path]
-            unused += [] if bool(ingredients.at(other)) == wanted else [f"{path} ({reason})"]
-        elif path.startswith("project.") and path not in READ and path.rpartition(".")[0] not in calls:
-            unused += [path] if next(users(ingredients, path), None) is None else []
+    """Settings of the file without effect in this experiment: facts for people, and those that need another one."""
+    referred, unused = users(ingredients), []
+    for section, key in settings(ingredients):
+        path = f"{section}.{key}"
+        other, is_idle, reason = WITHOUT_EFFECT.get(path, ("", bool, ""))
+        if reason and is_idle(ingredients.at(other)) and path not in referred:
+            unused.append(f"{path} ({reason})")
+        elif section.partition(".")[0] == "project" and path not in READ and path not in referred:
+            unused += [] if is_call(ingredients.at(section)) else [path]
     return unused
 
 
@@ -36,43 +41,48 @@ def resolved_text(ingredients: Ingredients, declared: dict = SECTIONS) -> str:
     Comments and order stay. Declared settings that it lacks are added with their defaults, and marked so. References to
     whole sections stay references: they mean one object. Written anew if base files gave a part of it.
     """
-    text, file = str(ingredients), Path(ingredients.where("").file)
-    if file.is_file() and not re.search(r"^\[\s*META\s*\]", own := file.read_text(encoding="utf-8-sig"), re.MULTILINE):
-        text = own
-    blocks, replaced = [["", []]], False  # blocks: of each section: its path and its lines
-    for line in re.split("\r\n|\r|\n", text.rstrip()):
-        path, lines = blocks[-1]
-        if line[:1] == "[":
-            path = ".".join(part.strip() for part in line[1 : line.index("]")].split("."))
-            blocks.append([path, [line]])
-            continue
-        if line[:1] not in ("", " ", "\t", "#", ";", "]", "}"):
-            line, replaced = _resolved_line(ingredients, path, line)
-        elif replaced and line[:1] in (" ", "\t", "]", "}") and line.strip()[:1] not in ("", "#", ";"):
-            continue  # the rest of a value that is on one line now
-        lines += [] if line is None else [line]
+    file = Path(ingredients.where("").file)
+    text = file.read_text(encoding="utf-8-sig") if file.is_file() else ""
+    if not text or re.search(r"^\[\s*META\s*\]", text, re.MULTILINE):
+        text = str(ingredients)
+    blocks = {}  # path of a section -> its text
+    for block in re.split(r"^(?=\[)", text.rstrip() + "\n", flags=re.MULTILINE):
+        header = block[1 : block.index("]")] if block[:1] == "[" else ""
+        blocks[".".join(part.strip() for part in header.split("."))] = block
     known = [*sections(ingredients), *(path for path, kind in declared.items() if isinstance(kind, type))]
-    written = {path for path, _ in blocks}
-    blocks += [[path, []] for path in dict.fromkeys(known) if path not in written]
-    lines = []
-    for path, block in blocks:
-        added = _missing_lines(ingredients, path, block, declared.get(path))
-        end = len(block) - next((i for i, line in enumerate(reversed(block)) if line and line[0] not in "#;"), 0)
-        lines += (block[:end] or (["", f"[{path}]"] if added else [])) + added + block[end:]
-    return "\n".join(lines).lstrip("\n") + "\n"
+    result = ""
+    for path in dict.fromkeys([*blocks, *known]):
+        block = blocks.get(path, f"\n[{path}]\n")
+        added = _missing_lines(ingredients.at(path), block, declared.get(path)) if path else ""
+        if added or path in blocks:
+            block = _SETTING.sub(lambda match, path=path: _resolved(ingredients, path, *match.groups()), block)
+            end = re.search(r"(?:\n(?:[#;].*)?)*\Z", block).start()  # comments there belong to the next section
+            result += block[:end] + added + block[end:]
+    return result.lstrip("\n")
 
 
-def _resolved_line(ingredients: Ingredients, path: str, line: str) -> tuple[str | None, bool]:
-    """(the line with its value filled in, or None if the setting is gone; whether it was replaced)."""
-    key = re.split("[=:]", line, maxsplit=1)[0].rstrip()
-    where, value = f"{path}.{key}", ingredients.at(path, {}).get(key, MISSING)
-    if value is MISSING:  # an argument of a function that the command line replaced
-        return None, True
-    if isinstance(value, Ingredients) or not ("$" in ingredients.written(where) or not ingredients.where(where).line):
-        return line, False
-    raw = re.split("[=:]", line, maxsplit=1)[1].strip()
-    note = raw[len(strip_comment(raw)) :] if raw else ""
-    return f"{key} = {as_written(value)}{note}", True
+def _resolved(ingredients: Ingredients, path: str, key: str, raw: str, end: str) -> str:
+    """A setting of a file with its value filled in; "" if an override chose a function without such an argument."""
+    name = key.rstrip()
+    where, value = f"{path}.{name}", ingredients.at(path, {}).get(name, MISSING)
+    if value is MISSING:
+        return ""
+    if isinstance(value, Ingredients) or ("$" not in ingredients.written(where) and ingredients.where(where).line):
+        return f"{key}={raw}{end}"
+    first, *others = raw.strip().split("\n")
+    note = first[len(strip_comment(first)) :]
+    comments = [f"\n{line}" for line in others if line.strip()[:1] in ("#", ";")]
+    return f"{name} = {as_written(value)}{note}{''.join(comments)}{end}"
+
+
+def _missing_lines(node: Ingredients | None, block: str, kind) -> str:
+    """Lines for the settings that the text of a section lacks: those of the command line, then defaults."""
+    node, held = node or {}, {match[1].rstrip() for match in _SETTING.finditer(block)}
+    own = {key: value for key, value in node.items() if not isinstance(value, Ingredients) and key not in held}
+    declared = fields(kind) if isinstance(kind, type) else ()
+    defaults = {item.name: item.default for item in declared if item.name not in node and item.default is not MISSING}
+    lines = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
+    return "".join([*lines, *(f"\n{key} = {as_written(value)}  # default" for key, value in defaults.items())])
 
 
 def sections(ingredients: Ingredients, above: str = ""):
@@ -84,42 +94,20 @@ def sections(ingredients: Ingredients, above: str = ""):
             yield from sections(value, path)
 
 
-def _missing_lines(ingredients: Ingredients, path: str, block: list, kind) -> list[str]:
-    """Lines for the settings that the text of a section lacks: those of the command line, then defaults."""
-    node = ingredients.at(path, {})
-    held = {re.split("[=:]", line, maxsplit=1)[0].rstrip() for line in block}
-    own = [(key, value) for key, value in node.items() if not isinstance(value, Ingredients) and key not in held]
-    lines = [f"{key} = {as_written(value)}" for key, value in own] if path else []
-    for item in fields(kind) if isinstance(kind, type) else ():
-        if item.name not in node and item.default is not MISSING:
-            lines.append(f"{item.name} = {as_written(item.default)}  # default")
-    return lines
-
-
 def settings(ingredients: Ingredients):
-    """The dotted paths of all settings."""
+    """(section, key) of all settings."""
     for path in sections(ingredients):
-        yield from (
-            f"{path}.{key}" for key, value in ingredients.at(path).items() if not isinstance(value, Ingredients)
-        )
+        yield from ((path, key) for key, value in ingredients.at(path).items() if not isinstance(value, Ingredients))
 
 
-def users(ingredients: Ingredients, wanted: str):
-    """The settings whose references mean `wanted`; looked up as the language says."""
-    for user in settings(ingredients):
-        raw, section = ingredients.written(user), user.rpartition(".")[0]
-        for inner in re.findall(r"\$\{([^{}$]*)\}", raw):
-            path = inner.strip().replace(":", ".")
-            scopes = [*(section[: len(section) - len(rest)] for rest in _endings(section)), ""]
-            for scope in ["", *scopes] if "." in path else scopes:
-                found = f"{scope}.{path}".lstrip(".")
-                if found != user and ingredients.where(found) is not None:
-                    if found == wanted:
-                        yield user
-                    break
-
-
-def _endings(section: str) -> list[str]:
-    """ "" and then ever longer ends of a dotted path, so that what is left of it goes outwards."""
-    parts = section.split(".")
-    return ["", *("." + ".".join(parts[at:]) for at in range(len(parts) - 1, 0, -1))]
+def users(ingredients: Ingredients) -> dict[str, list[str]]:
+    """The path of each setting and section that references mean -> the settings with these references."""
+    nodes = {path: ingredients.at(path) for path in ["", *sections(ingredients)]}
+    found = {}
+    for path, node in nodes.items():
+        for key in node:
+            for reference in references_in(read_value(node.written(key))):
+                if reference.env is None:
+                    section, name = find(nodes, reference, path, key)
+                    found.setdefault(f"{section._path}.{name}".lstrip("."), []).append(f"{path}.{key}")
+    return found
