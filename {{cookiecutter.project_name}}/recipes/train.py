@@ -165,10 +165,9 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 torch.optim.swa_utils.update_bn(read(order), state.eval_model, experiment.device)
             batches = read_validation(experiment.some(experiment.validation))
             batches = run.progress(batches, len(experiment.validation), "validation", state)
-            metrics = experiment.evaluate(state.eval_model, batches)
+            is_best = state.end_epoch(experiment.evaluate(state.eval_model, batches))
 
             # Checkpoint
-            is_best = state.end_epoch(metrics)
             run.save(state)
             run.name_checkpoint(epoch + 1, is_best)
             run.report(state.history, math.ceil(scheme.epochs), is_best)
