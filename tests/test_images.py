@@ -165,7 +165,7 @@ def test_images_that_cannot_be_used_are_all_named(images):
     with pytest.raises(IngredientsError) as caught:
         load_image_folder(images, image_size=[6, 4])()
     head, *lines = str(caught.value).splitlines()
-    assert head == "6 of 9 images cannot be used:"
+    assert head == "6 of 9 samples cannot be used:"
     assert {Path(line.split(":")[0]).name for line in lines} == set(expected)
     for line in lines:
         assert expected[Path(line.split(":")[0]).name] in line
@@ -182,7 +182,7 @@ def test_ten_problems_are_shown_and_the_others_counted(tmp_path, good):
     with pytest.raises(IngredientsError) as caught:
         load_image_folder(tmp_path)()
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{12 if good else 13} of 13 images cannot be used:" and len(lines) == 12
+    assert lines[0] == f"{12 if good else 13} of 13 samples cannot be used:" and len(lines) == 12
     assert lines[-1].strip() == f"... and {2 if good else 3} more"
 
 

@@ -12,8 +12,8 @@ from dataclasses import field, fields
 from inspect import Parameter
 from types import MethodType, SimpleNamespace
 
-from .errors import Place, Problem, suggest
-from .ingredients import Ingredients, call_key, problem_of
+from .errors import Problem, suggest
+from .ingredients import Ingredients, call_key
 from .values import BROKEN
 
 FREE = "project"  # the section that may contain facts that no code reads
@@ -53,28 +53,28 @@ class Signature:
         self.defaults = {p.name: p.default for p in taken if p.default is not p.empty}
         self.hints = {p.name: _hint(p, function) for p in taken}
 
-    def check(self, node: Ingredients, noun: str, path: str = "") -> list[Problem]:
+    def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
         """The problems of a section's settings: missing, unknown (a `noun`), given twice, of the wrong kind."""
-        wrong, star = [], positional(node)  # wrong: (key, message)
+        wrong, star = {}, positional(node)  # wrong: key -> message
         if len(star) > len(self.slots) and not self.takes_more:
-            wrong.append(("*", f"{len(star)} positional arguments, but the function takes {len(self.slots)}"))
+            wrong["*"] = f"{len(star)} positional arguments, but the function takes {len(self.slots)}"
         given = dict(zip(self.slots, star, strict=False))  # parameter -> (key, value)
         for key, value in node.items():
             if key in given:
-                wrong.append((key, f'"{key}" is given by * as well; remove one'))
+                wrong[key] = f'"{key}" is given by * as well; remove one'
             elif key in self.names:
                 given[key] = key, value
             elif key != "*" and key[0] != "@" and not self.takes_any_name:
-                wrong.append((key, f"no such {noun}. {suggest(key, self.names)}"))
+                wrong[key] = f"no such {noun}. {suggest(key, self.names)}"
         for name, hint in self.hints.items():
             key, value = given.get(name, (name, BROKEN))
             default = self.defaults.get(name, ...)  # which may break its own annotation
             is_default = [value] == [list(default) if isinstance(default, tuple) else default]
             if name not in given and default is ...:
-                wrong.append((name, "missing" if hint is object else f"missing; expected {describe(hint)}"))
+                wrong[key] = "missing" if hint is object else f"missing; expected {describe(hint)}"
             elif not fits(value, hint) and not (is_default and type(value) in (type(default), list)):
-                wrong.append((key, mend(value, node.written(key), hint)))
-        return [problem_of(node, key, message, path) for key, message in wrong]
+                wrong[key] = mend(value, node.written(key), hint)
+        return [Problem(None, f"{path}.{key}", "", message) for key, message in wrong.items()]
 
 
 def _hint(parameter: Parameter, function):
@@ -200,9 +200,9 @@ def kind_of(declared: dict, path: str):
 def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
     """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
     above = {path[:at] for path in declared for at, letter in enumerate(path) if letter == "."}
-    absent = [path for path, kind in declared.items() if isinstance(kind, type) and ingredients.at(path) is None]
-    empty = {path: Ingredients((), path, ingredients.where("")) for path in absent if path[-1] != "*"}
-    problems, todo = [], [("", ingredients), *empty.items()]
+    absent = [path for path in declared if ingredients.at(path) is None and path[-1] != "*"]
+    todo = [("", ingredients), *((path, Ingredients()) for path in absent if isinstance(declared[path], type))]
+    problems = []
     for path, node in todo:  # which grows on the way
         kind, called, message = kind_of(declared, path), call_key(node), None
         is_free = path.partition(".")[0] in ("", FREE)
@@ -216,15 +216,14 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
             slots = [slot for slot, other in declared.items() if other == called[1:]]
             message = f"no recipe calls a function here. {_nearest(path, slots)}"
         elif isinstance(kind, type):
-            problems += Signature(kind).check(own, "setting", path)
+            problems += Signature(kind).check(own, path, "setting")
         elif path in above and not is_free:
-            problems += [problem_of(node, key, f"[{path}] has no settings of its own", path) for key in own]
+            problems += [Problem(None, f"{path}.{key}", "", f"[{path}] has no settings of its own") for key in own]
         elif not is_free and (own or not any(value._place == node._place for value in inside.values())):
             advice = f"{_nearest(path, [*declared, *above])} Facts of your own belong below [{FREE}]"
             message = f"no recipe reads this section. {advice}"
         if message:
-            subject, key = (f"{path}.{called}", called) if called else (f"[{path}]", "")
-            problems.append(Problem(node.where(key) or Place(path), subject, node.written(key), message))
+            problems.append(Problem(None, f"{path}.{called}" if called else f"[{path}]", "", message))
         if not called and not isinstance(kind, str):
             todo += [(f"{path}.{key}".lstrip("."), value) for key, value in inside.items()]
     return problems

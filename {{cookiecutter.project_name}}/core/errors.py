@@ -1,4 +1,4 @@
-"""The one exception of the language, and the names nearest to one that does not exist."""
+"""The exceptions of the language, and the names nearest to one that does not exist."""
 
 import os
 from collections import namedtuple  # typing.NamedTuple would cost 5 ms of import
@@ -19,8 +19,8 @@ class Problem(namedtuple("Problem", "place key raw message")):
 
     def __str__(self) -> str:
         subject = shortened(self.key) + (f" = {shortened(self.raw)}" if self.raw else "")
-        place = [f"{self.place}:"] if self.place else []
-        return escaped(" ".join([*place, subject]).rstrip() + "\n    " + self.message.replace("\n", "\n    "))
+        head = f"{self.place}: {subject}".rstrip() if self.place else subject
+        return escaped(f"{head}\n{self.message}".replace("\n", "\n    "))
 
 
 class IngredientsError(Exception):
@@ -42,9 +42,9 @@ class SettingError(IngredientsError):
         super().__init__([Problem(None, path, "", message)])
 
 
-def note(problems: list, problem: Problem) -> None:
+def note(problems: list, message: str, key: str, place: Place | None = None, raw: str = "") -> None:
     """Append a problem. Raises IngredientsError once there are more than anybody would read."""
-    problems.append(problem)
+    problems.append(Problem(place, key, raw, message))
     if len(problems) > MAX_PROBLEMS:
         raise IngredientsError(problems)
 
@@ -59,9 +59,19 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def check_interval(interval: str, **settings) -> None:
+    """Raise ValueError for a number, or for one in a list, outside of an interval such as "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(", "))
+    for name, value in settings.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            is_inside = (number > low or interval[0] == "[") and (number < high or interval[-1] == "]")
+            if not (low <= number <= high and is_inside):
+                raise ValueError(f"{name} = {value}: must be in {interval}")
+
+
 def suggest(name: str, names, quote: str = "{}") -> str:
     """`Did you mean x?`, or the names that exist if none is near."""
-    from difflib import SequenceMatcher, get_close_matches  # 5 ms
+    from difflib import SequenceMatcher, get_close_matches
 
     def likeness(other: str) -> float:
         return SequenceMatcher(None, name.lower(), other.lower()).ratio()
@@ -69,10 +79,9 @@ def suggest(name: str, names, quote: str = "{}") -> str:
     names, last = list(dict.fromkeys(names)), name.lower().replace(":", ".").rpartition(".")[2]
     near = [other for other in names if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
     same = [other for other in near if other.lower().rpartition(".")[2] == last]
-    similar = [*sorted(same, key=likeness, reverse=True), *get_close_matches(name, near, n=2, cutoff=0.6)]
-    best = list(dict.fromkeys(similar))[:2]
+    best = [*sorted(same, key=likeness, reverse=True), *get_close_matches(name, near, n=2, cutoff=0.6)]
     if best:  # beside a very near name a second one only distracts
-        best = best[:1] if likeness(best[0]) > 0.85 else best
+        best = best[:1] if likeness(best[0]) > 0.85 else list(dict.fromkeys(best))[:2]
         return f"Did you mean {' or '.join(map(quote.format, best))}?"
     shown = ", ".join(map(quote.format, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"Available: {shown}." if names else "There are none."

@@ -79,13 +79,6 @@ def call_key(section: dict) -> str | None:
 is_call = call_key
 
 
-def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> Problem:
-    """The problem of one setting, with place and value as written; `path`: that of the section, if it is a copy."""
-    path = path or section._path
-    place = section.where(key) or section._place or Place(path or "ingredients")
-    return Problem(place, f"{path}.{key}".lstrip("."), section.written(key), message)
-
-
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
     """The error with place and value as written of each problem that has no place yet.
 
@@ -93,11 +86,11 @@ def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsErro
     """
 
     def with_place(problem: Problem) -> Problem:
-        path = problem.key
-        while path and ingredients.where(path) is None:
-            path = path.rpartition(".")[0]
-        raw = problem.raw or ingredients.written(problem.key)
-        return problem._replace(place=ingredients.where(path) or Place("ingredients"), raw=raw)
+        path = above = problem.key.strip("[]")
+        while above and ingredients.where(above) is None:
+            above = above.rpartition(".")[0]
+        place = ingredients.where(above) or Place("ingredients")
+        return problem._replace(place=place, raw=problem.raw or ingredients.written(path))
 
     if all(problem.place for problem in error.problems):
         return error
@@ -120,13 +113,13 @@ def _blocks(root: Ingredients, node: Ingredients, path: str):
         yield from _blocks(root, value, where)
 
 
-def _is_shared(root: Ingredients, value: Ingredients) -> bool:
-    return call_key(value) and root.at(value._path) is value
+def _is_shared(root: Ingredients, value) -> bool:
+    return isinstance(value, Ingredients) and call_key(value) and root.at(value._path) is value
 
 
 def _item(root: Ingredients, value) -> str:
     """The text of a value in a list or object; a call from elsewhere stays the same call when read back."""
-    if isinstance(value, Ingredients) and _is_shared(root, value):
+    if _is_shared(root, value):
         return f"${{{value._path}}}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{as_json(key)}: {_item(root, item)}" for key, item in value.items()) + "}"

@@ -4,12 +4,12 @@ import os  # not pathlib: it would cost 10 ms of import
 import re
 
 from .errors import IngredientsError, Place, Problem, note, shortened, suggest
-from .ingredients import Ingredients, call_key, problem_of
+from .ingredients import Ingredients, call_key, locate
 from .references import resolve_references
 from .values import BIDIRECTIONAL, BROKEN, MAX_DEPTH, as_written, brackets, is_text, read_value, strip_comment
 
 MAX_BYTES = 10_000_000
-COMMAND_LINE = "command line"
+COMMAND_LINE = Place("command line")
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
@@ -34,7 +34,7 @@ def parse_string(text: str, overrides=(), declared: dict | None = None) -> Ingre
     problems = []
     nodes = _Reader("<text>", problems).read(text)
     if "base" in nodes.get("META", ()):
-        problems.append(problem_of(nodes["META"], "base", "only a file can have a base file"))
+        note(problems, "only a file can have a base file", "META.base", nodes["META"].where("base"))
     return _finish(nodes, problems, "<text>", overrides, declared)
 
 
@@ -51,34 +51,35 @@ def _finish(nodes: dict, problems: list, file: str, overrides, declared: dict | 
     for check in checks:  # even after other problems: all are reported at once
         problems += check(root)
     if problems:
-        raise IngredientsError(sorted(problems, key=lambda problem: problem.place))
+        raise IngredientsError(sorted(locate(IngredientsError(problems), root).problems, key=lambda p: p.place))
     return root
 
 
 def _link(nodes: dict, problems: list) -> None:
     """Put each section into the one above it, and make those that are missing; "" is the root."""
-    for path, node in list(nodes.items()):
-        is_new = True
-        while path and is_new:
-            parent, _, name = path.rpartition(".")
-            is_new = parent not in nodes
-            above = nodes.setdefault(parent, Ingredients((), parent, node._place)) if is_new else nodes[parent]
-            if name in above._entries:
-                places = setting, section = above.where(name), node._place
-                message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
-                note(problems, Problem(max(places), path, "", message))
-                del above._entries[name]
-            above[name] = node
-            path, node = parent, above
+    todo = [*nodes][::-1]
+    while todo:
+        path = todo.pop()
+        parent, _, name = path.rpartition(".")
+        if path and parent not in nodes:
+            nodes[parent] = Ingredients((), parent, nodes[path]._place)
+            todo.append(parent)
+        if path and name in nodes[parent]._entries:
+            setting, section = nodes[parent].where(name), nodes[path]._place
+            message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
+            note(problems, message, path, max(setting, section))
+            del nodes[parent]._entries[name]
+        if path:
+            nodes[parent][name] = nodes[path]
 
 
 def _override(nodes: dict, overrides, declared: list, problems: list) -> None:
     """Put the settings of the command line over those of the file."""
-    place, given = Place(COMMAND_LINE), {}
+    given = {}
     for path, value, *add in overrides:
         raw = value if isinstance(value, str) else as_written(value)
         parent, _, key = path.rpartition(".")
-        node = nodes.get(parent, Ingredients((), parent, place))
+        node = nodes.get(parent, Ingredients((), parent, COMMAND_LINE))
         try:
             if given.setdefault(path, raw) != raw:
                 raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
@@ -88,11 +89,11 @@ def _override(nodes: dict, overrides, declared: list, problems: list) -> None:
                 raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
             value = read_value(raw)
         except ValueError as error:
-            note(problems, Problem(place, f"--{path}", raw, str(error)))
+            note(problems, str(error), f"--{path}", COMMAND_LINE, raw)
             continue
         if key[0] == "@" and node.get(key, value) != value:
             node = _drop_arguments(nodes, parent)
-        nodes.setdefault(parent, node).enter(key, value, raw, place)
+        nodes.setdefault(parent, node).enter(key, value, raw, COMMAND_LINE)
 
 
 def _check_new(nodes: dict, node: Ingredients, path: str, may_add: bool, option: str, declared: list) -> None:
@@ -104,10 +105,9 @@ def _check_new(nodes: dict, node: Ingredients, path: str, may_add: bool, option:
         raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', nodes[path]._entries)}")
     if not may_add:
         names = [f"{section}.{name}" for section, other in nodes.items() for name in other._entries]
-        raise ValueError(
-            f'there is no "{path}". {suggest(path, names + declared, "--{}")} {option} makes a new setting.'
-        )
-    if _Reader(COMMAND_LINE, []).read(f"[{node._path}]\n{key} = 1\n") != {node._path: {key: 1}}:
+        advice = suggest(path, names + declared, "--{}")
+        raise ValueError(f'there is no "{path}". {advice} {option} makes a new setting.')
+    if _Reader("", []).read(f"[{node._path}]\n{key} = 1\n") != {node._path: {key: 1}}:
         raise ValueError("name a section and a key, as in training.scheme.epochs")
     if wrong := _wrong_key(key, "=", node):
         raise ValueError(wrong)
@@ -116,26 +116,24 @@ def _check_new(nodes: dict, node: Ingredients, path: str, may_add: bool, option:
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     """The sections of `file`, merged over those of its base files."""
     nodes, merged = _Reader(file, problems).read(_load(file)), {}
-    if "META" not in nodes:
-        return nodes
-    meta, chain = nodes.pop("META"), (*children, os.path.realpath(file))
-    if "base" not in meta:
-        problems.append(problem_of(meta, "base", "missing: write base = FILE, or remove the section"))
-    bases = meta.get("base", [])
+    meta, chain = nodes.pop("META", None), (*children, os.path.realpath(file))
+    bases = [] if meta is None else meta.get("base", [])
+    wrong = {} if meta is None else {key: "no such setting. There is base." for key in meta if key != "base"}
+    if meta is not None and "base" not in meta:
+        wrong["base"] = "missing: write base = FILE, or remove the section"
     for base in bases if type(bases) is list else [bases]:
         path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
         if not path or not base or "\0" in base:
-            message = "name the base file as text, or a list of such names"
+            wrong["base"] = "name the base file as text, or a list of such names"
         elif (real := os.path.realpath(path)) in chain:
             names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
-            message = "base files go in a circle: " + " -> ".join(names)
+            wrong["base"] = "base files go in a circle: " + " -> ".join(names)
         elif not os.path.isfile(path):
-            message = f"there is no file {path}. {_near_files(base, file)}"
+            wrong["base"] = f"there is no file {path}. {_near_files(base, file)}"
         else:
             _merge(merged, _read_file(path, problems, chain))
-            continue
-        note(problems, problem_of(meta, "base", message))
-    problems += [problem_of(meta, key, "no such setting. There is base.") for key in meta if key != "base"]
+    for key, message in wrong.items():
+        note(problems, message, f"META.{key}", meta.where(key) or meta._place, meta.written(key))
     _merge(merged, nodes)
     return merged
 
@@ -195,23 +193,19 @@ class _Reader:
         self.nodes, self.node = {}, None  # node: the section that the next setting belongs to
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
-        note(self.problems, Problem(Place(self.file, line), key, raw, message))
+        note(self.problems, message, key, Place(self.file, line), raw)
 
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         lines, at = _FORBIDDEN.sub(self.refuse_character, text).split("\n"), 0
         while at < len(lines):
-            line, text = lines[at], lines[at].strip(" \t")
+            first, text = lines[at][:1], lines[at].strip(" \t")
             at += 1
-            if text[:1] in _COMMENT:
-                continue
-            if line[0] == "[":
+            if first == "[":
                 self.read_header(text, at)
-            elif line[0] in _INDENT:
-                self.report(
-                    at, "an indented line, but no text value is above that it could continue; unindent it", text
-                )
-            else:
+            elif first in _INDENT and text[:1] not in _COMMENT:
+                self.report(at, "an indented line, but no text value is above that it could continue", text)
+            elif text[:1] not in _COMMENT:
                 at = self.read_setting(lines, at)
         return self.nodes
 
@@ -225,8 +219,9 @@ class _Reader:
     def read_header(self, line: str, number: int) -> None:
         path, bracket, rest = line[1:].partition("]")
         parts = (path if bracket else strip_comment(path)).split(".")
-        path, rest = ".".join(part.strip(" \t") for part in parts), rest.strip(" \t")
-        known = self.nodes.get(path)
+        path = ".".join(part.strip(" \t") for part in parts)
+        is_known = path in self.nodes
+        self.node = self.nodes.get(path, Ingredients((), path, Place(self.file, number)))
         is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
@@ -236,12 +231,11 @@ class _Reader:
         )
         message = wrong or _first(
             (not bracket, f"the section does not close: write [{path}]"),
-            (rest[:1] not in _COMMENT, f"text after the section name: {rest}; move it to a line of its own"),
-            (known is not None, f"[{path}] is already defined at line {known and known._place.line}; merge the two"),
+            (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
+            (is_known, f"[{path}] is already defined at line {self.node._place.line}; merge the two"),
         )
         if message:
             self.report(number, message, f"[{path}{bracket}")
-        self.node = Ingredients((), path, Place(self.file, number)) if known is None else known
         if is_plain and not wrong:  # the settings of other sections are read, and left out
             self.nodes[path] = self.node
 
@@ -253,28 +247,22 @@ class _Reader:
         number, parts, is_open, is_loose = at, [raw], raw[:1] in ("[", "{"), False
         depth = brackets(raw) if is_open else 0
         while at < len(lines):
-            text, goes_on = (
-                lines[at].strip(" \t"),
-                lines[at][:1] in _INDENT or (is_open and lines[at][:1] in ("]", "}")),
-            )
+            line, text = lines[at], lines[at].strip(" \t")
+            is_setting = _LOOKS_LIKE_SETTING.match(text)
+            goes_on = line[:1] in _INDENT or (is_open and line[:1] in ("]", "}")) or text[:1] in _COMMENT
+            if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
+                break
             at += 1
             if text[:1] in _COMMENT:
                 continue
-            is_setting = _LOOKS_LIKE_SETTING.match(text)
-            if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
-                at -= 1
-                break
             wrong = _first(
                 (not goes_on, "indent the lines that continue a list or object"),
                 (depth <= 0 and is_open, "the list or object above is closed; unindent this line"),
                 (
                     depth <= 0 and is_setting,
-                    "an indented line looks like a setting or a section: unindent it, or quote the text above",
+                    "this looks like a setting or a section: unindent it, or quote all the text",
                 ),
-                (
-                    not is_open and not is_text(raw),
-                    "only plain text continues on an indented line; unindent it, or remove the quotes",
-                ),
+                (not is_open and not is_text(raw), "only plain text continues on an indented line; unindent it"),
             )
             if wrong and not is_loose:
                 self.report(at, f"{wrong}: {text}", name)
@@ -302,7 +290,7 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
     """Why a setting cannot have that key."""
     other = call_key(node or {}) if key[:1] == "@" else None
     entries = {} if node is None else node._entries
-    raw, place = entries.get(key) or entries.get(other) or ("", Place(""))
+    raw, place = entries.get(key) or entries.get(other) or ("", COMMAND_LINE)
     dots = f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"
     return _first(
         (not equals, "this is not a [section], a key = value or a # comment; write key = value"),

@@ -1,11 +1,11 @@
 """`${...}`: each reference finds its target by name, and takes its value once that is known."""
 
-import itertools
 import json
 import os
+from itertools import chain, islice
 
 from .errors import note, suggest
-from .ingredients import Ingredients, call_key, problem_of
+from .ingredients import Ingredients, call_key
 from .values import BROKEN, MAX_DEPTH, Reference, Text, as_written, references_in
 
 MAX_EXPANSION = 1_000_000  # characters that references may add to one file: the billion-laughs bound
@@ -32,6 +32,9 @@ def resolve_references(nodes: dict, problems: list) -> None:
 
 def find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | None:
     """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
+    if reference.env is not None:
+        value = os.environ.get(reference.env, reference.default)
+        return None if value is None else (Ingredients({user: value}), user)
     inner, _, name = reference.path.rpartition(".")
     if inner and name in nodes.get(inner, ()):  # of several parts: from the root first
         return nodes[inner], name
@@ -54,8 +57,9 @@ class _Scope:
         self.depths = {}  # path of a section that calls a function -> how deep it nests
 
     def report(self, path: str, key: str, message: str) -> None:
-        note(self.problems, problem_of(self.nodes[path], key, message))
-        self.nodes[path][key] = BROKEN
+        node = self.nodes[path]
+        note(self.problems, message, f"{path}.{key}", node.where(key), node.written(key))
+        node[key] = BROKEN
 
     def report_circle(self, circle: list) -> None:
         circle = [(path, key) for path, key in circle if key in self.nodes[path]._entries]  # without sections
@@ -74,7 +78,7 @@ class _Scope:
             return
         targets = self.targets[path, key] = {}
         for reference in references_in(node[key]):
-            targets[reference] = self.find(reference, path, key)
+            targets[reference] = find(self.nodes, reference, path, key)
             if targets[reference] is None:
                 self.report(path, key, self.not_found(reference, f"{path}.{key}"))
         for reference in targets:
@@ -100,13 +104,6 @@ class _Scope:
         except ValueError as error:
             self.report(path, key, str(error))
 
-    def find(self, reference: Reference, path: str, user: str) -> tuple | None:
-        """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
-        if reference.env is None:
-            return find(self.nodes, reference, path, user)
-        value = os.environ.get(reference.env, reference.default)
-        return None if value is None else (Ingredients({user: value}), user)
-
     def not_found(self, reference: Reference, user: str) -> str:
         if (name := reference.env) is not None:
             return f"the environment variable {name} is not set; set it, or give a default: ${{env:{name}:default}}"
@@ -116,15 +113,10 @@ class _Scope:
         problem = f'[{section}] has no "{name}".' if section else f'there is no "{name}".'
         if name in self.nodes[section]:
             problem = f"{section}.{name} is a setting, so nothing is below it."
-        every = (
-            f"{path}.{key}".strip(".")
-            for path, node in self.nodes.items()
-            for key in itertools.chain([""], node._entries)
-        )
-        names = list(itertools.islice(every, MAX_SEARCH // (1 + len(self.problems))))
-        if next(every, None) is not None:
-            return problem
-        return f"{problem} {suggest(reference.path, [name for name in names if name not in ('', user)], '${{{}}}')}"
+        every = (f"{path}.{key}".strip(".") for path, node in self.nodes.items() for key in chain([""], node._entries))
+        limit = MAX_SEARCH // (1 + len(self.problems))
+        names = [name for name in islice(every, limit) if name not in ("", user)]
+        return problem if next(every, None) else f"{problem} {suggest(reference.path, names, '${{{}}}')}"
 
     def spend(self, size: int) -> None:
         self.budget -= size

@@ -4,7 +4,7 @@ import functools
 import importlib
 
 from .errors import IngredientsError, Place, Problem, suggest
-from .ingredients import Ingredients, call_key, problem_of
+from .ingredients import Ingredients, call_key, locate
 from .values import BROKEN
 
 
@@ -153,9 +153,9 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
                 raise IngredientsError(f"there is no registry {kind}. {suggest(kind, registry, '@{}')}")
             place = source(registry[kind].get(name))
         except IngredientsError as error:
-            problems.append(problem_of(node, key, str(error)))
+            problems.append(Problem(None, f"{node._path}.{key}", "", str(error)))
             continue
-        for problem in registry[kind].signature(name).check(node, "argument"):
+        for problem in registry[kind].signature(name).check(node, node._path, "argument"):
             problems.append(problem._replace(message=f"{problem.message} ({name} is defined at {place})"))
     return problems
 
@@ -168,7 +168,7 @@ def resolve(ingredients: Ingredients) -> Ingredients:
     """
     problems = check_functions(ingredients)
     if problems:
-        raise IngredientsError(problems)
+        raise locate(IngredientsError(problems), ingredients)
     done = {}  # id of a section -> what it became
 
     def resolved(value):

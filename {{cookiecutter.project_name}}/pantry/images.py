@@ -145,24 +145,22 @@ def _fingerprint(paths: list[str], image_size, channels) -> str:
 
 
 def visit_all(visit, n: int, threads: int = 1) -> list:
-    """`[visit(0), ..., visit(n - 1)]` under one bar; what goes wrong with images becomes one error."""
+    """`[visit(0), ..., visit(n - 1)]`, under a bar. Raises IngredientsError with all that could not be visited."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
-
-    problems = []
 
     def attempt(index: int):
         try:
             return visit(index)
         except IngredientsError as error:
-            problems.append((index, str(error)))
+            return error
 
     with ThreadPoolExecutor(threads) as pool:
         visited = (pool.map if threads > 1 else map)(attempt, range(n))
-        visited = list(tqdm(visited, "images", n, leave=False, disable=None, mininterval=0.5))
-    messages = [message for _, message in sorted(problems)]
-    refuse([f"{len(messages)} of {n} images cannot be used:", *messages] if messages else [], most=11)
+        visited = list(tqdm(visited, "reading", n, leave=False, disable=None, mininterval=0.5))
+    problems = [str(error) for error in visited if isinstance(error, IngredientsError)]
+    refuse([f"{len(problems)} of {n} samples cannot be used:", *problems] if problems else [], most=11)
     return visited
 
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
 from core.arguments import setting
-from core.ingredients import problem_of
 from core.registry import check_functions
 
 
@@ -158,7 +157,7 @@ def check_intervals(ingredients: Ingredients) -> list[Problem]:
         for item in fields(kind) if isinstance(section, Ingredients) else ():
             interval, value = item.metadata.get("interval"), section.get(item.name)
             if interval and type(value) in (int, float) and not _inside(value, interval):
-                problems.append(problem_of(section, item.name, f"must be in {interval}", path))
+                problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
     return problems
 
 

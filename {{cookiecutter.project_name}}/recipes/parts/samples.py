@@ -7,13 +7,13 @@ all preprocessed samples of a split, if they fit.
 import contextlib
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
-from tqdm import tqdm
+from torch.utils.data import DataLoader, StackDataset, default_collate
 
 from core import IngredientsError, SettingError
+from pantry.images import visit_all
 from pantry.preprocess import to_image
 from recipes.contracts import BatchPreprocess, Dataset
 
@@ -137,7 +137,7 @@ def _check_loaded(loaded, targets) -> tuple:
         X, targets = loaded[0], _as_targets(loaded[1])
         if len(X) != len(targets):
             raise IngredientsError(f"{len(X)} samples, but {len(targets)} targets")
-        loaded = torch.utils.data.StackDataset(X, targets)
+        loaded = StackDataset(X, targets)
     elif not isinstance(loaded, Dataset) or isinstance(loaded, tuple | dict | str):
         raise IngredientsError(f"the loader returned {type(loaded).__name__}, expected (X, y) or a map-style data set")
     elif targets is not None:
@@ -165,17 +165,14 @@ def _as_targets(targets) -> torch.Tensor:
 
 def _keep(samples: Samples, dataset, preprocess, threads: int) -> Samples:
     """The samples, preprocessed now and kept in memory."""
-    first, targets = samples.first, []
+    first = samples.first
     layout = torch.channels_last if first.ndim == 3 else torch.contiguous_format
     inputs = torch.empty((len(samples), *first.shape), dtype=first.dtype, memory_format=layout)
-    chunks = torch.arange(len(samples)).split(CHUNK)
-    with ThreadPoolExecutor(threads) as pool:
-        for chunk in tqdm(chunks, "preprocess", leave=False, disable=None, mininterval=0.5):
-            pairs = (pool.map if threads > 1 else map)(dataset.__getitem__, chunk.tolist())
-            found, its_targets = zip(*pairs, strict=True)
-            inputs[chunk] = _preprocess_all(found, preprocess, first, int(chunk[0]))
-            targets += its_targets if samples.targets is None else ()
-    targets = _as_targets(targets) if samples.targets is None else samples.targets
+    found, targets = zip(*visit_all(dataset.__getitem__, len(samples), threads), strict=True)
+    for start in range(0, len(samples), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        inputs[chunk] = _preprocess_all(found[chunk], preprocess, first, start)
+    targets = samples.targets if samples.targets is not None else _as_targets(default_collate(targets))
     return replace(samples, kept=(inputs, targets), targets=targets)
 
 
@@ -315,7 +312,7 @@ def _data_loader(samples: Samples, plan: list, device, workers: int):
         settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
         if "fork" in torch.multiprocessing.get_all_start_methods():
             settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
-    return torch.utils.data.DataLoader(samples, batch_sampler=plan, **settings)
+    return DataLoader(samples, batch_sampler=plan, **settings)
 
 
 def to_device(batch, device):
