@@ -16,6 +16,7 @@ ONLY_FOR = {
     "task": {
         "classification": [
             "recipes/classification.py",
+            "recipes/multilabel.py",
             "tests/test_commands.py",
             "tests/test_interruptions.py",
             "tests/test_train.py",

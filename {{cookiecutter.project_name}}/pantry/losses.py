@@ -7,7 +7,7 @@ A loss that depends on the training data carries `loss.prepare(targets, classes,
 
 from typing import Literal
 
-from core import registry
+from core import check_interval, registry
 
 registry.create("loss")
 
@@ -23,8 +23,7 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Lit
     """
     import torch.nn.functional as F
 
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing = {label_smoothing}: must be in [0, 1)")
+    check_interval("[0, 1)", label_smoothing=label_smoothing)
 
     def loss(outputs, targets, weight):
         if targets.ndim > 1 and not targets.is_floating_point():  # all may be ignored: torch's mean would be nan
@@ -46,8 +45,7 @@ def focal(gamma: float = 2.0, class_weights: list[float] | Literal["balanced"] |
     """
     import torch.nn.functional as F
 
-    if gamma < 0:
-        raise ValueError(f"gamma = {gamma}: must be at least 0")
+    check_interval("[0, inf)", gamma=gamma)
 
     def loss(outputs, targets, weight):
         logs = outputs.log_softmax(1)

@@ -1,7 +1,7 @@
 """Muon: `build(model) -> torch.optim.Optimizer`, PyTorch's update for hidden layers and AdamW for the rest."""
 
-from core import registry
-from pantry.optimizers import decay_groups, refuse_negative
+from core import check_interval, registry
+from pantry.optimizers import decay_groups, two_betas
 
 registry.create("optimizer")
 
@@ -21,11 +21,10 @@ def muon(
     """
     import torch
 
-    refuse_negative(learning_rate=learning_rate, weight_decay=weight_decay, rest_learning_rate=rest_learning_rate)
-    if len(rest_betas) != 2 or not all(0 <= beta < 1 for beta in rest_betas):
-        raise ValueError(f"rest_betas = {list(rest_betas)}: must be two numbers in [0, 1)")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum = {momentum}: must be in [0, 1)")
+    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay, "rest_learning_rate": rest_learning_rate}
+    check_interval("[0, inf)", **rates)
+    check_interval("[0, 1)", momentum=momentum)
+    betas = two_betas(rest_betas=rest_betas)
 
     class Muon(torch.optim.AdamW):
         """AdamW, but for the groups that have a momentum: one optimizer, so one state to save."""
@@ -48,7 +47,7 @@ def muon(
         chosen = set(hidden)
         for group in decay_groups(model, weight_decay):
             groups.append(group | {"params": [p for p in group["params"] if p not in chosen], "momentum": None})
-        return Muon(groups, lr=rest_learning_rate, betas=tuple(rest_betas))
+        return Muon(groups, lr=rest_learning_rate, betas=betas)
 
     return build
 

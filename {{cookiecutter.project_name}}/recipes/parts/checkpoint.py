@@ -57,7 +57,7 @@ def naming(path: Path):
         cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save raises another over it
         if not isinstance(cause, OSError):
             raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
 
 
 def _rename(part: Path, path: Path) -> None:
