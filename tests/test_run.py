@@ -14,10 +14,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from core import IngredientsError
+from core import IngredientsError, resolve
 from recipes import classification, experiment
 from recipes.parts import checkpoint, step
 from recipes.run import Run
+from recipes.train import train as recipe
+from tests.helpers import equal, state_of
+from tests.test_interruptions import BUSY, finish, wait_for, write
+from tests.test_interruptions import start as start_recipe
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 TRAIN = [sys.executable, str(PROJECT / "train.py"), "tiny.ini"]
@@ -184,6 +188,48 @@ def test_a_project_name_of_300_characters(train):
         train({"project.name": "x" * 300})
     [problem] = caught.value.problems
     assert problem.key == "project.name" and "200" in problem.message
+
+
+def test_full_disk_stops_with_the_last_good_checkpoint(train, monkeypatch):
+    original, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) > 20:
+            raise OSError(28, "No space left on device")
+        return original(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(
+            IngredientsError, match=r"cannot be written \(No space left on device\); the last checkpoint is intact"
+        ):
+            train()
+    [folder] = Path("runs/tiny").iterdir()
+    assert checkpoint.load(folder / "checkpoints/last.pt")["epoch"] > 0
+    whole = train({"project.name": "whole"})
+    assert equal(state_of(train({"training.scheme.resume": "True"})), state_of(whole))
+
+
+def test_out_of_memory_says_what_to_lower(read, one_thread):
+    ingredients = read()
+    functions = resolve(ingredients)
+
+    def greedy(logits, targets):
+        return torch.empty(2**60)
+
+    functions.training["loss"] = greedy
+    with pytest.raises(IngredientsError, match="lower batch_size"):
+        recipe(ingredients, functions)
+
+
+def test_sigusr1_saves_and_goes_on(read):
+    ini = write(read, BUSY | {"training.model.checkpoint_minutes": "1000.0"}, "saved")
+    process = start_recipe(ini)
+    wait_for(process, "saved", 0.02)
+    os.kill(process.pid, signal.SIGUSR1)
+    code, said = finish(process, ini)
+    assert code == 0 and "saved after " in said, said
 
 
 # ---------------------------------------------------------------------------------------------------- several networks

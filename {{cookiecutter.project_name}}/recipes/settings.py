@@ -71,7 +71,9 @@ class Scheme:
     fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
-    workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")
+    workers: int | Literal["auto"] = number(
+        "auto", "processes that read samples that are not kept in memory; auto: as many as help", "[0, inf)"
+    )
     memory: float = number(
         4.0, "GB of preprocessed samples to keep in memory; a larger set is read each epoch", "[0, inf)"
     )

@@ -39,11 +39,12 @@ def replacing(path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        with naming(path), open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(part, path)
+        with naming(path):
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _rename(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -74,11 +75,12 @@ def link(source: Path, path: Path) -> None:
     """Give a written file a second name: without a second copy if the disk can do that."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:
-        shutil.copyfile(source, part)
-    _rename(part, path)
+    with naming(path):
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+        _rename(part, path)
 
 
 def load(path: Path, device="cpu") -> dict:
