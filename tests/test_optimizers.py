@@ -198,6 +198,21 @@ def test_muon_reshapes_kernels_of_any_memory_format():
     )
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_muon_moves_kernels_of_one_pixel(memory_format):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1, bias=False), torch.nn.Conv2d(4, 2, 1, bias=False))
+    optimizer = made("optimizer", "muon")(model.to(memory_format=memory_format))
+    matrix = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False), torch.nn.Linear(4, 2, bias=False))
+    other = made("optimizer", "muon")(matrix)
+    for kernel, weight in zip(model.parameters(), matrix.parameters(), strict=True):
+        weight.data.copy_(kernel.data[..., 0, 0])
+        weight.grad = torch.ones_like(weight).tril()
+        kernel.grad = weight.grad[..., None, None].clone(memory_format=memory_format)
+    optimizer.step()
+    other.step()
+    assert torch.equal(model[0].weight[..., 0, 0], matrix[0].weight)
+
+
 # Those of torch by name
 
 CLASSES = [

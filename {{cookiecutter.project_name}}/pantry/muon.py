@@ -53,21 +53,16 @@ def muon(
 
 
 def _muon_step(group: dict, parameters: list, states: dict) -> None:
-    """One step of torch.optim.Muon, whose class takes matrices only, on kernels (out, in, ...) as (out, rest).
-
-    The rest is in the order of memory, so no copy is made: orthogonalization commutes with permuting columns.
-    """
+    """One step of torch.optim.Muon, whose class takes matrices only, on kernels (out, in, ...) as (out, in * ...)."""
     import torch
     from torch.optim._muon import muon as take_step
 
     settings = {key: group[key] for key in ("lr", "weight_decay", "momentum")}
     settings |= {"ns_coefficients": (3.4445, -4.7750, 2.0315), "ns_steps": 5, "eps": 1e-7}
     for parameter in parameters:
-        state = states[parameter]
+        state, weight, gradient = states[parameter], parameter.flatten(1).clone(), parameter.grad.flatten(1)
         if "momentum_buffer" not in state:
-            state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(parameter))  # AdamW loads a step
-        state["step"] += 1
-        order = sorted(range(1, parameter.ndim), key=parameter.stride, reverse=True)
-        weight, buffer = (each.permute(0, *order).view(len(each), -1) for each in (parameter, state["momentum_buffer"]))
-        gradient = parameter.grad.permute(0, *order).flatten(1)
-        take_step([weight], [gradient], [buffer], **settings, nesterov=True, adjust_lr_fn=None, has_complex=False)
+            state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))  # AdamW loads a step
+        buffers = [state["momentum_buffer"]]
+        take_step([weight], [gradient], buffers, **settings, nesterov=True, adjust_lr_fn=None, has_complex=False)
+        parameter.copy_(weight.view_as(parameter))  # whose channels may be last in memory

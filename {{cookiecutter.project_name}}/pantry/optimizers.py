@@ -16,7 +16,7 @@ def sgd(
 ):
     """Stochastic gradient descent with (Nesterov) momentum, for convolutional networks trained from scratch.
 
-    learning_rate = auto, here and in adamw: a range test finds it before training.
+    `learning_rate = auto`, also in adamw: a range test chooses it before training.
     """
     import torch
 

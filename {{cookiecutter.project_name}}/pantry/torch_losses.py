@@ -6,7 +6,7 @@ indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the output
 
 from core import SettingError, check_interval, registry
 from core.registry import adopt, attempt, refuse
-from pantry.losses import IGNORE_INDEX
+from pantry.losses import IGNORE_INDEX, refuse_numbers
 
 registry.create("loss")
 
@@ -78,8 +78,8 @@ def _adopt_loss(cls):
                 raise SettingError("training.loss", message) from error
 
         def prepare(targets, classes: int, device):
-            if name in _OF_CLASSES and targets is not None and targets.is_floating_point() and targets.ndim == 1:
-                raise ValueError(f"torch.nn.{name}: expected class indices, got float targets; use torch.nn.HuberLoss")
+            if name in _OF_CLASSES:
+                refuse_numbers(targets, f"torch.nn.{name}: ")
             return loss
 
         loss.prepare = prepare

@@ -59,11 +59,6 @@ class Experiment:
     generator: torch.Generator | None = None  # for augmentation, on the device
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """The first one."""
-        return next(iter(self.optimizers.values()), None)
-
-    @property
     def param_groups(self) -> list[dict]:
         """Those of all optimizers."""
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
@@ -185,15 +180,15 @@ def build(experiment: Experiment, meta: dict | None = None, new: bool = True, bl
     new: False if the weights come from a checkpoint
     blame: as of `configure`
     """
-    if meta is None:
-        _load_data(experiment, blame)
-        if not experiment.outputs:  # not known; --check has collected why
-            return experiment
-    else:
+    if meta is not None:
         experiment.meta, experiment.outputs = meta, len(meta["classes"])
+        _build_model(experiment, new=False)
+        return experiment
+    _load_data(experiment, blame)
     with blame("model.architecture.backbone"):
-        _build_model(experiment, new and meta is None)
-    if meta is None and experiment.model is not None:
+        if experiment.outputs:  # else not known; --check has collected why
+            _build_model(experiment, new)
+    if experiment.model is not None:
         _build_training(experiment, blame)
     return experiment
 
@@ -278,12 +273,9 @@ def _build_training(experiment: Experiment, blame) -> None:
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
         losses = experiment.task.LOSSES if isinstance(experiment.task, TrainsInTurn) else [("", experiment.task.loss)]
-        experiment.optimizers, experiment.phases = {}, []
-        for name, loss in losses:
-            network = model.get_submodule(name)  # "" is all of it
-            if name not in experiment.optimizers:
-                experiment.optimizers[name] = build_optimizer(network)
-            experiment.phases.append((network, experiment.optimizers[name], loss))
+        networks = {name: model.get_submodule(name) for name, _ in losses}  # "" is all of it
+        experiment.optimizers = {name: build_optimizer(network) for name, network in networks.items()}
+        experiment.phases = [(networks[name], experiment.optimizers[name], loss) for name, loss in losses]
         if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own
             from recipes.parts.finetune import head, split_rates
 
@@ -343,9 +335,5 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
 
 def prepared(path: str, function, *facts):
     """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
-    if not isinstance(function, Preparable):
-        return function
-    try:
-        return function.prepare(*facts)
-    except ValueError as error:
-        raise SettingError(path, str(error)) from error
+    with errors_of(path):
+        return function.prepare(*facts) if isinstance(function, Preparable) else function
