@@ -17,7 +17,7 @@ from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
-from recipes.parts.blame import blame, errors_of
+from recipes.parts.blame import blame
 from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
@@ -104,7 +104,7 @@ class Experiment:
             inputs = resize_progressively(inputs, self.scheme.first_size, progress)
         if not self.augment:
             return inputs, targets
-        with errors_of("training.augment", inputs):
+        with blame("training.augment", inputs):
             augmented, targets = self.augment(inputs, targets, self.generator)
         if augmented.ndim != inputs.ndim:  # of images, given rows
             raise SettingError("training.augment", f"turns {list(inputs.shape)} into {list(augmented.shape)}")
@@ -261,11 +261,7 @@ def _build_training(experiment: Experiment, blame) -> None:
         if experiment.augment and isinstance(experiment.task, AdaptsAugment):
             experiment.augment = experiment.task.adapt_augment(experiment.augment)
         if isinstance(experiment.augment, SampleAugment):
-            per_sample = experiment.augment.per_sample
-            augmented = data.replace(experiment.training, per_sample=per_sample, seed=scheme.seed)
-            with errors_of("training.augment", experiment.training.first):
-                augmented[0]  # tried once, so that a misfit shows before training
-            experiment.training = augmented
+            experiment.training = augmented(experiment.training, experiment.augment.per_sample, scheme.seed)
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device
@@ -333,7 +329,15 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
     return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
 
 
+def augmented(samples: Samples, per_sample, seed: int) -> Samples:
+    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
+    found = data.replace(samples, per_sample=per_sample, seed=seed)
+    with blame("training.augment", samples.first):
+        found[0]
+    return found
+
+
 def prepared(path: str, function, *facts):
     """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
-    with errors_of(path):
+    with blame(path):
         return function.prepare(*facts) if isinstance(function, Preparable) else function
