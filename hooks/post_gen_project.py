@@ -24,6 +24,7 @@ ONLY_FOR = {
         "detection": [
             *SCENES,
             "recipes/detection.py",
+            "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/detectors.py",
             "tests/test_detection.py",
@@ -31,6 +32,7 @@ ONLY_FOR = {
         "segmentation": [
             *SCENES,
             "recipes/segmentation.py",
+            "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/mask_folders.py",
             "pantry/mask_losses.py",

@@ -17,7 +17,7 @@ from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
-from recipes.parts.blame import blame, errors_of
+from recipes.parts.blame import blame
 from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
@@ -47,6 +47,7 @@ class Experiment:
     model: torch.nn.Module | None = None
     head: torch.nn.Module | None = None
     new_weights: str = ""  # what was loaded, and what was not
+    frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
     augment: object = None
     criterion: object = None
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # one, "", unless the task has LOSSES
@@ -104,7 +105,7 @@ class Experiment:
             inputs = resize_progressively(inputs, self.scheme.first_size, progress)
         if not self.augment:
             return inputs, targets
-        with errors_of("training.augment", inputs):
+        with blame("training.augment", inputs):
             augmented, targets = self.augment(inputs, targets, self.generator)
         if augmented.ndim != inputs.ndim:  # of images, given rows
             raise SettingError("training.augment", f"turns {list(inputs.shape)} into {list(augmented.shape)}")
@@ -236,13 +237,13 @@ def _build_model(experiment: Experiment, new: bool) -> None:
         message = f"cannot take samples of {experiment.meta['shape']}: {str(error).splitlines()[0]}"
         raise SettingError("model.architecture.backbone", message) from error
     model.class_names = experiment.meta["classes"]  # by which metrics of single classes are named
-    if architecture.weights and new and experiment.device.type != "meta":
-        from recipes.parts.finetune import load_weights
+    if architecture.weights and new:
+        from recipes.parts.weights import load_weights
 
+        ingredients = None if "training.preprocess.mean" in experiment.task.REFUSED else experiment.ingredients
+        facts = architecture.weights, architecture.backbone, architecture.options, ingredients
         with blame("model.architecture.weights"):
-            experiment.new_weights = load_weights(
-                model, architecture.weights, architecture.backbone, architecture.options
-            )
+            experiment.new_weights = load_weights(model, *facts, fetch=experiment.device.type != "meta")
     # Convolutions run up to twice as fast with the channels last, on CPUs too.
     experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
     experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
@@ -261,15 +262,16 @@ def _build_training(experiment: Experiment, blame) -> None:
         if experiment.augment and isinstance(experiment.task, AdaptsAugment):
             experiment.augment = experiment.task.adapt_augment(experiment.augment)
         if isinstance(experiment.augment, SampleAugment):
-            per_sample = experiment.augment.per_sample
-            augmented = data.replace(experiment.training, per_sample=per_sample, seed=scheme.seed)
-            with errors_of("training.augment", experiment.training.first):
-                augmented[0]  # tried once, so that a misfit shows before training
-            experiment.training = augmented
+            experiment.training = augmented(experiment.training, experiment.augment.per_sample, scheme.seed)
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device
         experiment.criterion = prepared("training.loss", criterion, *facts)
+    if scheme.frozen_norms is True or (scheme.frozen_norms == "auto" and experiment.architecture.weights):
+        from recipes.parts.finetune import freeze_norms
+
+        with blame("training.scheme.frozen_norms"):
+            experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
         losses = experiment.task.LOSSES if isinstance(experiment.task, TrainsInTurn) else [("", experiment.task.loss)]
@@ -333,7 +335,15 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
     return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
 
 
+def augmented(samples: Samples, per_sample, seed: int) -> Samples:
+    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
+    found = data.replace(samples, per_sample=per_sample, seed=seed)
+    with blame("training.augment", samples.first):
+        found[0]
+    return found
+
+
 def prepared(path: str, function, *facts):
     """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
-    with errors_of(path):
+    with blame(path):
         return function.prepare(*facts) if isinstance(function, Preparable) else function

@@ -9,21 +9,10 @@ from core import IngredientsError, SettingError
 
 
 @contextmanager
-def blame(path: str):
-    """Errors from inside that name no setting are reported at the setting or section `path`."""
-    try:
-        yield
-    except IngredientsError as error:
-        if error.problems:
-            raise
-        raise SettingError(path, str(error)) from error
+def blame(path: str, *given: torch.Tensor):
+    """Report errors from inside at the setting or section `path`, with the shapes of what a function was given.
 
-
-@contextmanager
-def errors_of(path: str, *given: torch.Tensor):
-    """Report what a registered function raises at `path`, its section, with the shapes of what it was given.
-
-    Errors of the user's own functions stay as they are, with their traceback.
+    Errors that name a setting of their own stay as they are, and those of the user's own functions, with a traceback.
     """
     try:
         yield
@@ -31,9 +20,10 @@ def errors_of(path: str, *given: torch.Tensor):
         raise
     except (IngredientsError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         own = any("custom_functions" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-        if own or (isinstance(error, IngredientsError) and error.problems):
+        is_plain = isinstance(error, IngredientsError)
+        if (is_plain and error.problems) or (own and not is_plain):
             raise
         shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        cannot = f"cannot take {shapes}: " if given and not isinstance(error, IngredientsError) else ""
+        reason = str(error) if is_plain else " ".join(str(error).split()).partition(". ")[0]
+        cannot = f"cannot take {shapes}: " if given and not is_plain else ""
         raise SettingError(path, cannot + reason) from error

@@ -104,17 +104,18 @@ class LossWatch:
     """
 
     def __init__(self, device):
-        self.is_cpu = device.type == "cpu"
-        self.recent = deque(maxlen=1 if self.is_cpu else 2)  # a batch that is kept is memory out of the cache
-        self.copied = None if self.is_cpu else torch.Event(device)
+        self.device, self.copied = device, None
+        self.recent = deque(maxlen=1 if device.type == "cpu" else 2)  # more would push the data out of the cache
         self.held = torch.zeros((), pin_memory=device.type == "cuda")
 
     def diverged(self, loss_sum, batch) -> bool:
         self.recent.append(batch)
-        if self.is_cpu:
+        if self.device.type == "cpu":
             return not math.isfinite(loss_sum)
-        self.copied.synchronize()
+        if self.copied is not None:
+            self.copied.synchronize()
         bad = not math.isfinite(self.held)
         self.held.copy_(loss_sum.detach(), non_blocking=True)
+        self.copied = torch.Event(self.device)
         self.copied.record()
         return bad
