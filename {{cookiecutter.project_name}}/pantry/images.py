@@ -126,19 +126,12 @@ class ImageFolder:
             return torch.from_numpy(self.cached[index].copy()), self.targets[index]
         return decode_image(self.paths[index], self.channels, self.image_size), self.targets[index]
 
-    def _problem(self, index: int) -> str:
-        try:
-            decode_image(self.paths[index], 1)
-        except IngredientsError as error:
-            return str(error)
-        return ""
-
     def check(self) -> None:
         """Refuse files that are damaged, as far as header and end tell; find out size and channels of the images."""
         if self.skip_corrupt:
             from pantry.image_sets import skip_corrupt
 
-            good = skip_corrupt(self.paths, visit_all(self._problem, len(self), processors()))
+            good = skip_corrupt(self.paths, decode_image, visit_all, processors())
             self.paths, self.targets = [self.paths[index] for index in good], self.targets[good]
         headers = visit_all(lambda index: read_header(self.paths[index], complete=not self.skip_corrupt), len(self))
         height, width, _ = headers[0]
