@@ -146,7 +146,10 @@ class ImageFolder:
 
 def processors(most: int = 16) -> int:
     """How many processors this process may use."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, most)
+    try:
+        return min(len(os.sched_getaffinity(0)), most)
+    except AttributeError:  # not on this system
+        return min(os.cpu_count() or 1, most)
 
 
 def visit_all(visit, n: int, threads: int = 1) -> list:
@@ -237,7 +240,7 @@ def open_image(path):
     except UnidentifiedImageError as error:
         raise IngredientsError(f"{path}: this is no image of a known format ({', '.join(IMAGE_FORMATS)})") from error
     except Exception as error:  # damaged images raise anything from SyntaxError to struct.error
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         raise IngredientsError(f"{path}: the image cannot be read: {reason}") from error
 
 
