@@ -27,7 +27,7 @@ from recipes.parts.step import (
     resize_progressively,
     seeder,
 )
-from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
+from recipes.settings import Architecture, Saving, Scheme, Testing
 
 
 @contextmanager
@@ -301,7 +301,7 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
         message = f"the body would never be trained in {scheme.epochs} epochs; freeze fewer"
         wrong.append(("training.scheme.frozen_epochs", message))
     for path, reason in task.REFUSED.items():
-        off = default_of(path)
+        off = vars(Scheme).get(path.removeprefix("training.scheme."))
         if ingredients.at(path, off) not in (off, None):
             wrong.append((path, reason))
     for path in sections(ingredients):

@@ -4,7 +4,6 @@ Imports nothing of torch, so that a misspelt setting is reported at once.
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from dataclasses import MISSING, dataclass, field, fields
@@ -40,24 +39,19 @@ class Architecture:
 @dataclass(frozen=True)
 class Scheme:
     epochs: float = number(10, "passes over the training data; 0.5 is half a pass", "(0, inf)")
-    batch_size: int | Literal["auto"] = number(
-        128, "samples per batch; auto: as many as fit in half of the free memory", "[1, inf)"
-    )
-    evaluation_batch_size: int | None = number(
-        None, "samples per batch in evaluation; None: batch_size", "[1, inf)"
-    )  # a larger one is rarely faster, and runs out of memory where training does not
+    batch_size: int | Literal["auto"] = number(128, "samples; auto: as many as fit in half of the memory", "[1, inf)")
+    # A larger one is rarely faster, and runs out of memory where training does not.
+    evaluation_batch_size: int | None = number(None, "samples per batch in evaluation; None: batch_size", "[1, inf)")
     accumulate: int = number(1, "batches whose gradients are accumulated for one step", "[1, inf)")
     precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
-        "float32", "of the forward pass, weights stay float32; auto: bf16 if the processor supports it"
+        "float32", "of the forward pass; auto: bf16 if fast"
     )
     clip_norm: float | None = number(None, "maximum norm of the gradients of a step", "(0, inf)")
     ema: float = number(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
     swa: float = number(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off", "[0, 1)")
     frozen_epochs: int = number(0, "first epochs in which only the head is trained", "[0, inf)")
     body_rate: float = number(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
-    first_size: float = number(
-        1.0, "share of height and width that images start with; 1 from half of training", "(0, 1]"
-    )
+    first_size: float = number(1.0, "share of their size that images start with; 1 from half of training", "(0, 1]")
     balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
     compile: bool = setting(False, "compile the model with torch.compile: a minute once, then faster steps on GPUs")
     deterministic: bool = setting(True, "the same numbers each time on a GPU as well, at some cost in speed")
@@ -66,15 +60,11 @@ class Scheme:
     early_stop: bool = setting(False, "stop when validation has not improved for `patience` epochs")
     patience: int = number(5, "epochs without improvement that early_stop allows", "[1, inf)")
     resume: bool = setting(False, "resume the newest run of this project; False: start a new one")
-    validation_fraction: float = number(
-        0.2, "share of the training data that is held back if there is no [validation.load_dataset]", "(0, 1)"
-    )
+    validation_fraction: float = number(0.2, "share of the data held back if no section loads validation", "(0, 1)")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
     workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")
-    memory: float = number(
-        4.0, "GB of preprocessed samples to keep in memory; a larger set is read each epoch", "[0, inf)"
-    )
+    memory: float = number(4.0, "GB of samples to keep in memory; a larger set is read each epoch", "[0, inf)")
 
 
 @dataclass(frozen=True)
@@ -142,13 +132,6 @@ def _check_functions(ingredients: Ingredients, file: str | Path) -> list[Problem
     return check_functions(ingredients)
 
 
-def default_of(path: str):
-    """The default of a declared setting; None for anything else."""
-    section, _, key = path.rpartition(".")
-    items = fields(SECTIONS[section]) if isinstance(SECTIONS.get(section), type) else ()
-    return next((item.default for item in items if item.name == key), None)
-
-
 def check_intervals(ingredients: Ingredients) -> list[Problem]:
     """The problems of numbers outside of their interval."""
     problems = []
@@ -156,29 +139,27 @@ def check_intervals(ingredients: Ingredients) -> list[Problem]:
         section = ingredients.at(path) if isinstance(kind, type) else None
         for item in fields(kind) if isinstance(section, Ingredients) else ():
             interval, value = item.metadata.get("interval"), section.get(item.name)
-            if interval and type(value) in (int, float) and not _inside(value, interval):
-                problems.append(problem_of(section, item.name, f"must be in {interval}", path))
+            if interval and type(value) in (int, float):
+                low, high = map(float, interval[1:-1].split(", "))
+                inside = low < value < high or (value == low and interval[0] == "[")
+                if not inside and not (value == high and interval[-1] == "]"):
+                    problems.append(problem_of(section, item.name, f"must be in {interval}", path))
     return problems
 
 
-def _inside(value: float, interval: str) -> bool:
-    low, high = map(float, interval[1:-1].split(", "))
-    return low <= value <= high and (value != low or interval[0] == "[") and (value != high or interval[-1] == "]")
-
-
 def import_functions(folder: Path) -> None:
-    """Register the pantry's functions, then yours: of custom_functions.py in `folder` if there is one."""
+    """Register the pantry's functions, then yours: of custom_functions.py in `folder`, else of the project's."""
     for name in ("backbone", *(kind for kind in SECTIONS.values() if isinstance(kind, str))):
         registry.create(name)
     importlib.import_module("pantry")
-    own = folder / FUNCTIONS_FILE
-    if "custom_functions" in sys.modules or not own.is_file():
-        if importlib.util.find_spec("custom_functions") is not None:  # a project without functions of its own is fine
-            importlib.import_module("custom_functions")
-        return
-    spec = importlib.util.spec_from_file_location("custom_functions", own)
-    sys.modules["custom_functions"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(folder))
+    try:
+        importlib.import_module("custom_functions")
+    except ModuleNotFoundError as error:
+        if error.name != "custom_functions":  # a project without functions of its own is fine
+            raise
+    finally:
+        sys.path.remove(str(folder))
 
 
 def call_functions(ingredients: Ingredients) -> Ingredients:
