@@ -232,7 +232,7 @@ def test_every_optimizer_of_torch_works_by_its_name_or_says_why_not(cls):
         IngredientsError, match=r"<text>:2: x\n .*[Ii]nvalid learning rate|<text>:2: x\n .*earning rate"
     ):
         made("optimizer", name, lr=-1)
-    with pytest.raises(IngredientsError, match="x.lr = fast\n    `fast` is text; a number is needed"):
+    with pytest.raises(IngredientsError, match="x.lr = fast\n.*expected a number"):
         made("optimizer", name, lr="fast")
 
 
@@ -392,15 +392,15 @@ def test_schedulers_of_python_objects_are_refused(name):
 @pytest.mark.parametrize(
     "name, settings, message",
     [
-        ("StepLR", {}, "x.step_size\n    missing: an integer is needed"),
-        ("StepLR", {"step_size": "often"}, "`often` is text; an integer is needed"),
-        ("MultiStepLR", {"milestones": 3}, "a list of items that are each an integer is needed"),
+        ("StepLR", {}, "x.step_size\n.*missing.*an integer"),
+        ("StepLR", {"step_size": "often"}, "x.step_size = often\n.*expected an integer"),
+        ("MultiStepLR", {"milestones": 3}, "x.milestones = 3\n.*expected a list.* an integer"),
         ("StepLR", {"step_size": 3, "gama": 1}, "no such argument. Did you mean gamma?"),
         ("OneCycleLR", {"pct_start": 3}, "<text>:2: x\n.*pct_start"),
         ("OneCycleLR", {"total_steps": 3}, "no such argument"),
         ("OneCycleLR", {"max_momentum": 0.9}, "no such argument"),
         ("CosineAnnealingLR", {"T_max": 0}, "<text>:2: x\n.*T_max|zero"),
-        ("StepLR", {"step_size": 3, "every": "day"}, '"epoch" or "step" is needed'),
+        ("StepLR", {"step_size": 3, "every": "day"}, 'x.every = day\n.*expected "epoch" or "step"'),
         ("ReduceLROnPlateau", {"every": "step"}, "no such argument"),
         ("ReduceLROnPlateau", {"factor": 2.0}, "<text>:2: x\n.*[Ff]actor should be < 1"),
     ],

@@ -129,8 +129,9 @@ def measure_all(folder: Path, names=tuple(RUNS)) -> dict:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    return measure_all(tmp_path_factory.mktemp("pinned"))
+def measured(request, tmp_path_factory):
+    asked = [item.callspec.params["name"] for item in request.session.items if item.name.startswith("test_numbers")]
+    return measure_all(tmp_path_factory.mktemp("pinned"), asked)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,7 +1,7 @@
-"""Data: images with boxes and polygons, as Pascal VOC, COCO and YOLO files tell them.
+"""Data: images with boxes and polygons from Pascal VOC, COCO and YOLO files.
 
-Each loader reads all annotations first and refuses all that are wrong at once, by file, line and reason. Images become
-uint8 tensors, kept in memory where they fit. What is heavy is imported inside the functions.
+Each loader reads all annotations first and raises one error that lists every mistake in them, by file, line and reason.
+Images become uint8 tensors, kept in memory if they fit. Heavy modules are imported inside the functions.
 """
 
 import math
@@ -14,14 +14,14 @@ from typing import Literal
 from core import IngredientsError, registry
 from core.errors import suggest
 from pantry.download import is_visible
-from pantry.images import IMAGE_SUFFIXES, SPLITS, decode_image, find_images, read_header
+from pantry.images import IMAGE_SUFFIXES, SPLITS, decode_image, find_images, read_header, refuse
 
 GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
 
 
 @dataclass
 class Annotated:
-    """One image: its file, (height, width) in pixels, and for each object a box x1, y1, x2, y2 and a class index."""
+    """One image: its file, (height, width) in pixels, and of each object a box x1, y1, x2, y2 and a class index."""
 
     path: str
     size: tuple[int, int]
@@ -35,9 +35,9 @@ class BoxedImages:
 
     image: uint8 tensor (3, H, W), the same size for all; target: {"boxes": tv_tensors.BoundingBoxes (M, 4), x1, y1,
     x2, y2 in pixels, "labels": int64 (M,)}, with masks also {"masks": tv_tensors.Mask (M, H, W)}. M may be 0.
-    classes: names in the order of the labels; paths: N files; image_size: [H, W], to which images were brought without
-    a change of their proportions (the rest is grey), or None
-    memory: GB (1e9 bytes) that decoded images may take; None: the images are black and no file is read, for --check
+    classes: names in the order of the labels; paths: N files; image_size: [H, W], to which images are resized with
+    their aspect ratio kept (the rest is grey), or None
+    memory: GB (1e9 bytes) of decoded images to keep; None: the images are black and no file is read, for --check
     """
 
     def __init__(self, found: list[Annotated], classes: list[str], image_size, masks: bool, memory: float | None):
@@ -88,12 +88,12 @@ class BoxedImages:
 
 
 def fit(size, into) -> float:
-    """The factor that brings an image of (height, width) into another without a change of proportions."""
+    """The factor by which an image of (height, width) is resized into another with its aspect ratio kept."""
     return min(into[0] / size[0], into[1] / size[1])
 
 
 def letterbox(image, size):
-    """An image (C, H, W) of bytes shrunk or grown into `size`, at its top left; the rest is grey."""
+    """An image (C, H, W) of bytes resized into `size`, at its top left; the rest is grey."""
     import torch
     import torch.nn.functional as F
 
@@ -130,13 +130,13 @@ def load_voc(
     image_size: list[int] | None = None,
     memory: float = 2.0,
 ):
-    """`load() -> BoxedImages`: the images that XML files of Pascal VOC describe, each found by its name.
+    """`load() -> BoxedImages`: the images that XML files of Pascal VOC describe, found by file name.
 
-    images, annotations: folders; where one holds folders named after splits (train, val, test, ...) that of `split` is
-        read, else all of it is for training
-    classes: names, which number the labels; None: all names in the files, sorted
-    image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
-    memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    images, annotations: folders; of folders in them named after splits (train, val, test, ...) that of `split` is read,
+        without such folders everything is for training
+    classes: names in the order of the labels; None: all names in the files, sorted
+    image_size: [height, width] in pixels to resize images to, aspect ratio kept; None: no resizing
+    memory: GB (1e9 bytes) of decoded images to keep; a larger set is read from disk as needed
     """
     refuse_size(image_size)
 
@@ -172,11 +172,11 @@ def _read_xml(file: str, problems: list):
     try:
         return ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        problems.append(f"{file}: cannot be read as XML: {error}")
+        problems.append(f"{file}: not valid XML: {error}")
 
 
 def _voc_objects(root) -> list[tuple]:
-    """(name, box, which object it is) of a file."""
+    """(class name, corners, "object N") of each object of a file."""
     found = []
     for number, item in enumerate([] if root is None else root.iter("object"), 1):
         corners = [item.findtext(f"bndbox/{name}", "nothing") for name in ("xmin", "ymin", "xmax", "ymax")]
@@ -198,11 +198,11 @@ def load_coco(
 ):
     """`load() -> BoxedImages`: the images of a COCO JSON file, as Label Studio, CVAT and others export it.
 
-    images: the folder of the images, found by their file names; annotations: the file
-    classes: names, which number the labels; None: the categories of the file in the order of their ids
-    image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
+    images: the folder of the images; annotations: the file
+    classes: names in the order of the labels; None: the categories of the file in the order of their ids
+    image_size: [height, width] in pixels to resize images to, aspect ratio kept; None: no resizing
     masks: read the polygons as well, for instance segmentation
-    memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    memory: GB (1e9 bytes) of decoded images to keep; a larger set is read from disk as needed
     """
     refuse_size(image_size)
 
@@ -215,7 +215,7 @@ def load_coco(
 
 
 def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygons: bool) -> tuple:
-    """(list of Annotated, class names, problems) of a COCO JSON file. Raises IngredientsError where it is none."""
+    """(list of Annotated, class names, problems) of a COCO JSON file. Raises IngredientsError if it is none."""
     import json
 
     try:
@@ -224,13 +224,13 @@ def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygo
         listed, objects = {item["id"]: item["file_name"] for item in content["images"]}, content["annotations"]
         hash(tuple((item.get("image_id"), item.get("category_id")) for item in objects))  # ids are no lists
         if not all(isinstance(name, str) for name in (*listed.values(), *categories.values())):
-            raise TypeError("a file_name or the name of a category is no text")
+            raise TypeError("a file_name or the name of a category is not a string")
     except OSError as error:
         raise IngredientsError(f"{annotations}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise IngredientsError(
-            f"{annotations}: is no COCO file of images, annotations, categories: {reason}"
+            f"{annotations}: not a COCO file of images, annotations and categories: {reason}"
         ) from error
     names, problems, found = list(classes or categories.values()), [], {}
     for number, name in listed.items():
@@ -247,10 +247,10 @@ def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygo
         elif item["image_id"] in found:
             one, box, outlines = found[item["image_id"]], item.get("bbox", ()), item.get("segmentation")
             if isinstance(outlines, dict) and polygons:
-                problems.append(f"{annotations}: {where}: its mask is run-length encoded; export polygons instead")
+                problems.append(f"{annotations}: {where}: the mask is run-length encoded; export polygons instead")
                 continue
             if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
-                problems.append(f"{annotations}: {where}: bbox is {box}; x, y, width and height are needed")
+                problems.append(f"{annotations}: {where}: bbox is {box}, expected [x, y, width, height]")
                 continue
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
             name = categories.get(item.get("category_id"), f"of category id {item.get('category_id')}")
@@ -273,13 +273,13 @@ def load_yolo(
 ):
     """`load() -> BoxedImages`: images with text files of YOLO, lines `class x y width height` or `class x1 y1 x2 ...`.
 
-    images, labels: folders with the same names in them; where they hold folders named after splits (train2017, val,
-        ...) that of `split` is read, else all is for training. An image without a text file has no objects; a text file
-        without an image is passed over, but where no image has one all are refused
-    classes: names in the order of their numbers; None: as many as the largest number tells, named by their numbers
-    image_size: [height, width] in pixels to bring images to, proportions kept; None: as they are
+    images, labels: folders with the same file names; of folders in them named after splits (train2017, val, ...) that
+        of `split` is read, without such folders everything is for training. An image without a text file has no
+        objects; a text file without an image is ignored, unless no image has one
+    classes: names in the order of their numbers; None: numbers up to the largest one in the files
+    image_size: [height, width] in pixels to resize images to, aspect ratio kept; None: no resizing
     masks: keep the polygons as well, for instance segmentation
-    memory: GB (1e9 bytes) that decoded images may take; a larger set is read from disk as needed
+    memory: GB (1e9 bytes) of decoded images to keep; a larger set is read from disk as needed
     """
     refuse_size(image_size)
 
@@ -314,10 +314,11 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
         except ValueError:
             values = []
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            problems.append(f"{file}: {where}: {len(rest)} values after the class; 4 of a box, or 3 points and more")
+            expected = "expected 4 of a box, or a polygon of 3 points or more"
+            problems.append(f"{file}: {where}: {len(rest)} values after the class, {expected}")
             continue
         if polygons and len(values) == 4:
-            problems.append(f"{file}: {where}: this is a box; a polygon of 3 points or more is needed")
+            problems.append(f"{file}: {where}: a box, expected a polygon of 3 points or more")
             continue
         (height, width), outline = one.size, None
         if len(values) == 4:
@@ -335,16 +336,16 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
     return found, names, problems
 
 
-# ------------------------------------------------------------------------------------------------------ what all share
+# ------------------------------------------------------------------------------------------------------------- helpers
 
 
 def refuse_size(image_size) -> None:
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
+        raise ValueError(f"image_size = {image_size}: must be [height, width] in pixels")
 
 
 def split_folder(folder: Path, split: str) -> Path:
-    """The folder of a split in it, named as train, train2017, val, ...; the folder itself for training without any."""
+    """The folder of a split in `folder`, such as train, train2017 or val; `folder` for training if there is none."""
     if not folder.is_dir():
         raise IngredientsError(f"{folder}: there is no such folder")
     inner = sorted(path for path in folder.iterdir() if is_visible(path.name) and path.is_dir())
@@ -352,7 +353,7 @@ def split_folder(folder: Path, split: str) -> Path:
         known: [path for path in inner if path.name.lower().rstrip("0123456789") in SPLITS[known]] for known in SPLITS
     }
     if len(splits[split]) > 1:
-        raise IngredientsError(f"{folder}: {' and '.join(path.name for path in splits[split])} mean the same split")
+        raise IngredientsError(f"{folder}: {' and '.join(path.name for path in splits[split])} are the same split")
     if splits[split]:
         return splits[split][0]
     if any(splits.values()) or split != "training":
@@ -369,7 +370,7 @@ def _split_files(folder: Path, split: str, suffixes: Iterable[str]) -> list[str]
 
 
 def _add(one: Annotated, file, where: str, name: str, names: list, box, problems: list, outlines=None) -> None:
-    """Add an object, or a problem. A box may stand out by one pixel, from rounding, and is cut off there."""
+    """Add an object, or a problem. A box may reach one pixel beyond the image, from rounding, and is clipped."""
     before = len(problems)
     if name not in names:
         problems.append(f"{file}: {where}: there is no class {name}. {suggest(name, names)}")
@@ -378,14 +379,14 @@ def _add(one: Annotated, file, where: str, name: str, names: list, box, problems
     except (TypeError, ValueError, OverflowError):
         box = [math.nan]
     if not all(map(math.isfinite, box)):
-        problems.append(f"{file}: {where}: a corner of the box is no number")
+        problems.append(f"{file}: {where}: a corner of the box is not a number")
         return
     (height, width), (x1, y1, x2, y2) = one.size, box
     size = f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
     if x2 < x1 or y2 < y1:
-        problems.append(f"{file}: {where}: the box {size} is reversed: its right or lower edge comes first")
+        problems.append(f"{file}: {where}: the box {size} is reversed, expected x1 < x2 and y1 < y2")
     elif min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
-        problems.append(f"{file}: {where}: the box {size} stands out of the image of {width} x {height} pixels")
+        problems.append(f"{file}: {where}: the box {size} reaches beyond the image of {width} x {height} pixels")
     elif min(x2, width) - max(x1, 0) <= 0 or min(y2, height) - max(y1, 0) <= 0:
         problems.append(f"{file}: {where}: the box {size} has no area")
     if outlines is not None and not (isinstance(outlines, list) and outlines and all(map(_is_outline, outlines))):
@@ -400,18 +401,9 @@ def _is_outline(line) -> bool:
     return isinstance(line, list) and len(line) >= 6 and all(isinstance(value, int | float) for value in line)
 
 
-def _checked(
-    found: list, names: list, problems: list, image_size, masks: bool, memory, where, most: int = 20
-) -> BoxedImages:
-    """The data set, or one error with all that is wrong."""
-    refuse(problems, most)
+def _checked(found: list, names: list, problems: list, image_size, masks: bool, memory, where) -> BoxedImages:
+    """The data set, or one error with all problems."""
+    refuse(problems)
     if not found:
-        raise IngredientsError(f"{where}: no image is described in it ({' '.join(IMAGE_SUFFIXES)})")
+        raise IngredientsError(f"{where}: describes no image ({' '.join(IMAGE_SUFFIXES)})")
     return BoxedImages(found, names, image_size, masks, memory)
-
-
-def refuse(problems: list[str], most: int = 20) -> None:
-    """Raise IngredientsError with the problems, where there are any."""
-    if problems:
-        more = [f"... and {len(problems) - most} more"] if len(problems) > most else []
-        raise IngredientsError("\n    ".join([f"{len(problems)} annotations cannot be used:", *problems[:most], *more]))

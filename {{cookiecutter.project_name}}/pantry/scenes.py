@@ -1,6 +1,6 @@
-"""Data made on the fly: coloured scenes of the embedded handwritten digits, with exact boxes and masks.
+"""Synthetic data: coloured scenes of the embedded handwritten digits, with exact boxes and masks.
 
-They let a detector or a segmenter train without a download. Everything is drawn from (seed, split, index).
+A detector or a segmenter trains on them without a download. Everything is drawn from (seed, split, index).
 """
 
 from pathlib import Path
@@ -24,28 +24,28 @@ def load_digit_scenes(
 
     source: folder of an image folder of single digits, as `load_image_folder` reads it
     targets: boxes; instances: boxes and a mask of each digit; classes: one mask of class numbers, 0 for background
-    image_size: [height, width] in pixels; digits: least and most of them in a scene
+    image_size: [height, width] in pixels, each at least 48; digits: [least, most] in a scene
     """
     if len(image_size) != 2 or min(image_size) < 48:
-        raise ValueError(f"image_size = {list(image_size)}: write [height, width] in pixels, 48 or more")
+        raise ValueError(f"image_size = {list(image_size)}: must be [height, width] in pixels, each at least 48")
     if len(digits) != 2 or not 0 <= digits[0] <= digits[1]:
-        raise ValueError(f"digits = {list(digits)}: write [least, most]")
+        raise ValueError(f"digits = {list(digits)}: must be [least, most]")
     if count < 1:
-        raise ValueError(f"count = {count}: write 1 or more")
+        raise ValueError(f"count = {count}: must be at least 1")
     key = seed, ("training", "validation", "testing").index(split)
 
     def load(draw: bool = True) -> Scenes:
         return Scenes(Path(source), split, targets, count, list(image_size), list(digits), key, draw)
 
-    load.check = lambda: load(draw=False)  # the first scene stands for all
+    load.check = lambda: load(draw=False)  # copies of the first scene
     return load
 
 
 class Scenes:
-    """A map-style data set, as `BoxedImages` of pantry/boxes.py or `MaskedImages` of pantry/masks.py are.
+    """A map-style data set, like `BoxedImages` of pantry/boxes.py or `MaskedImages` of pantry/masks.py.
 
-    X: uint8 (N, 3, H, W); instances: for each scene (H, W) of bytes, 0 or the number of the digit drawn there, from 1;
-    labels: for each scene the class of digit 1, 2, ...; y: with targets = classes, uint8 (N, H, W) of class numbers
+    X: uint8 (N, 3, H, W); instances: uint8 (N, H, W), 0 or the number of the digit drawn there, from 1
+    labels: for each scene the class of digit 1, 2, ...; targets: class numbers, uint8 (N, H, W), if targets = classes
     """
 
     def __init__(self, source, split, targets, count, image_size, digits, key, draw: bool):
@@ -56,9 +56,10 @@ class Scenes:
         known = [(decode_image(path, 1)[0], label) for path, label in zip(paths, labels, strict=True)]
         shapes = {digit.shape for digit, _ in known}
         if len(shapes) > 1:
-            raise IngredientsError(f"{source}: single digits of one size are needed, but these are of {len(shapes)}")
+            raise IngredientsError(f"{source}: digits of {len(shapes)} sizes, expected one size")
         pixels, known_labels = torch.stack([digit for digit, _ in known]) / 255, [label for _, label in known]
-        drawn = [_scene(pixels, known_labels, height, width, digits, (*key, at)) for at in range(count if draw else 1)]
+        indices = range(count if draw else 1)
+        drawn = [_scene(pixels, known_labels, height, width, digits, (*key, index)) for index in indices]
         drawn += [drawn[0]] * (count - len(drawn))
         self.X = torch.stack([image for image, _, _ in drawn])
         self.instances, self.labels = torch.stack([instances for _, instances, _ in drawn]), [one for *_, one in drawn]
@@ -82,7 +83,7 @@ class Scenes:
             return self.X[index], self.targets[index]
         labels = torch.tensor(self.labels[index], dtype=torch.int64)
         masks = self.instances[index] == torch.arange(1, len(labels) + 1)[:, None, None]  # (M, H, W)
-        edge = torch.tensor([0.0, 0.0, 1.0, 1.0])  # a box goes to the far side of its last pixel
+        edge = torch.tensor([0.0, 0.0, 1.0, 1.0])  # a box ends at the far side of its last pixel
         boxes = masks_to_boxes(masks) + edge if len(labels) else torch.zeros(0, 4)
         size = tuple(self.X.shape[2:])
         target = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size), "labels": labels}
@@ -113,7 +114,7 @@ def _scene(pixels, labels: list[int], height: int, width: int, digits: list[int]
     def colour(low: float, high: float):
         return low + (high - low) * torch.rand(3, 1, 1, generator=random)
 
-    coarse = torch.rand(1, 3, 4, 4, generator=random) * 0.3  # a smooth ground
+    coarse = torch.rand(1, 3, 4, 4, generator=random) * 0.3  # a smooth background
     image = F.interpolate(coarse, (height, width), mode="bilinear")[0]
     for _ in range(number(4, 10)):  # strokes and patches, darker than digits
         h, w = (number(1, 3), number(8, 40)) if number(0, 1) else (number(8, 40), number(1, 3))
@@ -125,7 +126,7 @@ def _scene(pixels, labels: list[int], height: int, width: int, digits: list[int]
         which, side = number(0, len(pixels) - 1), number(20, 40)
         grown = F.interpolate(pixels[which][None, None], (side, side), mode="bilinear")[0, 0].clamp(0, 1)
         mask = grown > 0.4
-        for _ in range(20):  # a free place, where one is found
+        for _ in range(20):  # until a free place is found
             top, left = number(0, height - side), number(0, width - side)
             place = (slice(top, top + side), slice(left, left + side))
             if not (instances[place] > 0).any():

@@ -1,4 +1,4 @@
-"""Tables: rows of a CSV file, and a network that takes them in whatever units they are."""
+"""Tables: rows of a CSV file, and a network for columns in any units."""
 
 import csv
 import math
@@ -27,13 +27,13 @@ def load_csv(
 
     target: the column to predict; columns: those to predict it from, None for all others
     split, testing_share, seed: this share of the rows, drawn by `seed`, is for testing, the rest for training; all: the
-        whole file, where training and testing rows stand in files of their own
-    unit: of the target, as predictions name it
+        whole file, if training and testing rows are in files of their own
+    unit: of the target, printed after predictions
 
-    Raises IngredientsError with all that is wrong with the file: columns and, by line, cells that are no numbers.
+    Raises IngredientsError with all missing columns or, by line, all cells that are not numbers.
     """
     if not 0 <= testing_share < 1:
-        raise ValueError(f"testing_share = {testing_share}: write a number from 0 up to, but not including, 1")
+        raise ValueError(f"testing_share = {testing_share}: must be in [0, 1)")
 
     def load() -> Arrays:
         import torch
@@ -42,7 +42,7 @@ def load_csv(
         inputs = [name for name in header if name != target] if columns is None else list(columns)
         unknown = [name for name in [*inputs, target] if name not in header]
         wrong = [f"{source}: there is no column {name}. {suggest(name, header)}" for name in unknown]
-        wrong += [f"{source}: {target} is the target; take it out of columns"] if target in inputs else []
+        wrong += [f"{source}: {target} is the target; remove it from columns"] if target in inputs else []
         refuse(wrong)
         values = torch.tensor(numbers(source, header, lines, [*inputs, target]), dtype=torch.float32)
         order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
@@ -50,10 +50,10 @@ def load_csv(
         chosen = {"testing": order[:count], "training": order[count:], "all": torch.arange(len(values))}[split]
         chosen = chosen.sort().values
         names = [f"{source}:{lines[index][0]}" for index in chosen.tolist()]
-        form = {"columns": inputs, "delimiter": delimiter}
-        return Arrays(values[chosen, :-1], values[chosen, -1], classes=[unit or target], paths=names, input_format=form)
+        known = {"paths": names, "input_format": {"columns": inputs, "delimiter": delimiter}}
+        return Arrays(values[chosen, :-1], values[chosen, -1], classes=[unit or target], **known)
 
-    load.check = load  # a table is read in no time
+    load.check = load  # reading a table takes no time
     return load
 
 
@@ -65,16 +65,16 @@ def read_csv(source: str | Path, delimiter: str = ",") -> tuple[list[str], list]
             header = [name.strip() for name in next(reader, [])]
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise IngredientsError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise IngredientsError(f"{source}: cannot be read: {error}") from error
     other = next((mark for mark in ",;\t" if mark != delimiter and len(header) == 1 and mark in header[0]), None)
-    refuse([f"{source}: its columns are parted by {other!r}; write delimiter = {other!r}"] if other else [])
-    refuse([f"{source}: column {name!r} stands there twice" for name in sorted({*header}) if header.count(name) > 1])
-    refuse([] if lines else [f"{source}: there are no rows in it"])
+    refuse([f"{source}: its columns are separated by {other!r}; set delimiter = {other!r}"] if other else [])
+    refuse([f"{source}: has column {name!r} twice" for name in sorted({*header}) if header.count(name) > 1])
+    refuse([] if lines else [f"{source}: has no rows"])
     return header, lines
 
 
 def numbers(source: str | Path, header: list[str], lines: list, names: list[str]) -> list[list[float]]:
-    """The cells of these columns, for each line. Raises IngredientsError with all that are no finite numbers."""
+    """The cells of these columns, for each line. Raises IngredientsError with all that are not finite numbers."""
     rows, problems, places = [], [], [header.index(name) for name in names]
     for number, cells in lines:
         if len(cells) != len(header):
@@ -88,7 +88,7 @@ def numbers(source: str | Path, header: list[str], lines: list, names: list[str]
                 rows[-1].append(math.nan)
             if not math.isfinite(rows[-1][-1]):
                 held = f"is {cells[place]!r}" if cells[place].strip() else "is empty"
-                problems.append(f"{source}:{number}: {name} {held}; a number is needed")
+                problems.append(f"{source}:{number}: {name} {held}, expected a number")
     refuse(problems)
     return rows
 
@@ -97,14 +97,14 @@ def numbers(source: str | Path, header: list[str], lines: list, names: list[str]
 def mlp(in_channels: int, output_classes: int, widths: list[int] = (64, 64), dropout: float = 0.0):
     """Linear layers with ReLU and dropout between them, for rows (N, in_channels).
 
-    widths: of the hidden layers; dropout: share of their outputs that is left out while training
+    widths: of the hidden layers; dropout: probability of a hidden unit to be zeroed in training
     """
     from torch import nn
 
     if min(widths, default=1) < 1:
-        raise ValueError(f"widths = {list(widths)}: write the outputs of each hidden layer")
+        raise ValueError(f"widths = {list(widths)}: must be at least 1 each")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout = {dropout}: write a number from 0 up to, but not including, 1")
+        raise ValueError(f"dropout = {dropout}: must be in [0, 1)")
     layers = []
     for before, after in zip((in_channels, *widths), widths, strict=False):
         layers += [nn.Linear(before, after), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
@@ -115,11 +115,10 @@ def regressor(network, columns: int):
     """The network between two standardisations: `model(rows (N, columns)) -> (N, 1)`, both in their own units.
 
     `model(rows, targets (N,)) -> outputs (N,), targets (N,)`, both standardised, is what a loss compares: its value and
-    the learning rate then mean the same whatever the unit.
+    the learning rate then mean the same in any unit.
 
-    `inputs` and `target` bring a batch to mean 0 and deviation 1 by what they have seen so far, and they look while
-    training alone. So nothing but the training split, without its validation share, is ever measured, no statistics
-    have to be written anywhere, and they lie in the checkpoint with the weights.
+    `inputs` and `target` standardise by the mean and variance of all batches seen in training mode. So the statistics
+    are those of the training split alone, without its validation share, and are in the checkpoint with the weights.
     """
     import torch
     from torch import nn
@@ -140,7 +139,7 @@ def regressor(network, columns: int):
             return values * self.deviation() + self.mean
 
         def deviation(self):
-            return torch.where(self.variance > 0, self.variance, 1.0).sqrt()  # a column may be constant
+            return torch.where(self.variance > 0, self.variance, 1.0).sqrt()  # of a constant column: 1
 
         def see(self, values):  # Chan et al. 1979: mean and variance of two parts from theirs
             self.seen += len(values)

@@ -1,4 +1,4 @@
-"""Texts: lines of class and text as rows of token ids, and a network that takes them."""
+"""Texts: lines of class and text as rows of token ids, and a network for them."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,20 +7,20 @@ from core import IngredientsError, registry
 from core.errors import suggest
 from pantry.images import Arrays, refuse
 
-IDS = 257  # 0 fills a row up, 1 to 256 are the bytes of UTF-8: every language, and no vocabulary to keep
+IDS = 257  # 0 is padding, 1 to 256 are the bytes of UTF-8: every language, and no vocabulary to keep
 
 
 @registry.load_dataset.register("load_texts")
 def load_texts(source: Path, split: Literal["training", "validation", "testing"] = "training", length: int = 128):
     """`load() -> Arrays`: the texts of `<source>/<split>.tsv`, a class, a tab and a text on each line.
 
-    X: int64 (N, length), see `to_ids`; y: int64 (N,), the number of the class among those of training, sorted
-    length: bytes of a text that are read
+    X: int64 (N, length), see `to_ids`; y: int64 (N,), the index of the class among those of training, sorted
+    length: of a row; longer texts are truncated to as many bytes
 
     Raises IngredientsError with all lines that cannot be used.
     """
     if length < 1:
-        raise ValueError(f"length = {length}: write 1 or more")
+        raise ValueError(f"length = {length}: must be at least 1")
 
     def load() -> Arrays:
         import torch
@@ -36,7 +36,7 @@ def load_texts(source: Path, split: Literal["training", "validation", "testing"]
         paths = [f"{file}:{number}" for number, *_ in lines]
         return Arrays(X, y, classes=classes, paths=paths, input_format={"length": length})
 
-    load.check = load  # texts are read in no time
+    load.check = load  # reading texts takes no time
     return load
 
 
@@ -45,33 +45,33 @@ def read_lines(file: Path) -> list[tuple[int, str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise IngredientsError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise IngredientsError(f"{file}: cannot be read: {error}") from error
     lines = [(number, *line.partition("\t")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     bad = [number for number, name, _, text in lines if not (name.strip() and text.strip())]
-    refuse([f"{file}:{number}: a class, a tab and a text are needed" for number in bad])
-    refuse([] if lines else [f"{file}: there are no texts in it"])
+    refuse([f"{file}:{number}: expected a class, a tab and a text" for number in bad])
+    refuse([] if lines else [f"{file}: has no texts"])
     return [(number, name.strip(), text.strip()) for number, name, _, text in lines]
 
 
 def to_ids(text: str, length: int):
-    """int64 (length,): 1 + each byte of the text in UTF-8, cut off or filled up with 0."""
+    """int64 (length,): 1 + each byte of the text in UTF-8, truncated or padded with 0."""
     import torch
 
-    found = list(text.encode()[:length])
-    return torch.tensor([1 + byte for byte in found] + [0] * (length - len(found)))
+    ids = [1 + byte for byte in text.encode()[:length]]
+    return torch.tensor(ids + [0] * (length - len(ids)))
 
 
 @registry.backbone.register("text_cnn")
 def text_cnn(in_channels: int, output_classes: int, ids: int = IDS, width: int = 128, span: int = 5):
-    """Embedded ids, one convolution over `span` of them, the largest answer anywhere, a linear head (Kim 2014,
-    arXiv:1408.5882): rows of ids (N, L) -> logits (N, classes).
+    """Embedding, one convolution over `span` ids, max over time, a linear head (Kim 2014, arXiv:1408.5882):
+    rows of ids (N, L) -> logits (N, classes).
 
-    in_channels: L, of which nothing depends; ids: how many there are; width: channels of the convolution
+    in_channels: L, not used; ids: size of the vocabulary; width: channels of the convolution
     """
     from torch import nn
 
     if min(ids, width, span) < 1:
-        raise ValueError(f"ids = {ids}, width = {width}, span = {span}: write 1 or more")
+        raise ValueError(f"ids = {ids}, width = {width}, span = {span}: must be at least 1")
 
     class Channels(nn.Module):
         def forward(self, embedded):  # (N, L, C) -> (N, C, L)

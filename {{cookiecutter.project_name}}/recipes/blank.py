@@ -1,7 +1,7 @@
-"""What differs by task, here: your own. It runs as it is; each function says what to put in its place.
+"""What differs by task, here: your own. It runs as it is; replace each function by yours.
 
-recipes/train.py calls these functions, and nothing else has to change. Rename the file as you like, and write its name
-as `task` into [project.meta]. Refuse what users can mend by `raise SettingError("section.key", "what to do")`.
+The loop and the commands call these functions, and nothing else has to change. Rename the file as you like, and set
+`task` in [project.meta] to its name. Refuse settings by `raise SettingError("section.key", "what to do")`.
 """
 
 import torch
@@ -14,15 +14,15 @@ METRICS = ("loss",)  # yours: the names of what `evaluate` returns, such as ("lo
 BEST = "loss"  # yours: the one that selects the best epoch, the lowest of "loss", the highest of any other
 
 REFUSED = {  # yours: settings, sections and registered names that your task cannot use, and why
-    "training.scheme.first_size": "samples are no images that could be resized",
+    "training.scheme.first_size": "rows cannot be resized",
     "training.scheme.balanced": "the targets are numbers, not classes",
-    "testing.views": "samples are no images that could be viewed otherwise",
+    "testing.views": "views are of images",
 }
-READS = "numbers"  # yours: what the arguments of `recipes.predict` are; leave it out if they are image files
+READS = "numbers"  # yours: what the arguments of `recipes.predict` are; remove it if they are image files
 
 
 def check(architecture, scheme) -> None:
-    """Refuse what can be refused before any data is read. Here: a backbone or an option that is not there."""
+    """Refuse what can be refused before any data is read. Here: an unknown backbone or option."""
     try:
         find_backbone(architecture.backbone, architecture.options)
     except IngredientsError as error:
@@ -37,9 +37,9 @@ def check_data(architecture, samples) -> int:
 
 
 def check_split(section: str, samples, meta: dict) -> None:
-    """Refuse validation or test data that is unlike the training data (`meta`: its shape, classes and form)."""
+    """Refuse validation or test data unlike the training data (`meta`: its shape, classes and input_format)."""
     if samples.shape != meta["shape"]:
-        raise SettingError(section, f"a sample is {samples.shape}, but in training {meta['shape']}")
+        raise SettingError(section, f"a sample is {samples.shape}, but {meta['shape']} in training")
 
 
 def build_model(architecture, shape: list[int], outputs: int) -> nn.Module:
@@ -63,12 +63,12 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
     model.eval()
     outputs, targets = zip(*((model(inputs)[:, 0], targets) for inputs, targets in batches), strict=True)
     outputs, targets = torch.cat(outputs).float(), torch.cat(targets)
-    figures = {"loss": float(nn.functional.mse_loss(outputs, targets))}
+    values = {"loss": float(nn.functional.mse_loss(outputs, targets))}
     for name, metric in (metrics or {}).items():
         metric.reset()
         metric.update(outputs, targets)
-        figures[name] = float(metric.compute())
-    return figures
+        values[name] = float(metric.compute())
+    return values
 
 
 @torch.inference_mode()
@@ -78,8 +78,8 @@ def predict(model, inputs, classes: list[str], views=None) -> list[str]:
 
 
 def read_sample(given: str, input_format: dict) -> torch.Tensor:
-    """The sample that an argument of `python -m recipes.predict` means. Leave it out where that is an image file."""
+    """The sample that an argument of `python -m recipes.predict` names. Here: numbers."""
     try:
         return torch.tensor([float(number) for number in given.split(",")])
     except ValueError:
-        raise IngredientsError(f"{given}: write numbers with commas between them, such as 0.5,-0.2") from None
+        raise IngredientsError(f"{given}: expected numbers separated by commas, such as 0.5,-0.2") from None

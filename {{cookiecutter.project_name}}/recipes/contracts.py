@@ -69,7 +69,7 @@ class BatchPreprocess(Protocol):
 
 
 class Augment(Protocol):
-    """augment: random, on a batch, on its device. All randomness comes from `generator`."""
+    """augment: random, on a batch, on its device. Randomness comes from `generator` or torch's default generator."""
 
     def __call__(self, inputs: Tensor, targets, generator: torch.Generator) -> tuple[Tensor, Any]: ...
 
@@ -79,6 +79,20 @@ class SampleAugment(Protocol):
     """An augment that works on one sample where samples are read, with torch's default generator."""
 
     def per_sample(self, sample, target) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
+class MovingAugment(Protocol):
+    """An augment that only moves pixels, filling with 0: of the inputs, or of targets that are images too."""
+
+    def move(self, inputs: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+@runtime_checkable
+class Sequence(Protocol):
+    """An augment made of others."""
+
+    steps: tuple[Augment, ...]
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -1,28 +1,30 @@
 """What differs by task, here: boxes with classes, and with Mask R-CNN a mask for each."""
 
 import torch
+from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes
 
 from core import IngredientsError, SettingError
 from pantry.boxes import Annotated, BoxedImages
 from pantry.images import decode_image
+from recipes.contracts import SampleAugment
 from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
 BEST = "map"  # the one that selects the best epoch if the ingredients name none
-SHOWN = 0.5  # least score of a box that is drawn or told
+SHOWN = 0.5  # lowest score of a box that is drawn or printed
 
-_SIZE = "boxes would stay as they are; set image_size in the loaders' sections instead"
+_SIZE = "boxes would not be resized; set image_size in the loaders' sections instead"
 REFUSED = {  # settings, sections and registered names that this task cannot use, and why
     "training.loss": "a detector has losses of its own; remove the section",
-    "training.scheme.first_size": "boxes would not shrink with the images; use ScaleJitter of torchvision",
+    "training.scheme.first_size": "boxes would not be resized; use torchvision.transforms.v2.ScaleJitter",
     "training.preprocess.size": _SIZE,
     "testing.preprocess.size": _SIZE,
-    "training.scheme.swa": "updating its batch norms needs targets, which torch does not pass; use ema",
+    "training.scheme.swa": "updating batch norms needs targets, which torch does not pass; use ema",
     "training.scheme.balanced": "an image has objects of several classes",
     "testing.views": "boxes of several views cannot be averaged",
-    "validation.metrics": "mean average precision is computed already, of each class too",
+    "validation.metrics": "mean average precision, of each class too, is computed already",
 }
 _MOVES = "does not move boxes; use one such as torchvision.transforms.v2.RandomHorizontalFlip, or mosaic"
 _NAMES = ["random_shift", "random_crop", "random_flip", "mixup", "cutmix"]
@@ -41,9 +43,8 @@ def check(architecture, scheme) -> None:
         message = f"mean average precision needs packages: pip install torchmetrics faster-coco-eval ({error})"
         raise SettingError("project.meta.task", message) from None
     if scheme.batch_size == "auto":
-        raise SettingError(
-            "training.scheme.batch_size", "the memory of a detector depends on the objects; set a number"
-        )
+        message = "the memory that a detector needs depends on the objects; set a number"
+        raise SettingError("training.scheme.batch_size", message)
     try:
         find_detector(architecture.backbone, architecture.options)
     except IngredientsError as error:
@@ -51,24 +52,24 @@ def check(architecture, scheme) -> None:
 
 
 def check_data(architecture, samples) -> int:
-    """The number of classes of the training data. Raises IngredientsError where head, boxes or masks do not fit."""
+    """The number of classes of the training data. Raises IngredientsError if head, boxes or masks do not fit."""
     problems = []
     sample, target = samples.dataset[0]
     if not isinstance(target, dict):
-        message = "gives no boxes; use load_voc, load_coco, load_yolo, or a data set of (image, {boxes, labels})"
+        message = "has no boxes; use load_voc, load_coco, load_yolo, or a data set of (image, {boxes, labels})"
         raise SettingError("training.load_dataset", message)
     counted, wanted = len(samples.classes or ()), architecture.output_classes
     if counted and wanted not in (None, counted):
-        names = ", ".join(samples.classes[:12]) + (", …" if counted > 12 else "")
+        names = ", ".join(samples.classes[:12]) + (", ..." if counted > 12 else "")
         message = f"the data has {counted} classes ({names}); set it to {counted}"
         problems += SettingError("model.architecture.output_classes", message).problems
     if not counted and wanted is None:
-        message = "write output_classes: this data set does not tell its classes"
+        message = "set output_classes: this data set does not know its classes"
         problems += SettingError("model.architecture", message).problems
     if isinstance(target["boxes"], BoundingBoxes) and tuple(target["boxes"].canvas_size) != tuple(sample.shape[1:]):
-        problems += SettingError("training.preprocess", f"resizes images, but not their boxes; {_SIZE}").problems
+        problems += SettingError("training.preprocess", f"resizes images; {_SIZE}").problems
     if "mask" in architecture.backbone and "masks" not in target:
-        message = "gives boxes without masks; set masks = True (of scenes: targets = instances)"
+        message = "has boxes without masks; set masks = True (of scenes: targets = instances)"
         problems += SettingError("training.load_dataset", message).problems
     if problems:
         raise IngredientsError(problems)
@@ -83,10 +84,27 @@ def check_split(section: str, samples, meta: dict) -> None:
 
 
 def stand_in(images, classes: int) -> BoxedImages:
-    """What a loader may give for --check before the data is here: black images (N, C, H, W) with a box in each."""
+    """A data set for --check before the data is there: black images (N, C, H, W) with a box in each."""
     size, corners = tuple(images.shape[2:]), [[0.0, 0.0, 50.0, 50.0], [[0.0, 0.0, 50.0, 0.0, 50.0, 50.0]]]
     each = [Annotated("", size, corners[:1], [label], corners[1:]) for label in range(classes)]
     return BoxedImages(each, list(map(str, range(classes))), None, True, None)
+
+
+def adapt_augment(augment):
+    """The augment after which images have one size again, boxes and masks along with them: batches need that."""
+    if not isinstance(augment, SampleAugment):
+        return augment
+
+    def adapted(inputs, targets, generator):
+        return augment(inputs, targets, generator)
+
+    def per_sample(image, target):
+        size = image.shape[-2:]
+        image, target = augment.per_sample(image, target)
+        return (image, target) if image.shape[-2:] == size else v2.Resize(list(size))(image, target)
+
+    adapted.per_sample = per_sample
+    return adapted
 
 
 def find_detector(name: str, options: dict | None = None):
@@ -119,7 +137,7 @@ def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module
         message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}"
         raise SettingError(where, message) from error
     if not {"boxes", "labels", "scores"} <= set(outputs[0]):
-        raise SettingError(where, f"gives {', '.join(outputs[0])}, but boxes, labels and scores are needed")
+        raise SettingError(where, f"returns {', '.join(outputs[0])}, expected boxes, labels and scores")
     return model
 
 
@@ -135,7 +153,7 @@ def loss(model, inputs, targets, criterion=None) -> torch.Tensor:
 
 
 def _for_training(target: dict, size, first_label: int) -> dict:
-    """What augmentation left of a target: boxes cut off at the edges, and none of less than a pixel."""
+    """A target after augmentation: boxes clipped to the image, those of less than a pixel removed."""
     corners = target["boxes"].as_subclass(torch.Tensor)
     corners = torch.stack([corners[:, 0::2].clamp(0, size[1]), corners[:, 1::2].clamp(0, size[0])], 2).flatten(1)
     kept = (corners[:, 2:] - corners[:, :2]).amin(1) >= 1
@@ -147,7 +165,7 @@ def _for_training(target: dict, size, first_label: int) -> dict:
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
-    """COCO's mean average precision: over overlaps of 0.5 to 0.95, at 0.5, and for each class; masks' too."""
+    """COCO's mean average precision: over IoU thresholds of 0.5 to 0.95, at 0.5, and of each class; of masks too."""
     from torchmetrics.detection import MeanAveragePrecision
 
     model.eval()
@@ -160,7 +178,7 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
     figures = {}
     for kind, metric in by_kind.items():
-        metric.warn_on_many_detections = False  # a detector gives its hundred best
+        metric.warn_on_many_detections = False  # a detector returns its hundred best
         values, name = metric.compute(), {"bbox": "map", "segm": "mask_map"}[kind]
         figures |= {name: max(0.0, float(values["map"])), f"{name}50": max(0.0, float(values["map_50"]))}
         if kind == "bbox" and values["classes"].numel() > 1:
@@ -176,7 +194,7 @@ def _plain(target: dict) -> dict:
 
 
 def detect(model, inputs) -> list[dict]:
-    """{"boxes" (M, 4), "labels", "scores", with Mask R-CNN "masks" (M, H, W)} on the CPU for each of the inputs."""
+    """{"boxes" (M, 4), "labels", "scores", of Mask R-CNN "masks" (M, H, W)} on the CPU for each of the inputs."""
     first, results = getattr(model, "first_label", 0), []
     for found in model(list(inputs)):
         found = {key: value.detach().float().cpu() for key, value in found.items()}
@@ -188,25 +206,25 @@ def detect(model, inputs) -> list[dict]:
 
 
 def read_sample(path: str, input_format: dict):
-    """An image file for `predict`, in its own size: the detector resizes it, and its boxes are in that size."""
+    """An image file in its own size: the detector resizes it, and returns boxes in that size."""
     return decode_image(path, 3)
 
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """For each of inputs (N, 3, H, W) its objects as a text: class, score and corners in pixels, best first."""
+    """The objects in each of inputs (N, 3, H, W), as text: class, score and corners in pixels, best first."""
     lines = []
     for found in detect(model.eval(), inputs):
         each = zip(
             found["labels"].tolist(), found["scores"].tolist(), found["boxes"].round().int().tolist(), strict=True
         )
-        told = [f"{classes[label]} {score:.2f} {box}" for label, score, box in each if score >= SHOWN]
-        lines.append("; ".join(told) or "nothing")
+        objects = [f"{classes[label]} {score:.2f} {box}" for label, score, box in each if score >= SHOWN]
+        lines.append("; ".join(objects) or "nothing")
     return lines
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
-    """Images with boxes, classes and masks drawn; with a model truth on the left, its prediction on the right."""
+    """Images with boxes, classes and masks; with a model, truth on the left and its prediction on the right."""
     drawn = [_drawn(sample, _plain(target), classes) for sample, target in zip(inputs, targets, strict=True)]
     if model is None:
         return drawn

@@ -1,37 +1,39 @@
 """What differs by task, here: a class for each pixel.
 
-Inputs are (N, C, H, W) floats, targets (N, H, W) class indices in which 255 marks pixels that count nowhere: neither in
-a loss nor in a figure. Models give logits (N, classes, H, W).
+Inputs are floats (N, C, H, W), targets class indices (N, H, W), of which 255 is ignored in losses and metrics. Models
+return logits (N, classes, H, W).
 """
 
 import colorsys
 
 import torch
 import torch.nn.functional as F
+from torchvision import tv_tensors
 
-from core import IngredientsError, SettingError
+from core import IngredientsError, SettingError, registry
 from pantry import losses
 from pantry.boxes import letterbox
 from pantry.images import decode_image
 from pantry.masks import inner_size
+from recipes.contracts import MovingAugment, SampleAugment, Sequence
 from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
 METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
 BEST = "mean_iou"  # the one that selects the best epoch if the ingredients name none
 IGNORED = 255  # in masks
-AT_ONCE = 2**20  # pixels that one forward pass of `evaluate` takes: logits of all classes are large
+AT_ONCE = 2**20  # pixels in one forward pass of `evaluate`: logits of all classes are large
 
 REFUSED = {  # settings, sections and registered names that this task cannot use, and why
-    "training.scheme.first_size": "masks do not grow with the images; use random_crop",
+    "training.scheme.first_size": "masks would not be resized; use random_crop",
     "training.scheme.balanced": "an image has pixels of many classes; set class_weights of the loss",
 }
-_SHARES = "mixes the classes of whole images, not those of pixels; remove it"
-_STAY = "moves images, but not their masks; use RandomHorizontalFlip, RandomAffine, ColorJitter or the like"
+_SHARES = "mixes classes of images, not of pixels; remove it"
+_STAY = "moves images, but not their masks; use one such as RandomHorizontalFlip, RandomAffine or ColorJitter"
 _NAMES = ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide")
 REFUSED |= {name: f"{name} {_SHARES}" for name in ("mixup", "cutmix")}
 REFUSED |= {f"torchvision.transforms.v2.{name}": f"{name} {_STAY}" for name in _NAMES}
-REFUSED |= {"shift_views": "its outputs cannot be moved back over the image; use flip_views"}
+REFUSED |= {"shift_views": "its outputs cannot be shifted back; use flip_views"}
 
 
 def check(architecture, scheme) -> None:
@@ -41,24 +43,24 @@ def check(architecture, scheme) -> None:
     except IngredientsError as error:
         raise SettingError("model.architecture.backbone", str(error)) from None
     if architecture.backbone.startswith("deeplabv3") and scheme.batch_size == 1:
-        message = "deeplabv3 normalizes one value per image, so it needs 2 or more"
+        message = "must be at least 2: deeplabv3 has a batch norm over one value per image"
         raise SettingError("training.scheme.batch_size", message)
 
 
 def check_data(architecture, samples) -> int:
-    """The number of classes of the training data. Raises IngredientsError where the head or the masks do not fit."""
+    """The number of classes of the training data. Raises IngredientsError if the head or the masks do not fit."""
     where, wanted = "training.load_dataset", architecture.output_classes
     highest = _check_masks(where, samples)
     counted = len(samples.classes) if samples.classes else None if highest is None else highest + 1
     if counted is None and wanted is None:
-        message = "write output_classes: this data set does not tell its classes"
+        message = "set output_classes: this data set does not know its classes"
         raise SettingError("model.architecture", message)
     if highest is not None and highest >= counted:
-        raise SettingError(where, f"masks have class {highest}, but there are names for 0 to {counted - 1}")
-    # where classes have no names, the rarest may be in no mask
+        raise SettingError(where, f"masks have class {highest}, but names are given for 0 to {counted - 1}")
+    # without names, the rarest classes may be in no mask
     if wanted is not None and counted is not None and (wanted != counted if samples.classes else wanted < counted):
         names = ", ".join((samples.classes or list(map(str, range(counted))))[:12])
-        message = f"the data has {counted} classes ({names}{', …' if counted > 12 else ''}); write {counted}"
+        message = f"the data has {counted} classes ({names}{', ...' if counted > 12 else ''}); set it to {counted}"
         raise SettingError("model.architecture.output_classes", message)
     return wanted or counted
 
@@ -72,28 +74,28 @@ def check_split(section: str, samples, meta: dict) -> None:
     elif highest is not None and highest >= len(known):
         message = f"its masks have class {highest}, but training has 0 to {len(known) - 1}"
     elif samples.shape[0] != meta["shape"][0]:
-        message = f"a sample is {samples.shape}, but in training {meta['shape']}"
+        message = f"a sample is {samples.shape}, but {meta['shape']} in training"
     if message:
         raise SettingError(section, message)
 
 
 def _check_masks(section: str, samples) -> int | None:
-    """The highest class in the masks, None where they are not in memory. Refuses targets that are no masks."""
+    """The highest class in the masks, None if they are not in memory. Refuses targets that are not masks."""
     targets = samples.targets
     one = samples.dataset[0][1] if targets is None else targets[0]
     kind = f"{one.dtype} {list(one.shape)}" if torch.is_tensor(one) else type(one).__name__
     message = highest = None
     if not torch.is_tensor(one) or one.ndim != 2 or one.is_floating_point():
-        message = f"the target of a sample is {kind}; a mask of class indices (H, W) is needed, of whole numbers from 0"
+        message = f"the target of a sample is {kind}, expected a mask of class indices (H, W), integers from 0"
     elif list(one.shape) != samples.shape[1:]:
-        message = f"a mask is {list(one.shape)}, but its image {samples.shape[1:]} after preprocess; resize both by "
-        message += "image_size in the loader's section"
+        message = f"a mask is {list(one.shape)}, but its image {samples.shape[1:]} after preprocess; resize both by"
+        message += " image_size in the loader's section"
     elif targets is not None:
         counts = torch.zeros(IGNORED + 1, dtype=torch.long)
         for part in targets.split(64):
             if not 0 <= int(part.min()) <= int(part.max()) <= IGNORED:
-                message = f"masks have classes from {int(part.min())} to {int(part.max())}; 0 to 254 and 255, ignored, "
-                raise SettingError(section, f"{message}are possible")
+                message = f"masks have classes {int(part.min())} to {int(part.max())}; must be in [0, 254], or 255"
+                raise SettingError(section, f"{message}, which is ignored")
             counts += part.flatten().bincount(minlength=IGNORED + 1).cpu()
         highest = int(counts[:IGNORED].nonzero().max()) if counts[:IGNORED].any() else None
         message = None if counts[:IGNORED].any() else "every pixel of every mask is 255, ignored"
@@ -103,8 +105,31 @@ def _check_masks(section: str, samples) -> int | None:
 
 
 def stand_in(images, classes: int):
-    """What a loader may give for --check before the data is here: images (N, C, H, W), and masks of background."""
+    """A data set for --check before the data is there: images (N, C, H, W), and masks of background."""
     return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
+
+
+def adapt_augment(augment):
+    """The augment that moves masks along with their images; what comes in at the edges is ignored."""
+    if isinstance(augment, Sequence):
+        return registry.augment.get("sequence")(*map(adapt_augment, augment.steps))
+
+    def adapted(inputs, masks, generator):
+        if not isinstance(augment, MovingAugment):
+            return augment(inputs, masks, generator)
+        # A further channel moves like the others. It holds class + 1, in a byte: so the 0 of the edges is 255, ignored.
+        classes = (masks.to(torch.uint8) + 1)[:, None].to(inputs.dtype)
+        moved = augment.move(torch.cat([inputs, classes], 1), generator)
+        inputs = moved[:, :-1].contiguous(memory_format=torch.channels_last)
+        return inputs, (moved[:, -1].to(torch.uint8) - 1).to(masks.dtype)
+
+    def per_sample(image, mask):
+        image, moved = augment.per_sample(image, tv_tensors.Mask(mask.to(torch.uint8) + 1))
+        return image, (moved.as_subclass(torch.Tensor) - 1).to(mask.dtype)
+
+    if isinstance(augment, SampleAugment):
+        adapted.per_sample = per_sample
+    return adapted
 
 
 def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:
@@ -119,8 +144,8 @@ def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module
         message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change image_size of the loader"
         raise SettingError(where, message) from error
     if outputs.shape != (2, classes, *shape[1:]):
-        message = f"gives {list(outputs.shape)} for 2 samples, but {[2, classes, *shape[1:]]} is needed: "
-        raise SettingError(where, f"{message}a class for each pixel, as unet or fcn_resnet50 give")
+        message = f"returns {list(outputs.shape)} for 2 samples, expected {[2, classes, *shape[1:]]}: "
+        raise SettingError(where, f"{message}a class for each pixel, such as unet or fcn_resnet50 return")
     return model
 
 
@@ -141,7 +166,7 @@ def _torchvision_segmenter(name: str, in_channels: int, output_classes: int, opt
 
 
 def _take_out(model, images, outputs):
-    """The logits (N, classes, H, W) alone, of the dict that torchvision's models give."""
+    """The logits (N, classes, H, W) of the dict that torchvision's models return."""
     return outputs["out"]
 
 
@@ -155,16 +180,16 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 
 def _for_losses(targets):
-    """Masks as losses take them: int64, -100 for 255."""
+    """Masks for losses: int64, -100 for 255."""
     return targets.long().masked_fill_(targets == IGNORED, losses.IGNORE_INDEX)
 
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
-    """Loss (cross entropy) and figures of all pixels that count, from one confusion matrix, and `metrics` of them.
+    """Loss (cross entropy), IoU, Dice and accuracy of all pixels but ignored ones, and `metrics` of them.
 
-    mean_iou and dice are means over the classes that are in the masks or in what the model says, iou.<class> tells each
-    of these. A metric gets the pixels that count as its samples: logits (pixels, classes), classes (pixels,).
+    mean_iou and dice are means over the classes in masks or predictions, iou.<class> is that of each of them. A metric
+    is given pixels as samples: logits (pixels, classes), classes (pixels,).
     `views`: test-time augmentation, see `logits_of`.
     """
     model.eval()
@@ -198,8 +223,8 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
 
 
 def logits_of(model, inputs, views=None) -> torch.Tensor:
-    """(N, classes, H, W). With `views(inputs) -> list of batches` the log of the mean of their softmax, each moved back
-    over the image by `views.back(list of outputs) -> the same`."""
+    """(N, classes, H, W). With `views(inputs) -> list of batches`: the log of the mean of their softmax, each moved
+    back by `views.back(list of outputs) -> list of outputs`."""
     if views is None:
         return model(inputs).float()
     shares = views.back([model(view).float().softmax(1) for view in views(inputs)])
@@ -208,7 +233,7 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """For each of inputs (N, C, H, W) the classes found and their shares of the pixels, the largest first."""
+    """The classes in each of inputs (N, C, H, W) and their shares of the pixels, the largest first, as text."""
     return [
         ", ".join(f"{classes[index]} {share:.1%}" for index, share in _shares(mask))
         for mask in logits_of(model.eval(), inputs, views).argmax(1)
@@ -223,7 +248,7 @@ def _shares(mask) -> list[tuple[int, float]]:
 
 
 def read_sample(path: str, input_format: dict):
-    """An image file for `predict`: shrunk or grown as in training, without the grey border."""
+    """An image file, resized as in training, but without the grey border."""
     if input_format["size"] is None:
         return read_image(path, input_format)
     image = decode_image(path, input_format["channels"])
@@ -231,10 +256,10 @@ def read_sample(path: str, input_format: dict):
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
-    """Images under their masks in colours, names of the classes above; with a model what it says on the right."""
-    said = [None] * len(inputs) if model is None else logits_of(model.eval(), inputs).argmax(1).cpu()
+    """Images under their masks in colours, names of the classes above; with a model, its masks on the right."""
+    predicted = [None] * len(inputs) if model is None else logits_of(model.eval(), inputs).argmax(1).cpu()
     drawn = []
-    for sample, truth, guess in zip(inputs, targets.cpu(), said, strict=True):
+    for sample, truth, guess in zip(inputs, targets.cpu(), predicted, strict=True):
         masks = [truth] if guess is None else [truth, guess]
         pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
         drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
@@ -242,7 +267,7 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
 
 
 def _blended(sample, mask):
-    """The image with half of each pixel in the colour of its class; ignored ones as they are."""
+    """The image, blended with the colours of the classes; ignored pixels stay."""
     pixels, times = as_pixels(sample), enlarged(sample)
     mask = mask.long().repeat_interleave(times, 0).repeat_interleave(times, 1)
     colours = torch.tensor([colour_of(index) for index in range(IGNORED + 1)], dtype=torch.uint8)
@@ -250,7 +275,7 @@ def _blended(sample, mask):
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
-    """Red, green and blue of a class: black for the first, else a hue far from those of the classes before it."""
+    """(red, green, blue) of a class: black for the first, else a hue far from those of the classes before it."""
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 1 - 0.45 * (index % 2), float(index > 0))
     return round(255 * red), round(255 * green), round(255 * blue)
 

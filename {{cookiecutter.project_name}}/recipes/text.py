@@ -13,8 +13,8 @@ METRICS = classification.METRICS  # what `evaluate` returns
 BEST = "accuracy"  # the one that selects the best epoch if the ingredients name none
 
 REFUSED = {  # settings, sections and registered names that this task cannot use, and why
-    "training.scheme.first_size": "texts are no images that could be resized",
-    "testing.views": "texts are no images that could be viewed otherwise",
+    "training.scheme.first_size": "texts cannot be resized",
+    "testing.views": "views are of images",
 }
 READS = "text"
 
@@ -25,13 +25,13 @@ predict = classification.predict
 
 
 def check_data(architecture, samples) -> int:
-    """The number of classes of the training data. Raises IngredientsError where ids, head or targets do not fit."""
+    """The number of classes of the training data. Raises SettingError if ids, head or targets do not fit."""
     if not is_ids(samples.first):
-        message = f"a sample is {samples.first.dtype} {samples.shape}; a row of token ids, int64 (L,), is needed"
+        message = f"a sample is {samples.first.dtype} {samples.shape}, expected a row of token ids, int64 (L,)"
         raise SettingError("training.load_dataset", message)
     return classification.count_classes(architecture, samples)
 
 
 def read_sample(text: str, input_format: dict) -> torch.Tensor:
-    """A text as token ids, as `load_texts` makes them. A loader of yours with other tokens: change this."""
+    """A text as the token ids of `load_texts`. Change this for a loader of yours with other tokens."""
     return to_ids(text, input_format.get("length", max(1, len(text.encode()))))
