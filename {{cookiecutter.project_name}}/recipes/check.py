@@ -17,25 +17,17 @@ from core import Ingredients, IngredientsError, SettingError, locate, resolve
 from core.ingredients import is_call
 from core.values import BROKEN
 from recipes.contracts import Checkable, StandsIn
-from recipes.experiment import Experiment, build, configure, load_task
+from recipes.experiment import Experiment, build, configure
+from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
 from recipes.parts.step import choose_device
+from recipes.parts.trained import Functions
 from recipes.run import runs_folder, weights_file
 from recipes.settings import SECTIONS, check_callable, read_ingredients
 
+DOWNLOAD = "project.data.download"
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
 SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
-
-
-class Functions:
-    """In place of resolved ingredients: the functions that could be made, by the paths of their sections."""
-
-    def __init__(self):
-        self.made = {}
-
-    def at(self, path: str, default=None):
-        inside = {key[len(path) + 1 :]: made for key, made in self.made.items() if key.startswith(f"{path}.")}
-        return self.made.get(path, inside or default)
 
 
 class Findings:
@@ -70,13 +62,20 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
             raise
         findings.problems += error.problems
     [ingredients] = held
-    broken = [problem.key.strip("-[]") for problem in findings.problems]
-    for path in broken + [path for path, value in _walk(ingredients) if value is BROKEN]:
+    broken = [f"{section}.{key}" for section, key in settings(ingredients) if ingredients.at(section)[key] is BROKEN]
+    broken += [problem.key.strip("-") for problem in findings.problems]
+    for path in broken:
         _drop(ingredients, path)  # so that the rest can be checked
-    functions = _make_functions(ingredients, findings)
     for own in checks:
         with findings.blame(""):
             findings.lines.append(own(arguments, ingredients))
+    functions = Functions(ingredients)
+    for path in [path for path in sections(ingredients) if is_call(ingredients.at(path))]:
+        functions.made.setdefault(path)  # None, unless it can be made
+        with findings.blame(path):
+            functions.made[path] = resolve(ingredients.at(path))
+            if path in SECTIONS:
+                check_callable(path, functions.made[path])
     if any(path.startswith(SHAPES) for path in broken):
         findings.lines.append("not checked before this is mended: shapes")
     else:
@@ -99,13 +98,6 @@ def _report(ingredients: Ingredients, findings: Findings) -> int:
     return 1 if findings.problems else 0
 
 
-def _walk(node: Ingredients, path: str = ""):
-    for key, value in list(node.items()):
-        yield (where := f"{path}.{key}".lstrip(".")), value
-        if isinstance(value, Ingredients):
-            yield from _walk(value, where)
-
-
 def _drop(node: Ingredients, path: str) -> None:
     """Take out a setting, or the whole call that it is an argument of."""
     key, _, rest = path.partition(".")
@@ -116,30 +108,17 @@ def _drop(node: Ingredients, path: str) -> None:
         node.pop(key, None)
 
 
-def _make_functions(ingredients: Ingredients, findings: Findings) -> Functions:
-    functions = Functions()
-    for path, node in _walk(ingredients):
-        if isinstance(node, Ingredients) and is_call(node):
-            with findings.blame(path):
-                functions.made[path] = resolve(node)
-                if path in SECTIONS:
-                    check_callable(path, functions.made[path])
-    return functions
-
-
-# ---------------------------------------------------------------------------------------------------------- the whole
-
-
 def _check_experiment(ingredients: Ingredients, functions: Functions, findings: Findings) -> None:
     experiment = configure(ingredients, functions, "meta", findings.blame)
-    with findings.blame("training.scheme.device"):
-        choose_device(experiment.scheme.device)
-    with findings.blame("training.model.save_name"):
-        weights_file(experiment.saving)
-    with findings.blame("training.model.runs"):
-        runs_folder(ingredients, experiment.saving.runs)
-    is_known = _stand_in(ingredients, functions, findings)
-    if TRAINING not in functions.made and ingredients.at(TRAINING) is not None:
+    for refused_alone in (
+        lambda: choose_device(experiment.scheme.device),
+        lambda: weights_file(experiment.saving),
+        lambda: runs_folder(ingredients, experiment.saving.runs),
+    ):
+        with findings.blame(""):
+            refused_alone()
+    is_known = _stand_in(experiment, findings)
+    if functions.at(TRAINING) is None and ingredients.at(TRAINING) is not None:
         return  # of what shape the data is stays unknown
     found = _try_on("meta", experiment)
     if found.problems:  # perhaps of a model that cannot be built without numbers; two samples cost little
@@ -152,30 +131,31 @@ def _check_experiment(ingredients: Ingredients, functions: Functions, findings: 
     findings.lines += found.lines[0 if is_known else 1 :]
 
 
-def _stand_in(ingredients: Ingredients, functions: Functions, findings: Findings) -> bool:
+def _stand_in(experiment: Experiment, findings: Findings) -> bool:
     """Put what the loaders' `check` returns in place of the data; whether the shapes are those of the data."""
-    download, is_here, is_known = functions.made.pop("project.data.download", None), True, True
-    if download is not None:
+    made, is_here, is_known = experiment.functions.made, True, True
+    if (download := made.pop(DOWNLOAD, None)) is not None:
         is_here = False
-        with findings.blame("project.data.download"):
+        with findings.blame(DOWNLOAD):
             is_here = isinstance(download, Checkable) and download.check()
-    for path in [path for path in SPLITS if path in functions.made]:
-        loader, found = functions.made.pop(path), Findings()
+    made[DOWNLOAD] = None
+    for path in [path for path in SPLITS if made.get(path)]:
+        loader, found = made[path], Findings()
+        made[path] = None
         if not isinstance(loader, Checkable):
             findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
         with found.blame(path):
             loaded = loader.check()
-            functions.made[path] = lambda loaded=loaded: loaded
+            made[path] = lambda loaded=loaded: loaded
         findings.problems += found.problems if is_here else []
         if path == TRAINING and found.problems and not is_here:
             line = "not checked, the data is not here yet: its classes; images (3, 224, 224) stand in for it"
             findings.lines.append(line)
-            classes, is_known = ingredients.at("model.architecture.output_classes") or 10, False
+            classes, is_known, task = experiment.architecture.output_classes or 10, False, experiment.task
             images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
-            task = load_task(ingredients)
             loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
-            functions.made[TRAINING] = functions.made[VALIDATION] = lambda loaded=loaded: loaded
+            made[TRAINING] = made[VALIDATION] = lambda loaded=loaded: loaded
     return is_known
 
 
@@ -198,7 +178,7 @@ def _try_on(device: str, experiment: Experiment) -> Findings:
 
 
 def _check_testing(experiment: Experiment, found: Findings) -> None:
-    if TESTING in experiment.functions.made:
+    if experiment.functions.made.get(TESTING):
         with found.blame(TESTING):
             experiment.task.check_split(TESTING, experiment.load("testing"), experiment.meta)
 

@@ -235,7 +235,8 @@ def _build_model(experiment: Experiment, new: bool) -> None:
     with torch.device("meta" if experiment.device.type == "meta" else "cpu"):
         model = experiment.task.build_model(architecture, experiment.meta["shape"], experiment.outputs)
     model.class_names = experiment.meta["classes"]  # by which metrics of single classes are named
-    if architecture.weights and new and experiment.device.type != "meta":
+    is_local = architecture.weights != "pretrained" or experiment.device.type != "meta"  # --check downloads nothing
+    if architecture.weights and new and is_local:
         from recipes.parts.finetune import load_weights
 
         with blame("model.architecture.weights"):

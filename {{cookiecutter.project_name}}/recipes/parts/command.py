@@ -58,7 +58,7 @@ class Command:
         if {"-h", "--help"} & {*self.rest}:  # not left to argparse, which takes no notice of a write that fails
             self.parser.epilog = f"settings, each also as --section.key VALUE:\n\n{help_text(SECTIONS)}"
             print(self.parser.format_help(), end="")
-            raise SystemExit
+            raise SystemExit(0)
         arguments, unknown = self.parser.parse_known_args(self.rest)
         if unknown:
             names = [name for name in self.parser._option_string_actions if name[:2] == "--"]

@@ -1,4 +1,4 @@
-"""What every script answers on the command line: --check, --print, --explain, --help; and completion."""
+"""What every script answers on the command line: --help, --check, --print, --explain, --list; and completion."""
 
 import dataclasses
 import json
@@ -7,16 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import core
+import pytest
 import train as train_script
 from core.declared import declared_paths
 from pantry.download import download_archive
 from recipes import predict, schema, validate
 from recipes.settings import SECTIONS
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 INI = str(HERE / "ingredients.ini")
 SCRIPTS = {"train": (train_script, [INI]), "validate": (validate, [INI]), "schema": (schema, [INI])}
 SCRIPTS["predict"] = (predict, ["image.png", "--ingredients", INI])
@@ -72,7 +71,7 @@ def test_check_of_sound_ingredients_reads_and_writes_nothing(ask, here):
     code, said, wrong = ask("--check")
     assert (code, wrong) == (0, "")
     assert said == (
-        "data: 48 training and 12 validation samples, 3 classes; 6 steps an epoch\n"
+        "data: 48 training and 12 validation samples, 3 classes\n"
         "model: small_cnn, 23,603 parameters, [1, 16, 16] -> [3]\nok\n"
     )
     assert sorted(Path().rglob("*")) == before
@@ -81,8 +80,8 @@ def test_check_of_sound_ingredients_reads_and_writes_nothing(ask, here):
 def test_check_before_the_data_is_here(ask):
     code, said, wrong = ask("--check")
     assert (code, wrong) == (0, "")
-    assert "the data is not here yet: colour images of 224 x 224 pixels stand for it" in said
-    assert said.endswith("parameters, [3, 16, 16] -> [3]\nok, but for what could not be checked\n")
+    assert "the data is not here yet: its classes; images (3, 224, 224) stand in for it" in said
+    assert said.endswith("parameters, [3, 16, 16] -> [3]\nok, except for what could not be checked\n")
     assert list(Path().iterdir()) == []
     code, said, wrong = ask("--check", changes={"model.architecture.backbone": "alexnet"})
     assert (code, wrong) == (0, "") and "not checked: shapes, since these do not fit: cannot take samples of [3" in said
@@ -91,31 +90,31 @@ def test_check_before_the_data_is_here(ask):
 WRONG = {
     "head": ({"project.meta.n_classes": "4"}, "output_classes = ${project.meta.n_classes}", "3 classes (class-0, cl"),
     "shape": ({"model.architecture.backbone": "alexnet"}, "backbone = alexnet", "cannot take samples of [1, 16, 16]"),
-    "loss": ({"training.loss.@loss": "own"}, "@loss = own", "outputs [2, 3] and targets [2] do not fit: Using a targ"),
-    "batch loss": ({"training.loss.@loss": "each"}, "@loss = each", "gives [2] for 2 samples; give one number"),
-    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "@preprocess = flip", "Dimension out of range"),
-    "augment": ({"training.augment.@augment": "flip"}, "@augment = flip", "not a batch"),
+    "loss": ({"training.loss.@loss": "own"}, "training.loss", "outputs [2, 3] and targets [2] do not match: Using"),
+    "batch loss": ({"training.loss.@loss": "each"}, "training.loss", "returns [2] for 2 samples, expected a scalar"),
+    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "training.load_dataset", "Dimension out of range"),
+    "augment": ({"training.augment.@augment": "flip"}, "training.augment", "not a batch"),
     "schedule": (
         {"training.schedule.@schedule": "high"},
-        "@schedule = high",
-        "it gives inf at 0.0, inf at 0.5, inf at",
+        "training.schedule",
+        "returns inf at 0.0, inf at 0.5, inf at",
     ),
     "factory": (
         {"training.optimizer.learning_rate": "-1"},
         "training.optimizer",
-        "learning_rate = -1: write 0 or more",
+        "learning_rate = -1",
     ),
-    "optimizer": ({"training.optimizer.@optimizer": "own"}, "@optimizer = own", "Invalid learning rate: -1"),
-    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "write more than 0"),
-    "device": ({"training.scheme.device": "cuda:99"}, "device = cuda:99", "cannot be used here"),
+    "optimizer": ({"training.optimizer.@optimizer": "own"}, "training.optimizer", "Invalid learning rate: -1"),
+    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "must be in (0, inf)"),
+    "device": ({"training.scheme.device": "cuda:99"}, "device = cuda:99", "not available"),
     "task": ({"project.meta.task": "clasification"}, "task = clasification", "Did you mean classification?"),
     "backbone": ({"model.architecture.backbone": "resnet19"}, "backbone = resnet19", "Did you mean resnet18?"),
     "folder": ({"training.model.runs": "data/tiny.txt/runs"}, "runs = data/tiny.txt/runs", "tiny.txt is a file; name"),
     "weights": ({"training.model.save_name": "data/tiny.txt/x.pth"}, "save_name = data", "tiny.txt is a file; name"),
-    "split": ({"training.scheme.validation_fraction": "0.001"}, "validation_fraction = 0.001", "a side empty"),
-    "source": ({"training.load_dataset.source": "data/tini"}, "@load_dataset = load_image_folder", "no such folder"),
-    "archive": ({"project.data.source": "file:none.tgz"}, "@download_function", "none.tgz: there is no such file"),
-    "address": ({"project.data.source": "htp://x/y.tgz"}, "project.data.download", "is no address: write https://"),
+    "split": ({"training.scheme.validation_fraction": "0.001"}, "validation_fraction = 0.001", "validation_fraction"),
+    "source": ({"training.load_dataset.source": "data/tini"}, "training.load_dataset", "no such folder"),
+    "archive": ({"project.data.source": "file:none.tgz"}, "project.data.download", "none.tgz: there is no such file"),
+    "address": ({"project.data.source": "htp://x/y.tgz"}, "project.data.download", "htp://x/y.tgz"),
     "setting": ({"training.scheme.epchs": "3"}, "epchs = 3", "Did you mean epochs?"),
 }
 
@@ -188,7 +187,7 @@ def test_check_of_a_model_that_needs_numbers(ask, here, own):
 
 def test_check_in_the_other_scripts(ask, here, train):
     code, _, wrong = ask("--check", script="validate")
-    assert code == 1 and "no run here yet" in wrong
+    assert code == 1 and "no run yet" in wrong
     train({"training.scheme.epochs": "1"})
     code, said, _ = ask("--check", script="validate")
     assert code == 0 and said.startswith("weights: runs/tiny/")
@@ -344,15 +343,15 @@ def test_an_empty_explain_is_no_training(ask):
     [
         (
             {"model.architecture.weights": "none.pt"},
-            "model.architecture.weights = none.pt\n    there is no file none.pt",
+            "model.architecture.weights = none.pt\n    none.pt: no such file",
         ),
         (
             {"model.architecture.recompute": '["layer9"]'},
             'model.architecture.recompute = ["layer9"]\n    the model has no',
         ),
-        ({"training.scheme.best": "f1"}, "training.scheme.best = f1\n    there is no such figure"),
+        ({"training.scheme.best": "f1"}, "training.scheme.best = f1\n    there is no such metric"),
         ({"training.scheme.frozen_epochs": "40"}, "training.scheme.frozen_epochs = 40\n    the body would never"),
-        ({"training.scheme.accumulate": "0"}, "training.scheme.accumulate = 0\n    write 1 or more"),
+        ({"training.scheme.accumulate": "0"}, "training.scheme.accumulate = 0\n    must be in [1, inf)"),
     ],
 )
 def test_check_finds_what_the_loop_would_refuse(ask, here, changes, told):
