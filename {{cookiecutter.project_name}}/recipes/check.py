@@ -14,6 +14,8 @@ from dataclasses import replace
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, locate, resolve
+from core.declared import kind_of
+from core.errors import escaped
 from core.ingredients import is_call
 from core.values import BROKEN
 from recipes.contracts import Checkable, StandsIn
@@ -62,8 +64,10 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
             raise
         findings.problems += error.problems
     [ingredients] = held
-    broken = [f"{section}.{key}" for section, key in settings(ingredients) if ingredients.at(section)[key] is BROKEN]
-    broken += [problem.key.strip("-") for problem in findings.problems]
+    broken = [problem.key.strip("-") for problem in findings.problems]
+    broken += [f"{section}.{key}" for section, key in settings(ingredients) if ingredients.at(section)[key] is BROKEN]
+    calling = [path for path in sections(ingredients) if isinstance(kind_of(SECTIONS, path), str)]
+    broken += [path for path in calling if not is_call(ingredients.at(path))]
     for path in broken:
         _drop(ingredients, path)  # so that the rest can be checked
     for own in checks:
@@ -94,7 +98,7 @@ def _report(ingredients: Ingredients, findings: Findings) -> int:
     else:
         everything = not any(line.startswith("not checked") for line in lines)
         lines = [*lines, "ok" if everything else "ok, except for what could not be checked"]
-    print("".join(f"{line}\n" for line in lines), end="")
+    print("".join(f"{escaped(line)}\n" for line in lines), end="")
     return 1 if findings.problems else 0
 
 

@@ -34,24 +34,13 @@ def listing(name: str) -> str:
     functions, lines = registry[name], []
     for key in sorted(functions):
         function = functions.get(key)
-        text = inspect.getdoc(function) or ""
-        lines += [f"{key}{_arguments(function)}", f"    {text.partition(chr(10))[0]}", f"    {source(function)}"]
-    return "\n".join(
-        [
-            *lines,
-            *(
-                f"{name}\n    see the documentation of {name[:-5]}"
-                for name in functions.names()
-                if name.endswith(".NAME")
-            ),
-        ]
-    )
-
-
-def _arguments(function) -> str:
-    """`(name: type = default, ...)`, a text as long as it reads well."""
-    parameters = inspect.signature(function).parameters.values()
-    return "(" + ", ".join(map(str, parameters)) + ")"
+        arguments = ", ".join(map(str, inspect.signature(function).parameters.values()))
+        meaning = (inspect.getdoc(function) or "no docstring").partition("\n")[0]
+        lines += [f"{key}({arguments})", f"    {meaning}", f"    {source(function)}"]
+    for key in functions.names():
+        if key.endswith(".NAME"):
+            lines += [key, f"    see the documentation of {key[:-5]}"]
+    return "\n".join(lines)
 
 
 def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> str:

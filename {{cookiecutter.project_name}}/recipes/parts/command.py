@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 
 from core import Ingredients, IngredientsError, locate, parse
 from core.arguments import Signature, describe
-from core.errors import suggest
+from core.errors import escaped, suggest
 from recipes.settings import SECTIONS, read_ingredients
 
 # Options that answer and exit: name -> (the script that answers, its argument, help). A script may be deleted.
@@ -63,7 +63,7 @@ class Command:
         if unknown:
             names = [name for name in self.parser._option_string_actions if name[:2] == "--"]
             nearest = f"\n    {suggest(unknown[0].partition('=')[0], names)}" if unknown[0][:1] == "-" else ""
-            self.parser.error(f"unrecognized arguments: {' '.join(unknown)}{nearest}")
+            self.parser.error(escaped(f"unrecognized arguments: {' '.join(unknown)}{nearest}"))
         for name, (script, _, _) in ANSWERS.items():
             if vars(arguments).get(name) not in (None, False):
                 raise SystemExit(importlib.import_module(script).answer(name, arguments, self.overrides, checks))
@@ -136,12 +136,12 @@ def split_overrides(argv: list[str]) -> tuple[list, list]:
         elif name == "--add":
             path, equals, value = (value if equals else next(tokens, "")).partition("=")
             if not path or not equals:
-                raise SystemExit(f"--add {path}: expected --add {path or 'section.key'}=VALUE")
+                raise SystemExit(escaped(f"--add {path}: expected --add {path or 'section.key'}=VALUE"))
             overrides.append((path, value, True))
         elif name.startswith("--") and "." in name:
             value = value if equals else next(tokens, None)
             if value is None:
-                raise SystemExit(f"{token}: a value is missing; expected {token} VALUE")
+                raise SystemExit(escaped(f"{token}: a value is missing; expected {token} VALUE"))
             overrides.append((name[2:], value, False))
         else:
             rest.append(token)
