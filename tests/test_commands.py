@@ -15,7 +15,7 @@ import core
 import pytest
 import train as train_script
 from core import registry
-from core.declared import declared_paths
+from core.arguments import declared_paths
 from pantry.download import download_archive
 from recipes import classification, predict, schema, validate
 from recipes.parts.command import split_overrides

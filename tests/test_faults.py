@@ -2,7 +2,7 @@
 
 import pytest
 from core import IngredientsError, parse, parse_string
-from core.declared import setting
+from core.arguments import setting
 
 
 def problems_of(text, **kwargs):

@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 from core import Ingredients, IngredientsError, parse, parse_string, registry, resolve
-from core.arguments import Signature, adapt, describe, fits
-from core.declared import check_settings, declared_paths, kind_of, read_section, setting
+from core.arguments import (
+    Signature,
+    adapt,
+    check_settings,
+    declared_paths,
+    describe,
+    fits,
+    kind_of,
+    read_section,
+    setting,
+)
 from core.registry import check_functions
 
 
@@ -129,7 +138,7 @@ def test_needed_settings_of_an_absent_section():
         (None, typing.Optional[Thing], True),  # noqa: UP045
         ("a", typing.Optional[Thing], False),  # noqa: UP045
         ("a", Thing, True),
-        ("a", Thing | typing.Iterable[int], True),
+        ("a", Thing | typing.Iterator[int], True),
         (Thing(), float | Thing, True),  # put there by a program, not by a file
         (Thing(), float, False),
         ([0.9, "x"], tuple[float | Thing, float | Thing], False),
@@ -233,5 +242,7 @@ def test_a_refused_setting_names_place_and_function():
 def test_a_module_that_is_not_installed():
     kind = registry.create("test_absent")
     kind.module("no_such_module_here", lambda found: found)
-    with pytest.raises(IngredientsError, match="no_such_module_here cannot be imported"):
+    with pytest.raises(
+        IngredientsError, match="no_such_module_here, which cannot be imported: .*pip install no_such_module_here"
+    ):
         kind.get("no_such_module_here.f")

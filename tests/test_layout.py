@@ -153,7 +153,7 @@ def run(folder, *arguments):
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-COMMANDS = ("check", "validate", "predict", "explain", "schema")
+COMMANDS = ("check", "validate", "predict", "explain", "schema", "crossvalidate")
 PARTS = [f"recipes/{name}" for name in COMMANDS]
 PARTS += [f"pantry/{file.stem}" for file in sorted((PROJECT / "pantry").glob("[a-z]*.py"))]
 # Processes forked from one that has imported torch already: a start takes no time.

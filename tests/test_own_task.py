@@ -31,15 +31,15 @@ def run(project, user_env, *command):
     return done.stdout
 
 
-def test_the_guide_is_a_file_of_80_lines_and_functions():
+def test_the_guide_is_a_task_functions_and_settings():
     assert list(FILES) == ["recipes/keypoints.py", "custom_functions.py", "keypoints.ini"]
     assert not any(name.startswith(tuple(FIXED)) for name in FILES)
 
 
 @pytest.mark.parametrize("task", ["tabular", "text", "blank", "keypoints"])
-def test_no_task_of_its_own_takes_more_than_80_lines(task):
+def test_no_task_of_its_own_takes_more_than_100_lines(task):
     text = FILES.get(f"recipes/{task}.py") or (ROOT / FOLDER / "recipes" / f"{task}.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 80
+    assert len(text.splitlines()) <= 100
 
 
 def test_lint(project, user_env):

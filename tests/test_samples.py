@@ -63,3 +63,74 @@ def test_split_is_stratified_and_seeded():
     assert torch.equal(inputs[:, 0] % 3, targets)
     assert torch.equal(read_all(data.split_off(samples, 0.2, seed=3)[1])[0], inputs)
     assert not torch.equal(read_all(data.split_off(samples, 0.2, seed=4)[1])[0], inputs)
+
+
+class Pairs:
+    """A map-style data set of arrays; `targets` are known in advance."""
+
+    def __init__(self, threads=1):
+        (self.X, self.targets), self.threads = arrays(), threads
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, index):
+        return self.X[index], self.targets[index]
+
+
+def halve(sample):
+    return torch.from_numpy(sample).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("memory", [1.0, 0.0])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_workers_and_kind_of_data_give_the_same_numbers(memory, workers):
+    expected = torch.from_numpy(arrays()[0]).permute(0, 3, 1, 2) / 255
+    for loaded in (arrays(), Pairs(), Pairs(threads=4), list(zip(*arrays(), strict=True))):
+        samples = load(loaded, memory=memory)
+        assert samples.in_memory is (memory > 0) and samples.shape == [3, 5, 4] and len(samples) == 12
+        inputs, targets = read_all(samples, workers=workers)
+        assert torch.equal(inputs, expected)
+        assert targets.tolist() == arrays()[1].tolist() and targets.dtype == torch.int64
+
+
+def test_what_fits_exactly_is_kept():
+    assert load(arrays(), memory=12 * 60 * 4 / 1e9).in_memory
+    assert not load(arrays(), memory=(12 * 60 * 4 - 1) / 1e9).in_memory
+
+
+def test_a_preprocess_for_many_is_called_for_many():
+    sizes = []
+    preprocess = lambda sample: sample / 255  # noqa: E731
+    preprocess.of_batch = lambda images: sizes.append(len(images)) or images / 255
+    loaded = torch.from_numpy(arrays()[0]).permute(0, 3, 1, 2), arrays()[1]
+    assert torch.equal(read_all(load(loaded, preprocess))[0], read_all(load(loaded, preprocess, memory=0))[0])
+    assert sizes == [12]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_augments_a_sample_depends_on_seed_epoch_and_sample_alone(workers):
+    samples = data.replace(load(arrays(), memory=workers), per_sample=lambda x, y: (x + torch.rand(()), y), seed=1)
+    order_of = data.epoch_sampler(samples, 0)
+    read = data.reader(samples, 5, torch.device("cpu"), workers)
+    once, again = (torch.cat([x for x, _ in read(order_of(3).sort().values)]) for _ in range(2))
+    other = torch.cat([x for x, _ in read(order_of(4).sort().values)])
+    assert torch.equal(once, again) and not torch.equal(once, other)
+
+
+def test_a_data_set_of_torchvision(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    dataset = torchvision.datasets.FakeData(6, (3, 8, 8), 2)
+    for memory in (1.0, 0.0):
+        samples = load(dataset, memory=memory)
+        inputs, targets = read_all(samples)
+        assert inputs.shape == (6, 3, 8, 8) and targets.dtype == torch.int64
+        assert samples.input_format["kind"] == "image"
+        assert torch.equal(inputs[0], torchvision.transforms.functional.to_tensor(dataset[0][0]))
+
+
+def test_targets_that_are_no_numbers_are_read_with_the_samples():
+    loaded = Pairs()
+    loaded.targets, plain = ["a"] * 12, Pairs()
+    loaded.__class__ = type("Paths", (Pairs,), {"__getitem__": lambda self, index: plain[index]})
+    assert read_all(load(loaded))[1].tolist() == plain.targets.tolist()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from core import IngredientsError, locate, registry
-from core.declared import declared_paths
+from core.arguments import declared_paths
 from recipes.settings import SECTIONS, call_functions, import_functions, read_ingredients
 
 from hooks.post_gen_project import ONLY_FOR
@@ -82,6 +82,7 @@ VALUES = {
     ),
     "training.scheme.resume": (True, {}),
     "training.scheme.validation_fraction": (0.5, {}),
+    "training.scheme.fold": ("2/4", {}),
     "training.scheme.seed": (1, {}),
     "training.scheme.device": ("cuda:99", {}),
     "training.scheme.workers": (1, {"training.scheme.memory": 0}),

@@ -64,7 +64,6 @@ TASKS_OF = {
 FOR_CLASSIFICATION = {
     "tests/test_commands.py",
     "tests/test_interruptions.py",
-    "tests/test_techniques.py",
     "tests/test_train.py",
 }
 # Where a choice keeps one of several files under another name: what it is called in the template.

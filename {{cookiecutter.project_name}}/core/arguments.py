@@ -1,15 +1,22 @@
-"""Do the settings of a section fit the parameters of a function, or the fields of a dataclass?"""
+"""Do settings fit the parameters of a function, or the fields of the dataclass that declares a section?
 
+A recipe declares its sections in a table: dotted path -> such a dataclass, or the name of the registry whose functions
+the section calls: `{"training.scheme": Scheme, "validation.metrics.*": "metric"}`. A last part `*` means any name.
+"""
+
+import collections.abc
 import inspect
 import os
 import typing
-from collections.abc import Callable
+from dataclasses import field, fields
 from inspect import Parameter
 from types import MethodType, SimpleNamespace
 
-from .errors import Problem, note, suggest
-from .ingredients import Ingredients, problem_of
+from .errors import Problem, suggest
+from .ingredients import Ingredients, call_key
 from .values import BROKEN
+
+FREE = "project"  # the section that may contain facts that no code reads
 
 # Name of an annotation -> (what a file has for it, in words).
 _KINDS = {
@@ -19,10 +26,10 @@ _KINDS = {
     "bool": (bool, "True or False"),
     "NoneType": (type(None), "None"),
     "Path": ((str, os.PathLike), "a path"),
-    "Callable": (Callable, "a section that calls a function (@registry = name)"),
+    "Callable": (collections.abc.Callable, "a section that calls a function (@registry = name)"),
     **dict.fromkeys(("Any", "object"), (object, "anything")),
     **dict.fromkeys(("dict", "Mapping"), (dict, 'an object such as {"key": 1}')),
-    **dict.fromkeys(("list", "tuple", "set", "frozenset", "Sequence"), (list, "a list")),
+    **dict.fromkeys(("list", "tuple", "set", "frozenset", "Sequence", "Iterable"), (list, "a list")),
 }
 _IN_A_FILE = str | int | float | list | dict | None
 _ALIASES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False, "null": None}
@@ -44,45 +51,41 @@ class Signature:
         self.slots = [p.name for p in taken if p.kind is not p.KEYWORD_ONLY]
         self.names = [p.name for p in taken if p.kind is not p.POSITIONAL_ONLY]
         self.defaults = {p.name: p.default for p in taken if p.default is not p.empty}
-        hints = {p.name: object if p.annotation is p.empty else p.annotation for p in taken}
-        self.hints = {name: _evaluated(hint, function) for name, hint in hints.items()}
+        self.hints = {p.name: _hint(p, function) for p in taken}
 
     def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
         """The problems of a section's settings: missing, unknown (a `noun`), given twice, of the wrong kind."""
-        problems, star = [], positional(node)
-
-        def report(key, message):
-            note(problems, problem_of(node, key, message, path))
-
+        wrong, star = {}, positional(node)  # wrong: key -> message
         if len(star) > len(self.slots) and not self.takes_more:
-            report("*", f"{len(star)} positional arguments, but the function takes {len(self.slots)}")
+            wrong["*"] = f"{len(star)} positional arguments, but the function takes {len(self.slots)}"
         given = dict(zip(self.slots, star, strict=False))  # parameter -> (key, value)
         for key, value in node.items():
             if key in given:
-                report(key, f'"{key}" is given by * as well; remove one')
+                wrong[key] = f'"{key}" is given by * as well; remove one'
             elif key in self.names:
                 given[key] = key, value
             elif key != "*" and key[0] != "@" and not self.takes_any_name:
-                report(key, f"no such {noun}. {suggest(key, self.names)}")
+                wrong[key] = f"no such {noun}. {suggest(key, self.names)}"
         for name, hint in self.hints.items():
             key, value = given.get(name, (name, BROKEN))
             default = self.defaults.get(name, ...)  # which may break its own annotation
             is_default = [value] == [list(default) if isinstance(default, tuple) else default]
             if name not in given and default is ...:
-                report(name, "missing" if hint is object else f"missing; expected {describe(hint)}")
+                wrong[key] = "missing" if hint is object else f"missing; expected {describe(hint)}"
             elif not fits(value, hint) and not (is_default and type(value) in (type(default), list)):
-                report(key, mend(value, node.written(key), hint))
-        return problems
+                wrong[key] = mend(value, node.written(key), hint)
+        return [Problem(None, f"{path}.{key}", "", message) for key, message in wrong.items()]
 
 
-def _evaluated(hint, function):
-    """An annotation without the quotes around it."""
+def _hint(parameter: Parameter, function):
+    """The annotation of a parameter, without the quotes around it."""
+    hint = object if parameter.annotation is Parameter.empty else parameter.annotation
     if not isinstance(hint, str):
         return hint
-    function = inspect.unwrap(function)
-    known = getattr(function.__func__ if isinstance(function, MethodType) else function, "__globals__", {})
     try:
-        return typing.get_type_hints(SimpleNamespace(__annotations__={"it": hint}), known)["it"]
+        known = vars(inspect.getmodule(inspect.unwrap(function)))
+        holder = SimpleNamespace(__annotations__={"hint": hint})
+        return typing.get_type_hints(holder, known, vars(collections.abc))["hint"]
     except Exception:  # whatever it raises: a name that a type checker alone imports, or no Python at all
         return object
 
@@ -111,7 +114,13 @@ def _members(hint) -> list[tuple]:
     if origin is typing.Annotated:
         return _members(inside[0])
     name = getattr(origin or hint, "__name__", str(hint))
-    return [member for arg in inside for member in _members(arg)] if "Union" in name else [(name, inside)]
+    if "Union" in name:  # a file gives a number for float | Tensor
+        return [member for arg in inside for member in _members(arg) if float not in inside or not _is_tensor(arg)]
+    return [("list", (float,))] if _is_tensor(hint) else [(name, inside)]
+
+
+def _is_tensor(hint) -> bool:
+    return isinstance(hint, type) and hint.__module__ == "torch" and hint.__name__ == "Tensor"
 
 
 def fits(value, hint) -> bool:
@@ -163,6 +172,66 @@ def mend(value, raw: str, hint) -> str:
     for other in meant:
         if fits(other, hint):
             return f"`{raw}` is text; write {other}"
-    choices = [choice for name, inside in _members(hint) if name == "Literal" for choice in inside]
-    choices = [choice for choice in choices if isinstance(choice, str)]
+    choices = [choice for name, inside in _members(hint) if name == "Literal" for choice in map(str, inside)]
     return f"{problem}. {suggest(value, choices)}" if choices else problem
+
+
+def setting(default, doc: str):
+    """A field of a declared section; `doc` gives its meaning and unit in one line."""
+    return field(default=default, metadata={"doc": doc})
+
+
+def read_section(ingredients: Ingredients, path: str, declared: type):
+    """The declared section at `path` as an instance of its dataclass; absent settings take their defaults."""
+    section, hints = ingredients.at(path, {}), Signature(declared).hints
+    return declared(**{name: adapt(section[name], hint) for name, hint in hints.items() if name in section})
+
+
+def declared_paths(declared: dict) -> list[str]:
+    """The dotted paths of all declared settings."""
+    return [f"{path}.{item.name}" for path, kind in declared.items() if isinstance(kind, type) for item in fields(kind)]
+
+
+def kind_of(declared: dict, path: str):
+    """What is declared at a path: a dataclass, the name of a registry, or None."""
+    return declared.get(path) or declared.get(path.rpartition(".")[0] + ".*")
+
+
+def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
+    """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
+    above = {path[:at] for path in declared for at, letter in enumerate(path) if letter == "."}
+    absent = [path for path in declared if ingredients.at(path) is None and path[-1] != "*"]
+    todo = [("", ingredients), *((path, Ingredients()) for path in absent if isinstance(declared[path], type))]
+    problems = []
+    for path, node in todo:  # which grows on the way
+        kind, called, message = kind_of(declared, path), call_key(node), None
+        is_free = path.partition(".")[0] in ("", FREE)
+        inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
+        own = node.with_items({key: value for key, value in node.items() if key not in inside})
+        if isinstance(kind, str):
+            if called != f"@{kind}":
+                message = f"this section calls a function: write @{kind} = name"
+                node.update({called: BROKEN} if called else ())  # so that a wrong registry is reported once
+        elif called and not is_free:
+            slots = [slot for slot, other in declared.items() if other == called[1:]]
+            message = f"no recipe calls a function here. {_nearest(path, slots)}"
+        elif isinstance(kind, type):
+            problems += Signature(kind).check(own, path, "setting")
+        elif path in above and not is_free:
+            problems += [Problem(None, f"{path}.{key}", "", f"[{path}] has no settings of its own") for key in own]
+        elif not is_free and (own or not any(value._place == node._place for value in inside.values())):
+            advice = f"{_nearest(path, [*declared, *above])} Facts of your own belong below [{FREE}]"
+            message = f"no recipe reads this section. {advice}"
+        if message:
+            problems.append(Problem(None, f"{path}.{called}" if called else f"[{path}]", "", message))
+        if not called and not isinstance(kind, str):
+            todo += [(f"{path}.{key}".lstrip("."), value) for key, value in inside.items()]
+    return problems
+
+
+def _nearest(path: str, names: list[str]) -> str:
+    """The sections that were probably meant; if [above] is none of theirs, a star is taken to be the last part."""
+    above, _, last = path.rpartition(".")
+    if not any(name.startswith(f"{above}.") for name in names):
+        names = [name[:-1] + last if name[-1] == "*" and name.count(".") == path.count(".") else name for name in names]
+    return suggest(path, names, "[{}]")

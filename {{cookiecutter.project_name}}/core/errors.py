@@ -1,4 +1,4 @@
-"""The one exception of the language, and the names nearest to one that does not exist."""
+"""The exceptions of the language, and the names nearest to one that does not exist."""
 
 import os
 from collections import namedtuple  # typing.NamedTuple would cost 5 ms of import
@@ -19,9 +19,8 @@ class Problem(namedtuple("Problem", "place key raw message")):
 
     def __str__(self) -> str:
         subject = shortened(self.key) + (f" = {shortened(self.raw)}" if self.raw else "")
-        place = [f"{self.place}:"] if self.place else []
-        message = self.message.replace("\n", "\n    ")
-        return escaped(" ".join([*place, subject]).rstrip() + f"\n    {message}")
+        head = f"{self.place}: {subject}".rstrip() if self.place else subject
+        return escaped(f"{head}\n{self.message}".replace("\n", "\n    "))
 
 
 class IngredientsError(Exception):
@@ -43,9 +42,9 @@ class SettingError(IngredientsError):
         super().__init__([Problem(None, path, "", message)])
 
 
-def note(problems: list, problem: Problem) -> None:
+def note(problems: list, message: str, key: str, place: Place | None = None, raw: str = "") -> None:
     """Append a problem. Raises IngredientsError once there are more than anybody would read."""
-    problems.append(problem)
+    problems.append(Problem(place, key, raw, message))
     if len(problems) > MAX_PROBLEMS:
         raise IngredientsError(problems)
 
@@ -57,8 +56,6 @@ def shortened(text: str) -> str:
 
 def escaped(text: str) -> str:
     """`text` with all characters escaped that a terminal would obey or hide; line ends stay."""
-    if text.replace("\n", "").isprintable():
-        return text
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
@@ -69,15 +66,12 @@ def suggest(name: str, names, quote: str = "{}") -> str:
     def likeness(other: str) -> float:
         return SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
-    def last_part(path: str) -> str:
-        return path.lower().replace(":", ".").rpartition(".")[2]
-
-    names = list(dict.fromkeys(names))
+    names, last = list(dict.fromkeys(names)), name.lower().replace(":", ".").rpartition(".")[2]
     near = [other for other in names if abs(len(other) - len(name)) <= max(8, len(name))][:20_000]
-    same = sorted((other for other in near if last_part(other) == last_part(name)), key=likeness, reverse=True)
-    found = list(dict.fromkeys([*same, *get_close_matches(name, near, n=2, cutoff=0.6)]))[:2]
-    if found:  # beside a very near name a second one only distracts
-        found = found[:1] if likeness(found[0]) > 0.85 else found
-        return f"Did you mean {' or '.join(map(quote.format, found))}?"
+    same = [other for other in near if other.lower().rpartition(".")[2] == last]
+    best = [*sorted(same, key=likeness, reverse=True), *get_close_matches(name, near, n=2, cutoff=0.6)]
+    if best:  # beside a very near name a second one only distracts
+        best = best[:1] if likeness(best[0]) > 0.85 else list(dict.fromkeys(best))[:2]
+        return f"Did you mean {' or '.join(map(quote.format, best))}?"
     shown = ", ".join(map(quote.format, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"Available: {shown}." if names else "There are none."

@@ -3,8 +3,6 @@
 from .errors import IngredientsError, Place, Problem, suggest
 from .values import as_json, as_written
 
-_set = object.__setattr__  # past __setattr__ below, which makes settings
-
 
 class Ingredients(dict):
     """A section: `config.training.scheme.epochs`, or `config["training"]["scheme"]["epochs"]`.
@@ -13,29 +11,26 @@ class Ingredients(dict):
     `str()` gives an ini that parses back to the same.
     """
 
-    # entries: key -> (text as written, file, line);
-    # parsed: the section that this one was resolved from, with its functions not yet called
+    # entries: key -> (text as written, place); parsed: the section that this one was resolved from, functions uncalled
     __slots__ = ("_entries", "_parsed", "_path", "_place")
 
     def __init__(self, items=(), path: str = "", place: Place | None = None):
         super().__init__(items)
-        for name, value in zip(("_entries", "_parsed", "_path", "_place"), ({}, None, path, place), strict=True):
-            _set(self, name, value)
+        self._entries, self._parsed, self._path, self._place = {}, None, path, place
 
-    def enter(self, key: str, value, *origin) -> None:
-        """Put a setting with its origin: text as written, file, line."""
-        self[key], self._entries[key] = value, origin
+    def enter(self, key: str, value, raw: str, place: Place) -> None:
+        """Put a setting with its text as written."""
+        self[key], self._entries[key] = value, (raw, place)
 
     def __getattr__(self, name: str):
         if name in self:
             return self[name]
         if name.startswith("_"):
             raise AttributeError(name)
-        where = f"[{self._path}]" if self._path else "the file"
-        raise AttributeError(f'{where} has no "{name}". {suggest(name, map(str, self))}')
+        raise AttributeError(f'[{self._path}] has no "{name}". {suggest(name, map(str, self))}')
 
     def __setattr__(self, name: str, value):
-        (_set if name in Ingredients.__slots__ else dict.__setitem__)(self, name, value)
+        (object.__setattr__ if name in Ingredients.__slots__ else dict.__setitem__)(self, name, value)
 
     def __dir__(self):
         return [*super().__dir__(), *(key for key in self if isinstance(key, str) and key.isidentifier())]
@@ -68,11 +63,9 @@ class Ingredients(dict):
 
     def _origin(self, path: str) -> tuple:
         root, (above, _, key) = self if self._parsed is None else self._parsed, path.rpartition(".")
-        section, found = root.at(above), root.at(path)
-        if isinstance(section, Ingredients) and key in section and key in section._entries:
-            text, *place = section._entries[key]
-            return text, Place(*place)
-        return "", found._place if isinstance(found, Ingredients) else None
+        section, value = root.at(above), root.at(path)
+        entries = section._entries if isinstance(section, Ingredients) and key in section else {}
+        return entries.get(key) or ("", value._place if isinstance(value, Ingredients) else None)
 
     def __str__(self) -> str:
         return "".join(_blocks(self, self, "")).removeprefix("\n")
@@ -86,30 +79,22 @@ def call_key(section: dict) -> str | None:
 is_call = call_key
 
 
-def problem_of(section: Ingredients, key: str, message: str, path: str = "") -> Problem:
-    """The problem of one setting, with place and value as written; `path`: that of the section, if it is a copy."""
-    path = path or section._path
-    place = section.where(key) or section._place or Place(path or "ingredients")
-    return Problem(place, f"{path}.{key}".lstrip("."), section.written(key), message)
-
-
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
     """The error with place and value as written of each problem that has no place yet.
 
     For a setting that is absent, the place is that of the nearest section around it, or of the file.
     """
 
-    def place_of(problem: Problem) -> Problem:
-        path, place = problem.key, ingredients.where(problem.key)
-        while path and place is None:
-            path = path.rpartition(".")[0]
-            place = ingredients.where(path)
-        raw = problem.raw or ingredients.written(problem.key)
-        return problem._replace(place=place or Place("ingredients"), raw=raw)
+    def with_place(problem: Problem) -> Problem:
+        path = above = problem.key.strip("[]")
+        while above and ingredients.where(above) is None:
+            above = above.rpartition(".")[0]
+        place = ingredients.where(above) or Place("ingredients")
+        return problem._replace(place=place, raw=problem.raw or ingredients.written(path))
 
     if all(problem.place for problem in error.problems):
         return error
-    return IngredientsError([problem if problem.place else place_of(problem) for problem in error.problems])
+    return IngredientsError([problem if problem.place else with_place(problem) for problem in error.problems])
 
 
 def _blocks(root: Ingredients, node: Ingredients, path: str):
@@ -128,13 +113,13 @@ def _blocks(root: Ingredients, node: Ingredients, path: str):
         yield from _blocks(root, value, where)
 
 
-def _is_shared(root: Ingredients, value: Ingredients) -> bool:
-    return call_key(value) and root.at(value._path) is value
+def _is_shared(root: Ingredients, value) -> bool:
+    return isinstance(value, Ingredients) and call_key(value) and root.at(value._path) is value
 
 
 def _item(root: Ingredients, value) -> str:
     """The text of a value in a list or object; a call from elsewhere stays the same call when read back."""
-    if isinstance(value, Ingredients) and _is_shared(root, value):
+    if _is_shared(root, value):
         return f"${{{value._path}}}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{as_json(key)}: {_item(root, item)}" for key, item in value.items()) + "}"

@@ -4,24 +4,24 @@ import os  # not pathlib: it would cost 10 ms of import
 import re
 
 from .errors import IngredientsError, Place, Problem, note, shortened, suggest
-from .ingredients import Ingredients, call_key, problem_of
+from .ingredients import Ingredients, call_key, locate
 from .references import resolve_references
 from .values import BIDIRECTIONAL, BROKEN, MAX_DEPTH, as_written, brackets, is_text, read_value, strip_comment
 
 MAX_BYTES = 10_000_000
-COMMAND_LINE = "command line"
+COMMAND_LINE = Place("command line")
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
-_PLAIN_PATH = re.compile(r"[\w*-]+(\.[\w*-]+)*")
-_COMMENT, _INDENT, _OPENING = ("", "#", ";"), (" ", "\t"), ("[", "{")
+_SETTING = re.compile(r"([^=:]*)([=:]?)[ \t]*(.*)", re.DOTALL)
+_COMMENT, _INDENT = ("", "#", ";"), (" ", "\t")
 
 
 def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
     """Read an ini file with its base files and resolve its references; functions stay names.
 
     `overrides`: (path, text) pairs, or (path, text, True) to add a setting that the file does not have.
-    `declared`: the sections that a recipe declares (see declared.py); then every setting is checked against them.
+    `declared`: the sections that a recipe declares (see arguments.py); then every setting is checked against them.
     `checks`: further functions that take the ingredients and return a list of problems.
     Raises IngredientsError with all problems found, those of the checks included.
     """
@@ -34,103 +34,106 @@ def parse_string(text: str, overrides=(), declared: dict | None = None) -> Ingre
     problems = []
     nodes = _Reader("<text>", problems).read(text)
     if "base" in nodes.get("META", ()):
-        problems.append(problem_of(nodes["META"], "base", "only a file can have a base file"))
+        note(problems, "only a file can have a base file", "META.base", nodes["META"].where("base"))
     return _finish(nodes, problems, "<text>", overrides, declared)
 
 
 def _finish(nodes: dict, problems: list, file: str, overrides, declared: dict | None, checks=()) -> Ingredients:
-    known, given = [], {}
     if declared is not None:
-        from .declared import check_settings, declared_paths  # which import dataclasses: 10 ms
+        from .arguments import check_settings, declared_paths  # which import dataclasses and inspect: 15 ms
 
-        known = declared_paths(declared)
-    for path, value, *add in overrides:
-        raw = value if isinstance(value, str) else as_written(value)
-        try:
-            if given.setdefault(path, raw) != raw:
-                raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
-            _override(nodes, path, raw, any(add), known)
-        except ValueError as error:
-            note(problems, Problem(Place(COMMAND_LINE), "--" + path, raw, str(error)))
+        checks = [lambda root: check_settings(root, declared), *checks]
+    if overrides:
+        _override(nodes, overrides, declared_paths(declared) if declared else [], problems)
     root = nodes[""] = Ingredients(place=Place(file))
     _link(nodes, problems)
     resolve_references(nodes, problems)
-    if declared is not None:
-        problems += check_settings(root, declared)
     for check in checks:  # even after other problems: all are reported at once
         problems += check(root)
     if problems:
-        raise IngredientsError(sorted(problems, key=lambda problem: problem.place))
+        raise IngredientsError(sorted(locate(IngredientsError(problems), root).problems, key=lambda p: p.place))
     return root
 
 
 def _link(nodes: dict, problems: list) -> None:
     """Put each section into the one above it, and make those that are missing; "" is the root."""
-    for path, node in list(nodes.items()):
-        is_new = True
-        while path and is_new:
-            parent, _, name = path.rpartition(".")
-            above = nodes.get(parent)
-            if is_new := above is None:
-                above = nodes[parent] = Ingredients((), parent, node._place)
-            elif name in above._entries:
-                setting, section = above.where(name), node._place
-                message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
-                note(problems, Problem(max(setting, section), path, "", message))
-                del above._entries[name]
-            above[name] = node
-            path, node = parent, above
+    todo = [*nodes][::-1]
+    while todo:
+        path = todo.pop()
+        parent, _, name = path.rpartition(".")
+        if path and parent not in nodes:
+            nodes[parent] = Ingredients((), parent, nodes[path]._place)
+            todo.append(parent)
+        if path and name in nodes[parent]._entries:
+            setting, section = nodes[parent].where(name), nodes[path]._place
+            message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
+            note(problems, message, path, max(setting, section))
+            del nodes[parent]._entries[name]
+        if path:
+            nodes[parent][name] = nodes[path]
 
 
-def _override(nodes: dict, path: str, raw: str, add: bool, declared: list) -> None:
-    """Set one value. Raises ValueError if that is impossible."""
-    parent, _, key = path.rpartition(".")
-    known = parent in nodes and key in nodes[parent]._entries
-    if bad := _FORBIDDEN.search(raw):
-        raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
+def _override(nodes: dict, overrides, declared: list, problems: list) -> None:
+    """Put the settings of the command line over those of the file."""
+    given = {}
+    for path, value, *add in overrides:
+        raw = value if isinstance(value, str) else as_written(value)
+        parent, _, key = path.rpartition(".")
+        node = nodes.get(parent, Ingredients((), parent, COMMAND_LINE))
+        try:
+            if given.setdefault(path, raw) != raw:
+                raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
+            if key not in node._entries:
+                _check_new(nodes, node, path, any(add) or path in declared, f"--add {path}={raw}", declared)
+            if bad := _FORBIDDEN.search(raw):
+                raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
+            value = read_value(raw)
+        except ValueError as error:
+            note(problems, str(error), f"--{path}", COMMAND_LINE, raw)
+            continue
+        if key[0] == "@" and node.get(key, value) != value:
+            node = _drop_arguments(nodes, parent)
+        nodes.setdefault(parent, node).enter(key, value, raw, COMMAND_LINE)
+
+
+def _check_new(nodes: dict, node: Ingredients, path: str, may_add: bool, option: str, declared: list) -> None:
+    """Raise ValueError if the command line cannot set what the file does not have: its `node` lacks the last part."""
+    key = path.rpartition(".")[2]
     if path == "META.base":
         raise ValueError("base files are read before the command line; name them in the file")
     if path in nodes:
         raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', nodes[path]._entries)}")
-    if not known and not add and path not in declared:
-        names = [f"{section}.{name}" for section, node in nodes.items() for name in node._entries]
+    if not may_add:
+        names = [f"{section}.{name}" for section, other in nodes.items() for name in other._entries]
         advice = suggest(path, names + declared, "--{}")
-        raise ValueError(f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.')
-    if not known:  # a name that a file may contain
-        if _Reader(COMMAND_LINE, []).read(f"[{parent}]\n{key} = 1\n") != {parent: {key: 1}}:
-            raise ValueError("name a section and a key, as in training.scheme.epochs")
-        if wrong := _wrong_key(key, "=", nodes.get(parent, Ingredients())):
-            raise ValueError(wrong)
-    value = read_value(raw)
-    if key[0] == "@" and known and nodes[parent][key] != value:
-        _drop_arguments(nodes, parent)
-    nodes.setdefault(parent, Ingredients((), parent, Place(COMMAND_LINE))).enter(key, value, raw, COMMAND_LINE, 0)
+        raise ValueError(f'there is no "{path}". {advice} {option} makes a new setting.')
+    if _Reader("", []).read(f"[{node._path}]\n{key} = 1\n") != {node._path: {key: 1}}:
+        raise ValueError("name a section and a key, as in training.scheme.epochs")
+    if wrong := _wrong_key(key, "=", node):
+        raise ValueError(wrong)
 
 
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     """The sections of `file`, merged over those of its base files."""
     nodes, merged = _Reader(file, problems).read(_load(file)), {}
-    if "META" not in nodes:
-        return nodes
-    meta, chain = nodes.pop("META"), (*children, os.path.realpath(file))
-    if "base" not in meta:
-        problems.append(problem_of(meta, "base", "missing: write base = FILE, or remove the section"))
-    bases = meta.get("base", [])
+    meta, chain = nodes.pop("META", None), (*children, os.path.realpath(file))
+    bases = [] if meta is None else meta.get("base", [])
+    wrong = {} if meta is None else {key: "no such setting. There is base." for key in meta if key != "base"}
+    if meta is not None and "base" not in meta:
+        wrong["base"] = "missing: write base = FILE, or remove the section"
     for base in bases if type(bases) is list else [bases]:
         path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
         if not path or not base or "\0" in base:
-            message = "name the base file as text, or a list of such names"
+            wrong["base"] = "name the base file as text, or a list of such names"
         elif (real := os.path.realpath(path)) in chain:
             names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
-            message = "base files go in a circle: " + " -> ".join(names)
+            wrong["base"] = "base files go in a circle: " + " -> ".join(names)
         elif not os.path.isfile(path):
-            message = f"there is no file {path}. {_near_files(base, file)}"
+            wrong["base"] = f"there is no file {path}. {_near_files(base, file)}"
         else:
             _merge(merged, _read_file(path, problems, chain))
-            continue
-        if base is not BROKEN:
-            note(problems, problem_of(meta, "base", message))
-    problems += [problem_of(meta, key, "no such setting. There is base.") for key in meta if key != "base"]
+    for key, message in wrong.items():
+        note(problems, message, f"META.{key}", meta.where(key) or meta._place, meta.written(key))
     _merge(merged, nodes)
     return merged
 
@@ -174,11 +177,12 @@ def _merge(base: dict, over: dict) -> None:
         below._entries.update(node._entries)
 
 
-def _drop_arguments(nodes: dict, path: str) -> None:
+def _drop_arguments(nodes: dict, path: str) -> Ingredients:
     """Another function takes other arguments: those of the previous one must not leak into it."""
     for other in [other for other in nodes if other.startswith(path + ".")]:
         del nodes[other]
     nodes[path] = Ingredients((), path, nodes[path]._place)
+    return nodes[path]
 
 
 class _Reader:
@@ -189,22 +193,19 @@ class _Reader:
         self.nodes, self.node = {}, None  # node: the section that the next setting belongs to
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
-        note(self.problems, Problem(Place(self.file, line), key, raw, message))
+        note(self.problems, message, key, Place(self.file, line), raw)
 
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         lines, at = _FORBIDDEN.sub(self.refuse_character, text).split("\n"), 0
         while at < len(lines):
-            line = lines[at].rstrip(" \t")
+            first, text = lines[at][:1], lines[at].strip(" \t")
             at += 1
-            if line.lstrip(" \t")[:1] in _COMMENT:
-                continue
-            if line[0] == "[":
-                self.read_header(line, at)
-            elif line[0] in _INDENT:
-                message = "an indented line, but no text value is above that it could continue; unindent it"
-                self.report(at, message, line.strip(" \t"))
-            else:
+            if first == "[":
+                self.read_header(text, at)
+            elif first in _INDENT and text[:1] not in _COMMENT:
+                self.report(at, "an indented line, but no text value is above that it could continue", text)
+            elif text[:1] not in _COMMENT:
                 at = self.read_setting(lines, at)
         return self.nodes
 
@@ -217,85 +218,79 @@ class _Reader:
 
     def read_header(self, line: str, number: int) -> None:
         path, bracket, rest = line[1:].partition("]")
-        path = strip_comment(path or " ").strip(" \t") if not bracket else path
-        path, rest = ".".join(part.strip(" \t") for part in path.split(".")), rest.strip(" \t")
-        is_odd = ".." in f".{path}." or not {"[", "$", "@"}.isdisjoint(path)
-        known = self.nodes[path]._place.line if path in self.nodes else None
+        parts = (path if bracket else strip_comment(path)).split(".")
+        path = ".".join(part.strip(" \t") for part in parts)
+        is_known = path in self.nodes
+        self.node = self.nodes.get(path, Ingredients((), path, Place(self.file, number)))
+        is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
-            (is_odd, "a section name is plain words between dots, as in [training.scheme]"),
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
             (".__" in f".{path}", "names with two leading underscores are reserved; choose another"),
             (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
+            (bracket and not is_plain, "a section name is plain words between dots, as in [training.scheme]"),
         )
-        message = _first(
+        message = wrong or _first(
             (not bracket, f"the section does not close: write [{path}]"),
-            (rest[:1] not in _COMMENT, f"text after the section name: {rest}; move it to a line of its own"),
-            (wrong, wrong),
-            (known, f"[{path}] is already defined at line {known}; merge the two"),
+            (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
+            (is_known, f"[{path}] is already defined at line {self.node._place.line}; merge the two"),
         )
         if message:
             self.report(number, message, f"[{path}{bracket}")
-        self.node = self.nodes.get(path) or Ingredients((), path, Place(self.file, number))
-        if not wrong and (bracket or _PLAIN_PATH.fullmatch(path)):  # of others the settings are read, and left out
+        if is_plain and not wrong:  # the settings of other sections are read, and left out
             self.nodes[path] = self.node
 
     def read_setting(self, lines: list[str], at: int) -> int:
         """Read the setting that begins in the line before `at`; the index of the first line after it."""
-        key, equals, raw = _split(lines[at - 1])
+        key, equals, raw = _SETTING.match(lines[at - 1]).groups()
+        key, raw = key.rstrip(" \t"), strip_comment(raw).rstrip(" \t")
         name = key if self.node is None or not equals or not key else f"{self.node._path}.{key}".lstrip(".")
-        number, parts, is_open = at, [raw], raw[:1] in _OPENING
-        depth, is_loose = brackets(raw) if is_open else 0, False
+        number, parts, is_open, is_loose = at, [raw], raw[:1] in ("[", "{"), False
+        depth = brackets(raw) if is_open else 0
         while at < len(lines):
-            line, wrong = lines[at], None
-            text = line.strip(" \t")
-            if text[:1] not in _COMMENT:
-                is_setting = _LOOKS_LIKE_SETTING.match(text)
-                if line[0] not in _INDENT and not (is_open and line[0] in ("]", "}")):
-                    if depth <= 0 or (is_setting and text[0] != '"'):
-                        break
-                    wrong = None if is_loose else "indent the lines that continue a list or object"
-                    is_loose = True
-                elif depth <= 0 and is_open:
-                    wrong = "the list or object above is closed; unindent this line"
-                elif depth <= 0 and is_setting:
-                    wrong = "an indented line looks like a setting or a section: unindent it, or quote the text above"
-                elif not is_open and not is_text(raw):
-                    wrong = "only plain text continues on an indented line; unindent it, or remove the quotes"
-                if wrong:
-                    self.report(at + 1, f"{wrong}: {text}", name)
-                if is_loose or not wrong:
-                    parts.append(strip_comment(text).rstrip(" \t"))
-                    depth += brackets(parts[-1]) if is_open else 0
+            line, text = lines[at], lines[at].strip(" \t")
+            is_setting = _LOOKS_LIKE_SETTING.match(text)
+            goes_on = line[:1] in _INDENT or (is_open and line[:1] in ("]", "}")) or text[:1] in _COMMENT
+            if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
+                break
             at += 1
+            if text[:1] in _COMMENT:
+                continue
+            wrong = _first(
+                (not goes_on, "indent the lines that continue a list or object"),
+                (depth <= 0 and is_open, "the list or object above is closed; unindent this line"),
+                (
+                    depth <= 0 and is_setting,
+                    "this looks like a setting or a section: unindent it, or quote all the text",
+                ),
+                (not is_open and not is_text(raw), "only plain text continues on an indented line; unindent it"),
+            )
+            if wrong and not is_loose:
+                self.report(at, f"{wrong}: {text}", name)
+            is_loose = is_loose or not goes_on
+            if is_loose or not wrong:
+                parts.append(strip_comment(text).rstrip(" \t"))
+                depth += brackets(parts[-1]) if is_open else 0
         self.enter(key, equals, name, "\n".join(parts), is_loose, number)
         return at
 
     def enter(self, key: str, equals: str, name: str, raw: str, is_broken: bool, number: int) -> None:
         """Put a setting into its section, or report why it cannot be there."""
-        if wrong := _wrong_key(key, equals, self.node):
-            self.report(number, wrong, name, raw)
-            return
-        value = BROKEN
+        wrong, value = _wrong_key(key, equals, self.node), BROKEN
         try:
-            value = BROKEN if is_broken else read_value(raw)
+            value = BROKEN if wrong or is_broken else read_value(raw)
         except ValueError as error:
             self.report(number, str(error), name, raw)
-        self.node.enter(key, value, raw, self.file, number)
-
-
-def _split(line: str) -> tuple[str, str, str]:
-    """(key, = or :, value) of a setting, without a comment; the mark is empty if the line has none."""
-    key, equals, raw = line.partition("=")
-    if ":" in key:
-        key, equals, raw = line.partition(":")
-    return key.rstrip(" \t"), equals, strip_comment(raw.strip(" \t")).rstrip(" \t")
+        if wrong:
+            self.report(number, wrong, name, raw)
+        else:
+            self.node.enter(key, value, raw, Place(self.file, number))
 
 
 def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
     """Why a setting cannot have that key."""
     other = call_key(node or {}) if key[:1] == "@" else None
     entries = {} if node is None else node._entries
-    raw, _, line = entries.get(key) or entries.get(other) or ("", "", 0)
+    raw, place = entries.get(key) or entries.get(other) or ("", COMMAND_LINE)
     dots = f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"
     return _first(
         (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
@@ -303,8 +298,8 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
         (node is None, "a setting before any section; put a [section] line above it"),
         (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
         ("." in key, dots),
-        (key in entries, f"{key} is already set at line {line} ({key} = {shortened(raw)}); remove one"),
-        (other, f"a section calls one function, and this one has {other} at line {line}"),
+        (key in entries, f"{key} is already set at line {place.line} ({key} = {shortened(raw)}); remove one"),
+        (other, f"a section calls one function, and this one has {other} at line {place.line}"),
         (key == "@", "name the registry: write @registry = function"),
     )
 

@@ -1,9 +1,10 @@
 """Names -> functions. Every section with `@registry = name` is checked before the first one is called."""
 
+import functools
 import importlib
 
-from .errors import IngredientsError, Place, Problem, note, suggest
-from .ingredients import Ingredients, call_key, problem_of
+from .errors import IngredientsError, Place, Problem, suggest
+from .ingredients import Ingredients, call_key, locate
 from .values import BROKEN
 
 
@@ -46,10 +47,7 @@ class Registry(dict):
 
     def _read_shelf(self, name: str) -> None:
         shelf = self._shelves.get(name) or self._shelves.get(f"{name.rpartition('.')[0]}.*")
-        try:
-            _ = shelf and importlib.import_module(shelf)
-        except ImportError as error:
-            raise IngredientsError(f"{name} is in {shelf}, which cannot be imported: {error}") from error
+        _ = shelf and _import(shelf, name)
 
     def __contains__(self, name) -> bool:
         return dict.__contains__(self, name) or name in self._shelves
@@ -68,15 +66,17 @@ class Registry(dict):
         return self[str(name)]  # a name is text, even if it reads as a number
 
     def __missing__(self, name: str):
-        path = name.rpartition(".")[0]
         self._read_shelf(name)
-        if dict.__contains__(self, name):
-            return self[name]
-        members = _public(path) if path in self._modules else {}
-        if name not in members:
+        path, members = name.rpartition(".")[0], {}
+        if path in self._modules:
+            public = [(key, value) for key, value in vars(_import(path, name)).items() if key[0] != "_"]
+            members = {f"{path}.{key}": value for key, value in public if callable(value)}
+        if name in members and not dict.__contains__(self, name):
+            self[name] = self._modules[path](members[name])
+        if not dict.__contains__(self, name):
             advice = suggest(name, [*self.names(), *members])
             raise IngredientsError(f'the registry {self.name} has no "{name}". {advice}')
-        return self.setdefault(name, self._modules[path](members[name]))
+        return self[name]
 
     def signature(self, name: str):
         """What the function under `name` takes; asked for once."""
@@ -87,14 +87,12 @@ class Registry(dict):
         return self._signatures[name]
 
 
-def _public(path: str) -> dict:
-    """The public functions and classes of a module by their full names; IngredientsError if it is not installed."""
+def _import(module: str, name: str):
     try:
-        module = importlib.import_module(path)
+        return importlib.import_module(module)
     except ImportError as error:
-        package = path.partition(".")[0]
-        raise IngredientsError(f"{path} cannot be imported ({error}): python -m pip install {package}") from error
-    return {f"{path}.{key}": value for key, value in vars(module).items() if key[0] != "_" and callable(value)}
+        advice = f"{error}: python -m pip install {(error.name or module).partition('.')[0]}"
+        raise IngredientsError(f"{name} is in {module}, which cannot be imported: {advice}") from error
 
 
 class Registries(dict):
@@ -125,45 +123,40 @@ def source(function) -> Place:
 
     function = inspect.unwrap(function)
     try:
-        lines = (
-            function.__code__.co_firstlineno if inspect.isfunction(function) else inspect.getsourcelines(function)[1]
-        )
-        return Place(inspect.getsourcefile(function) or inspect.getfile(function), lines)
+        is_class = not inspect.isfunction(function)
+        line = inspect.getsourcelines(function)[1] if is_class else function.__code__.co_firstlineno
+        return Place(inspect.getsourcefile(function) or inspect.getfile(function), line)
     except (TypeError, OSError):
         return Place(f"{inspect.getmodule(function).__name__}.{function}")
 
 
-def _sections(value, path: str, seen: set):
-    """(section, path) of each section in a value once."""
-    if isinstance(value, Ingredients):
-        if id(value) in seen:
-            return
+def _sections(value, seen: set):
+    """Each section in a value, once."""
+    if isinstance(value, dict | list) and id(value) not in seen:
         seen.add(id(value))
-        path = value._path or path
-        yield value, path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        if isinstance(item, dict | list):
-            yield from _sections(item, f"{path}.{key}".lstrip(".") if isinstance(value, dict) else path, seen)
+        if isinstance(value, Ingredients):
+            yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _sections(item, seen)
 
 
 def check_functions(ingredients: Ingredients) -> list[Problem]:
     """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
     problems = []
-    for node, path in _sections(ingredients, "", set()):
+    for node in _sections(ingredients, set()):
         key = call_key(node)
         if key is None or node[key] is BROKEN:  # which is reported already
             continue
-        name, functions = node[key], registry.get(key[1:])
+        name, kind = node[key], key[1:]
         try:
-            if functions is None:
-                raise IngredientsError(f"there is no registry {key[1:]}. {suggest(key[1:], registry, '@{}')}")
-            function = functions.get(name)
+            if kind not in registry:
+                raise IngredientsError(f"there is no registry {kind}. {suggest(kind, registry, '@{}')}")
+            place = source(registry[kind].get(name))
         except IngredientsError as error:
-            note(problems, problem_of(node, key, str(error), path))
+            problems.append(Problem(None, f"{node._path}.{key}", "", str(error)))
             continue
-        for problem in functions.signature(name).check(node, path, "argument"):
-            note(problems, problem._replace(message=f"{problem.message} ({name} is defined at {source(function)})"))
+        for problem in registry[kind].signature(name).check(node, node._path, "argument"):
+            problems.append(problem._replace(message=f"{problem.message} ({name} is defined at {place})"))
     return problems
 
 
@@ -175,7 +168,7 @@ def resolve(ingredients: Ingredients) -> Ingredients:
     """
     problems = check_functions(ingredients)
     if problems:
-        raise IngredientsError(problems)
+        raise locate(IngredientsError(problems), ingredients)
     done = {}  # id of a section -> what it became
 
     def resolved(value):
@@ -203,3 +196,52 @@ def _call(node: Ingredients, key: str, inside: dict):
     except ValueError as error:  # a setting that the function refuses; any other error is the function's own
         message = f"{error} ({name} is defined at {source(function)})"
         raise IngredientsError([Problem(node.where(key) or Place(node._path), node._path, "", message)]) from error
+
+
+# ------------------------------------------------------------------------------- classes of installed packages
+
+
+def need(package: str, module: str | None = None):
+    """The module of an optional package. Raises ValueError with the pip command if it is not installed."""
+    try:
+        return importlib.import_module(module or package)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] != package:  # it is there, and lacks something itself
+            raise
+        raise ValueError(f"needs the package {package}: python -m pip install {package}") from None
+
+
+def adopt(factory, cls, without=(), defaults=None, **added):
+    """`factory` with the name, the source line and the arguments of `cls`, to be checked like any registered function.
+
+    `without`: arguments that the recipe supplies. `defaults`: a default where `cls` has none or another one. `added`:
+    further arguments, name = (annotation, default). Where `cls` takes a tensor, a file gives a list of numbers.
+    """
+    from inspect import Parameter, Signature, signature
+
+    only = Parameter.KEYWORD_ONLY
+    taken = [Parameter(key, only, annotation=hint, default=default) for key, (hint, default) in added.items()]
+    for p in signature(cls).parameters.values():
+        if p.name not in without and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            taken.append(p.replace(kind=only, default=(defaults or {}).get(p.name, p.default)))
+    functools.update_wrapper(factory, cls, updated=())
+    factory.__signature__ = Signature(taken)
+    return factory
+
+
+def refuse(reason: str):
+    """A stand-in, of any arguments, for what cannot be used here."""
+
+    def factory(**settings):
+        raise ValueError(reason)
+
+    factory.__doc__ = reason
+    return factory
+
+
+def attempt(make):
+    """What `make()` returns; what a class says of its arguments becomes a ValueError, which gets the ini's line."""
+    try:
+        return make()
+    except (TypeError, RuntimeError, AssertionError, ArithmeticError) as error:
+        raise ValueError(str(error).strip().partition("\n")[0]) from error

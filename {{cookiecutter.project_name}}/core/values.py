@@ -13,13 +13,13 @@ BROKEN = object()  # the value of a setting whose problem is reported already; i
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
 _STRING = r'"(?:\\.|[^"\\])*"'
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
-_IN_JSON = re.compile(rf"({_STRING})(\s*:)?|\$\{{([^{{}}$]*)\}}|\$|-?Infinity|NaN")
-_COMMENT = re.compile(_STRING + r"|[ \t]+#")
+_UNQUOTED = re.compile(_STRING + r"|(\$\{[^{}$]*\}|\$|-?Infinity|NaN)")  # what needs care in JSON, outside quotes
+_UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#).)*+", re.DOTALL)
 _BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
-_ESCAPED = re.compile(f"[\\x7f{BIDIRECTIONAL}]")
+_SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f{BIDIRECTIONAL}]")
 
 _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
     "'": "inside a list or object use double quotes",
@@ -29,6 +29,7 @@ _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
     ".": "write a 0 before the dot",
     "]": "remove the comma before it",
     "}": "remove the comma before it",
+    "": "as plain text, quote all of it",
 }
 
 Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
@@ -43,19 +44,16 @@ def read_value(raw: str):
 
     Raises ValueError that says what is wrong and what to write.
     """
-    if raw[:1] == '"':
-        return _text(_loads(raw), is_quoted=True)
-    if raw[:1] in ("[", "{"):
-        return _json(raw)
+    if raw[:1] in ('"', "[", "{"):
+        return _read_json(raw)
     if raw in _WORDS:
         return _WORDS[raw]
     if _NUMBER.fullmatch(raw):
         return _number(raw)
     if raw in _CONSTANTS:
-        _refuse_constant(raw)
-    if raw[:1] == "'" == raw[-1] and raw.count("'") == 2:
-        return _text(raw[1:-1], is_quoted=True)
-    return _text(raw)
+        raise ValueError(f'{raw} is not a number that an experiment can use; as text write "{raw}"')
+    is_quoted = raw[:1] == "'" == raw[-1:] and raw.count("'") == 2
+    return _read_text(raw[1:-1] if is_quoted else raw, is_quoted)
 
 
 def is_text(raw: str) -> bool:
@@ -82,88 +80,55 @@ def _number(raw: str) -> int | float:
     return value
 
 
-def _refuse_constant(name: str):
-    raise ValueError(f'{name} is not a number that an experiment can use; as text write "{name}"')
-
-
-def _text(text: str, is_quoted: bool = False):
+def _read_text(text: str, is_quoted: bool = False):
     """`text` with `$$` made `$`; Text if it contains references, a Reference if it is nothing else, without quotes."""
+    if _SURROGATE.search(text):
+        raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none")
     parts = Text(_DOLLAR.split(text))  # text, token, text, token, ..., text
-    for at in range(1, len(parts), 2):
-        if parts[at] == "$":
-            raise ValueError(_dollar_advice("".join(parts[at:])))
-        parts[at] = "$" if parts[at] == "$$" else _reference(parts[at][2:-1])
+    parts[1::2] = map(_read_dollar, parts[1::2])
     if not references_in(parts):
         return "".join(parts)
     return parts if is_quoted or len(parts) > 3 or parts[0] or parts[2] else parts[1]
 
 
-def _reference(inner: str) -> Reference:
-    path = inner.strip().replace(":", ".")
-    if inner.startswith("env:"):
-        return Reference(path, *inner.split(":", 2)[1:])
-    if not path:
-        raise ValueError("an empty reference: write ${section.key}, or $$ for a dollar sign")
-    if ".." in f".{path}.":
-        raise ValueError(f"${{{inner}}} has an empty part: write ${{section.key}}")
-    return Reference(path)
+def _read_dollar(token: str) -> str | Reference:
+    """A `$`, from `$$`, or a reference."""
+    inner = token[2:-1].strip()
+    path = inner.replace(":", ".")
+    if token == "$$":
+        return "$"
+    if ".." in f".{path}.":  # also of a lone $, of ${ that does not close, and of ${} within ${}
+        raise ValueError(
+            "this $ is no reference: write ${section.key}, with nothing nested in it, or $$ for a dollar sign"
+        )
+    return Reference(path, *inner.split(":", 2)[1:]) if inner.startswith("env:") else Reference(path)
 
 
-def _dollar_advice(rest: str) -> str:
-    if not rest.startswith("${"):
-        return "a lone $: write $$ for a dollar sign, or ${section.key} for a reference"
-    if "}" not in rest:
-        return "${ opens a reference that does not close: write ${section.key}, or $${ for the text"
-    return "references cannot be nested: write the path out, as in ${section.key}"
-
-
-def _json(raw: str):
-    """A list or object. What contains a `$` travels past the decoder as NaN, which no file may contain itself."""
-    if "$" not in raw:
-        return _loads(raw)
-    values = []
+def _read_json(raw: str):
+    """A list, an object or quoted text. References pass the decoder as NaN, which no file may contain itself."""
+    references = []
 
     def hide(match):
-        text, colon, reference = match.groups()
-        if text and "$" not in text:
+        token = match[1]
+        if token is None:  # quoted
             return match[0]
-        if match[0] == "$":
-            raise ValueError(_dollar_advice(raw[match.start() :]))
-        if not text and reference is None:
-            _refuse_constant(match[0])
-        value = _text(_loads(text), is_quoted=True) if text else _reference(reference)
-        if colon and isinstance(value, Text):
-            raise ValueError("the key of an object cannot contain a reference")
-        if colon:
-            return json.dumps(value) + colon
-        values.append(value)
-        return "NaN".ljust(len(match[0]))  # as long as it was, so that an error counts characters right
+        references.append(_read_dollar(token) if token[0] == "$" else read_value(token))
+        return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
-    hidden, shown = _IN_JSON.sub(hide, raw), iter(values)
-    return _loads(hidden, lambda _: next(shown))
-
-
-def _loads(raw: str, constant=_refuse_constant):
-    hooks = {"parse_int": _number, "parse_float": _number, "parse_constant": constant, "object_pairs_hook": _unique}
+    hidden, shown = _UNQUOTED.sub(hide, raw), iter(references)
+    hooks = {"parse_int": _number, "parse_float": _number, "object_pairs_hook": _unique}
     try:
-        value = json.loads(raw, **hooks)
-        too_deep = _depth(value) > MAX_DEPTH
-        if "\\u" in raw:
-            json.dumps(value, ensure_ascii=False).encode()
+        return _read_texts(json.loads(hidden, parse_constant=lambda _: next(shown), **hooks))
     except json.JSONDecodeError as error:
         kind = {'"': "quoted text", "[": "a list", "{": "an object"}[raw[0]]
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
         rest = raw[error.pos :]
-        advice = next((advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start)), None)
-        advice = advice or ("as plain text, quote all of it" if rest else "close it")
+        advice = (
+            next(advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start)) if rest else "close it"
+        )
         raise ValueError(f"this opens {kind} that does not parse ({after}); {advice}") from None
-    except UnicodeEncodeError:
-        raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none") from None
     except RecursionError:
-        too_deep = True
-    if too_deep:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    return value
+        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
 
 
 def _unique(pairs: list) -> dict:
@@ -175,19 +140,24 @@ def _unique(pairs: list) -> dict:
     return result
 
 
-def _depth(value) -> int:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if items is None or isinstance(value, Text) else 1 + max(map(_depth, items), default=0)
+def _read_texts(value, depth: int = 0):
+    """A value of JSON with the references in its texts."""
+    if isinstance(value, str):
+        return _read_text(value, is_quoted=True)
+    if not isinstance(value, dict | list):
+        return value
+    if depth == MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, list):
+        return [_read_texts(item, depth + 1) for item in value]
+    if references_in([_read_text(key) for key in value]):
+        raise ValueError("the key of an object cannot contain a reference")
+    return {_read_text(key): _read_texts(item, depth + 1) for key, item in value.items()}
 
 
 def strip_comment(text: str) -> str:
     """`text` without a trailing ` # note` outside quotes."""
-    if " #" in text or "\t#" in text:
-        start = text.find("'", 1) + 1 if text[0] == "'" else 0
-        for match in _COMMENT.finditer(text, start):
-            if match[0][0] != '"':
-                return text[: match.start()]
-    return text
+    return _UNCOMMENTED.match(text)[0] if "#" in text else text
 
 
 def brackets(text: str) -> int:

@@ -141,29 +141,33 @@ def load_voc(
     refuse_size(image_size)
 
     def load(memory: float | None = memory) -> BoxedImages:
-        found, names, problems = [], list(classes or ()), []
-        files = _split_files(Path(annotations), split, (".xml",))
-        paths = {Path(path).name: path for path in find_images(split_folder(Path(images), split))}
-        stems = {Path(name).stem: path for name, path in paths.items()}
-        read = [(file, _read_xml(file, problems)) for file in files]
-        if classes is None:
-            names = sorted({name for _, root in read for name, _, _ in _voc_objects(root)})
-        for file, root in read:
-            if root is None:
-                continue
-            path = stems.get(Path(file).stem) or paths.get(root.findtext("filename", ""))
-            if path is None:
-                problems.append(f"{file}: there is no image {Path(file).stem}.* in {images}")
-                continue
-            height, width, _ = read_header(path)
-            one = Annotated(path, (height, width))
-            for name, box, line in _voc_objects(root):
-                _add(one, file, line, name, names, box, problems)
-            found.append(one)
-        return _checked(found, names, problems, image_size, False, memory, annotations)
+        found, names, problems = read_voc(Path(images), Path(annotations), split, classes)
+        return checked(found, names, problems, image_size, False, memory, annotations)
 
     load.check = lambda: load(memory=None)
     return load
+
+
+def read_voc(images: Path, annotations: Path, split: str, classes: list[str] | None) -> tuple:
+    """(list of Annotated, class names, problems) of XML files."""
+    found, problems = [], []
+    paths = {Path(path).name: path for path in find_images(split_folder(images, split))}
+    stems = {Path(name).stem: path for name, path in paths.items()}
+    read = [(file, _read_xml(file, problems)) for file in _split_files(annotations, split, (".xml",))]
+    names = list(classes or sorted({name for _, root in read for name, _, _ in _voc_objects(root)}))
+    for file, root in read:
+        if root is None:
+            continue
+        path = stems.get(Path(file).stem) or paths.get(root.findtext("filename", ""))
+        if path is None:
+            problems.append(f"{file}: there is no image {Path(file).stem}.* in {images}")
+            continue
+        height, width, _ = read_header(path)
+        one = Annotated(path, (height, width))
+        for name, box, line in _voc_objects(root):
+            _add(one, file, line, name, names, box, problems)
+        found.append(one)
+    return found, names, problems
 
 
 def _read_xml(file: str, problems: list):
@@ -208,7 +212,7 @@ def load_coco(
 
     def load(memory: float | None = memory) -> BoxedImages:
         found, names, problems = read_coco(Path(images), Path(annotations), classes, masks)
-        return _checked(found, names, problems, image_size, masks, memory, annotations)
+        return checked(found, names, problems, image_size, masks, memory, annotations)
 
     load.check = lambda: load(memory=None)
     return load
@@ -285,7 +289,7 @@ def load_yolo(
 
     def load(memory: float | None = memory) -> BoxedImages:
         found, names, problems = read_yolo(Path(images), Path(labels), split, classes, masks)
-        return _checked(found, names, problems, image_size, masks, memory, labels)
+        return checked(found, names, problems, image_size, masks, memory, labels)
 
     load.check = lambda: load(memory=None)
     return load
@@ -401,7 +405,7 @@ def _is_outline(line) -> bool:
     return isinstance(line, list) and len(line) >= 6 and all(isinstance(value, int | float) for value in line)
 
 
-def _checked(found: list, names: list, problems: list, image_size, masks: bool, memory, where) -> BoxedImages:
+def checked(found: list, names: list, problems: list, image_size, masks: bool, memory, where) -> BoxedImages:
     """The data set, or one error with all problems."""
     refuse(problems)
     if not found:

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, or of local Parquet, JSON and image folders: `pip install datasets`."""
 
 from core import IngredientsError, registry
-from core.adopt import need
+from core.registry import need
 
 registry.create("load_dataset")
 

@@ -101,27 +101,32 @@ def load_masks(
     Raises IngredientsError with all masks that are missing, of another size than their image, or of unknown classes.
     """
     refuse_size(image_size)
-    known = _known(palette, classes, ignore)  # number or colour -> class
+    known = class_table(palette, classes, ignore)  # number or colour -> class
     names = None if classes is None else list(classes.values() if isinstance(classes, dict) else classes)
 
     def decode(file: str):
-        return _decode_mask(file, known, palette is not None)
+        return decode_mask(file, known, palette is not None)
 
     def load(memory: float = memory) -> MaskedImages:
-        pairs = _pairs(Path(images), Path(masks), split, unlabelled)
-        sizes = _check_masks(pairs, masks, decode)
-
-        def read_mask(index: int, size):
-            import torch
-            import torch.nn.functional as F
-
-            mask = torch.from_numpy(decode(pairs[index][1]))
-            return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
-
-        return MaskedImages([path for path, _ in pairs], sizes, names, read_mask, image_size, memory)
+        pairs = pair_masks(Path(images), Path(masks), split, unlabelled)
+        return read_masks(pairs, masks, decode, names, image_size, memory)
 
     load.check = lambda: load(memory=0.0)  # all masks are read, but no image
     return load
+
+
+def read_masks(pairs: list[tuple], masks: Path, decode, names, image_size, memory: float) -> MaskedImages:
+    """The data set of (image file, mask file), of which `decode(file)` gives the classes as an array (H, W)."""
+    sizes = _check_masks(pairs, masks, decode)
+
+    def read_mask(index: int, size):
+        import torch
+        import torch.nn.functional as F
+
+        mask = torch.from_numpy(decode(pairs[index][1]))
+        return F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+
+    return MaskedImages([path for path, _ in pairs], sizes, names, read_mask, image_size, memory)
 
 
 def _check_masks(pairs: list[tuple], masks: Path, decode) -> list[tuple]:
@@ -141,7 +146,7 @@ def _check_masks(pairs: list[tuple], masks: Path, decode) -> list[tuple]:
     return sizes
 
 
-def _known(palette, classes, ignore) -> dict[int, int]:
+def class_table(palette, classes, ignore) -> dict[int, int]:
     """The class of each number in a mask file, or of each colour as a number."""
     count = len(classes or palette or range(255))
     if count > 255:
@@ -172,7 +177,7 @@ def _colour(red, green, blue):
     return (red * 256 + green) * 256 + blue
 
 
-def _pairs(images: Path, masks: Path, split: str, unlabelled: str) -> list[tuple]:
+def pair_masks(images: Path, masks: Path, split: str, unlabelled: str) -> list[tuple]:
     """(image file, mask file or None), matched by name. Raises IngredientsError with all masks without an image."""
     image_folder, mask_folder = split_folder(images, split), split_folder(masks, split)
     by_name = {_name(file, mask_folder): file for file in find_images(mask_folder)}
@@ -189,7 +194,7 @@ def _name(path: str, folder: Path) -> str:
     return os.path.splitext(os.path.relpath(path, folder))[0]
 
 
-def _decode_mask(file: str, known: dict[int, int], colours: bool):
+def decode_mask(file: str, known: dict[int, int], colours: bool):
     """A mask file as an array (H, W) of bytes: classes, or 255. Raises IngredientsError with unknown values."""
     import numpy
 
@@ -228,7 +233,7 @@ def load_coco_masks(
     refuse_size(image_size)
 
     def load(memory: float = memory) -> MaskedImages:
-        return _drawn(*read_coco(Path(images), Path(annotations), classes, True), image_size, memory, annotations)
+        return draw_masks(*read_coco(Path(images), Path(annotations), classes, True), image_size, memory, annotations)
 
     load.check = lambda: load(memory=0.0)
     return load
@@ -250,13 +255,13 @@ def load_yolo_masks(
     refuse_size(image_size)
 
     def load(memory: float = memory) -> MaskedImages:
-        return _drawn(*read_yolo(Path(images), Path(labels), split, classes, True), image_size, memory, labels)
+        return draw_masks(*read_yolo(Path(images), Path(labels), split, classes, True), image_size, memory, labels)
 
     load.check = lambda: load(memory=0.0)
     return load
 
 
-def _drawn(found: list, names: list[str], problems: list[str], image_size, memory: float, where) -> MaskedImages:
+def draw_masks(found: list, names: list[str], problems: list[str], image_size, memory: float, where) -> MaskedImages:
     """The data set of `Annotated` images, or one error with all problems."""
     refuse(problems)
     if not found:

@@ -5,7 +5,7 @@ function `(outputs, targets) -> number` of yours is a metric as well: it is give
 """
 
 from core import SettingError, registry
-from core.adopt import adopt, attempt, refuse
+from core.registry import adopt, attempt, refuse
 
 registry.create("metric")
 

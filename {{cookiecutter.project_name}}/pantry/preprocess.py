@@ -1,7 +1,6 @@
 """Deterministic steps on one sample, before the model: `preprocess(sample) -> sample`.
 
-One that carries `of_batch(samples)`, which gives the same for many at once, prepares a data set in memory many times as
-fast.
+One that carries `of_batch(samples)`, the same for many at once, prepares data in memory many times as fast.
 """
 
 from core import IngredientsError, registry
@@ -11,12 +10,11 @@ registry.create("preprocess")
 
 @registry.preprocess.register("resize_and_scale")
 def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = None, std: list[float] | None = None):
-    """Bring an image to `size` = [height, width] pixels (None: as it is), and its values from 0..255 to 0..1.
+    """Resize an image to `size` = [height, width] pixels (None: as it is), and scale 0..255 to 0..1.
 
-    mean, std: then take away this mean of each channel and divide by this deviation, as pretrained weights want; three
-    of each make three channels of a grey image. Augmentations of colour, such as RandAugment, want 0..1 and no such.
-    Takes what `to_image` takes, in bytes; gives a float tensor (C, height, width).
-    Smooths before it shrinks (antialias), as image libraries do.
+    mean, std: then normalize each channel by these, as pretrained weights expect; three of each make three channels of
+    a grey image. Augmentations of colour, such as RandAugment, need 0..1: leave them out there.
+    Takes what `to_image` takes, in bytes; returns a float tensor (C, height, width).
     """
     import torch
     import torch.nn.functional as F
@@ -39,9 +37,7 @@ def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = N
             raise IngredientsError(f"an image has {images.shape[1]} channels, but mean and std have {len(shift)}")
         return (images - shift) / scale
 
-    def preprocess(sample):
-        return of_batch(to_image(sample)[None])[0]
-
+    preprocess = lambda sample: of_batch(to_image(sample)[None])[0]  # noqa: E731
     preprocess.of_batch = of_batch
     return preprocess
 
@@ -49,8 +45,8 @@ def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = N
 def to_image(sample):
     """A tensor (C, H, W) of an image: a tensor or array (H, W) or (C, H, W), an array (H, W, C), a PIL image.
 
-    Samples of another number of axes pass as they are. Raises IngredientsError for all else, and for a tensor
-    that has its channels last: it would be read as an image of many channels.
+    Samples of another number of axes pass as they are. Raises IngredientsError for a tensor (H, W, C), which would be
+    read as an image of many channels, and for anything else.
     """
     import numpy
     import torch
@@ -59,8 +55,7 @@ def to_image(sample):
     try:
         sample = torch.from_numpy(numpy.array(sample)) if is_array else sample  # a copy: arrays may be read-only
     except TypeError:
-        message = f"a sample is {type(sample).__name__}; a tensor, an array or an image is needed"
-        raise IngredientsError(message) from None
+        raise IngredientsError(f"a sample is {type(sample).__name__}, expected a tensor, array or image") from None
     if sample.ndim == 3 and sample.shape[-1] in (1, 3, 4) and sample.shape[0] > 4:
         if not is_array:
             raise IngredientsError(f"an image is {list(sample.shape)}: a tensor has its channels first, (C, H, W)")

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from core import registry
-from core.adopt import need
+from core.registry import need
 from pantry.optimizers import decay_groups, refuse_negative
 
 registry.create("optimizer")

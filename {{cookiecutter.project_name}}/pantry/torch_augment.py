@@ -6,7 +6,7 @@ tv_tensors move along. Some count in pixels: TrivialAugmentWide shifts by up to 
 """
 
 from core import SettingError, registry
-from core.adopt import adopt, attempt, refuse
+from core.registry import adopt, attempt, refuse
 
 registry.create("augment")
 

@@ -5,7 +5,7 @@ class indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the 
 """
 
 from core import SettingError, registry
-from core.adopt import adopt, attempt, refuse
+from core.registry import adopt, attempt, refuse
 from pantry.losses import IGNORE_INDEX
 
 registry.create("loss")

@@ -10,8 +10,8 @@ import math
 from typing import Literal
 
 from core import SettingError, registry
-from core.adopt import adopt, attempt, refuse
 from core.errors import suggest
+from core.registry import adopt, attempt, refuse
 
 registry.create("schedule")
 

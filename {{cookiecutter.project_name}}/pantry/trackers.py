@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from core import registry
-from core.adopt import need
+from core.registry import need
 
 registry.create("tracker")
 

@@ -23,10 +23,7 @@ READS = "numbers"  # yours: what the arguments of `recipes.predict` are; remove 
 
 def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read. Here: an unknown backbone or option."""
-    try:
-        find_backbone(architecture.backbone, architecture.options)
-    except IngredientsError as error:
-        raise SettingError("model.architecture.backbone", str(error)) from None
+    find_backbone(architecture.backbone, architecture.options)
 
 
 def check_data(architecture, samples) -> int:
@@ -58,17 +55,13 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
-    """METRICS, and those of [validation.metrics], over all batches, each sample counted once."""
+def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
+    """METRICS over all batches, each sample counted once; `metrics`, those of [validation.metrics], are updated."""
     model.eval()
     outputs, targets = zip(*((model(inputs)[:, 0], targets) for inputs, targets in batches), strict=True)
     outputs, targets = torch.cat(outputs).float(), torch.cat(targets)
-    values = {"loss": float(nn.functional.mse_loss(outputs, targets))}
-    for name, metric in (metrics or {}).items():
-        metric.reset()
-        metric.update(outputs, targets)
-        values[name] = float(metric.compute())
-    return values
+    metrics.update(outputs, targets)
+    return {"loss": float(nn.functional.mse_loss(outputs, targets))}
 
 
 @torch.inference_mode()

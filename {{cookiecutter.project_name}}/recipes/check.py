@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, locate, resolve
-from core.declared import kind_of
+from core.arguments import kind_of
 from core.errors import escaped
-from core.ingredients import is_call
+from core.ingredients import call_key
 from core.values import BROKEN
 from recipes.contracts import Checkable, StandsIn
 from recipes.experiment import Experiment, build, configure
@@ -67,14 +67,14 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
     broken = [problem.key.strip("-") for problem in findings.problems]
     broken += [f"{section}.{key}" for section, key in settings(ingredients) if ingredients.at(section)[key] is BROKEN]
     calling = [path for path in sections(ingredients) if isinstance(kind_of(SECTIONS, path), str)]
-    broken += [path for path in calling if not is_call(ingredients.at(path))]
+    broken += [path for path in calling if not call_key(ingredients.at(path))]
     for path in broken:
         _drop(ingredients, path)  # so that the rest can be checked
     for own in checks:
         with findings.blame(""):
             findings.lines.append(own(arguments, ingredients))
     functions = Functions(ingredients)
-    for path in [path for path in sections(ingredients) if is_call(ingredients.at(path))]:
+    for path in [path for path in sections(ingredients) if call_key(ingredients.at(path))]:
         functions.made.setdefault(path)  # None, unless it can be made
         with findings.blame(path):
             functions.made[path] = resolve(ingredients.at(path))
@@ -106,7 +106,7 @@ def _drop(node: Ingredients, path: str) -> None:
     """Take out a setting, or the whole call that it is an argument of."""
     key, _, rest = path.partition(".")
     inner = node.get(key)
-    if rest and isinstance(inner, Ingredients) and not is_call(inner):
+    if rest and isinstance(inner, Ingredients) and not call_key(inner):
         _drop(inner, rest)
     else:
         node.pop(key, None)

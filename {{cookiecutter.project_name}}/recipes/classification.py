@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from core import IngredientsError, SettingError, registry
+from core import SettingError, registry
 from recipes.parts.backbone import find_backbone
 from recipes.parts.pictures import as_pixels, captioned, read_image
 
@@ -14,22 +14,11 @@ REFUSED = {}  # settings, sections and registered names that this task cannot us
 
 def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read."""
-    try:
-        find_backbone(architecture.backbone, architecture.options)
-    except IngredientsError as error:
-        raise SettingError("model.architecture.backbone", str(error)) from None
+    find_backbone(architecture.backbone, architecture.options)
 
 
 def check_data(architecture, samples) -> int:
     """The number of classes of the training data. Raises SettingError if the head or the targets do not fit."""
-    if not samples.first.is_floating_point():
-        message = f"a sample is {samples.first.dtype} {samples.shape}, expected floats: convert it in preprocess"
-        raise SettingError("training.load_dataset", message)
-    return count_classes(architecture, samples)
-
-
-def count_classes(architecture, samples) -> int:
-    """The same, whatever a sample is."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
         message = f"y is {targets.dtype} {list(targets.shape)}, expected class indices (N,), integers from 0"
@@ -44,7 +33,7 @@ def count_classes(architecture, samples) -> int:
         raise SettingError("model.architecture", "set output_classes: this data set does not know its classes")
     if wanted is not None and counted is not None and wanted != counted:
         names = ", ".join((samples.classes or list(map(str, range(counted))))[:12])
-        message = f"the data has {counted} classes ({names}{', …' if counted > 12 else ''}); set it to {counted}"
+        message = f"the data has {counted} classes ({names}{', ...' if counted > 12 else ''}); set it to {counted}"
         raise SettingError("model.architecture.output_classes", message)
     return wanted or counted
 
@@ -52,30 +41,24 @@ def count_classes(architecture, samples) -> int:
 def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other classes than those in training, or of other channels."""
     known, targets = meta["classes"], samples.targets
-    message = None
     if samples.classes and list(samples.classes) != list(known):
         message = f"its classes are {', '.join(samples.classes)}, but those of training are {', '.join(known)}"
-    elif targets is not None and not 0 <= int(targets.min()) <= int(targets.max()) < len(known):
-        message = f"its classes are {int(targets.min())} to {int(targets.max())}, training has 0 to {len(known) - 1}"
-    elif samples.shape[0] != meta["shape"][0]:
-        message = f"a sample is {samples.shape}, but {meta['shape']} in training"
-    if message:
         raise SettingError(section, message)
+    if targets is not None and not 0 <= int(targets.min()) <= int(targets.max()) < len(known):
+        message = f"its classes are {int(targets.min())} to {int(targets.max())}, training has 0 to {len(known) - 1}"
+        raise SettingError(section, message)
+    if samples.shape[0] != meta["shape"][0]:
+        raise SettingError(section, f"a sample is {samples.shape}, but {meta['shape']} in training")
 
 
 def build_model(architecture, shape: list[int], classes: int, dtype=torch.float32) -> torch.nn.Module:
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
-    where = "model.architecture.backbone"
-    try:
-        build = find_backbone(architecture.backbone, architecture.options)
-        model = build(in_channels=shape[0], output_classes=classes)
-        with torch.inference_mode():
-            outputs = model.eval()(torch.zeros(2, *shape, dtype=dtype))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change their size in preprocess"
-        raise SettingError(where, message) from error
+    model = find_backbone(architecture.backbone, architecture.options)(shape[0], classes)
+    with torch.inference_mode():
+        outputs = model.eval()(torch.zeros(2, *shape, dtype=dtype))
     if outputs.shape != (2, classes):
-        raise SettingError(where, f"returns {list(outputs.shape)} for 2 samples, expected [2, {classes}]")
+        message = f"returns {list(outputs.shape)} for 2 samples, expected [2, {classes}]"
+        raise SettingError("model.architecture.backbone", message)
     return model
 
 
@@ -89,32 +72,17 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
-    """Loss (cross entropy), accuracy and `metrics` over all batches, each sample counted once.
-
-    `views`: test-time augmentation, see `logits_of`.
-    """
+def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
+    """Cross entropy and accuracy over all batches, each sample counted once. `metrics`, `views`: see the contracts."""
     model.eval()
-    count, total_loss, correct, metrics = 0, 0.0, 0, metrics or {}
-    for metric in metrics.values():
-        metric.reset()
+    count, total_loss, correct = 0, 0.0, 0
     for inputs, targets in batches:
         logits = logits_of(model, inputs, views)
         total_loss = total_loss + F.cross_entropy(logits, targets, reduction="sum")
         correct = correct + (logits.argmax(1) == targets).sum()
         count += len(targets)
-        for metric in metrics.values():
-            metric.update(logits, targets)
-    return {"loss": float(total_loss) / count, "accuracy": int(correct) / count, **computed(metrics)}
-
-
-def computed(metrics: dict) -> dict[str, float]:
-    """The values of metrics by name; NAME_0, NAME_1, ... of one that has several, such as one for each class."""
-    found = {}
-    for name, metric in metrics.items():
-        values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
-        found |= {name: values[0]} if len(values) == 1 else {f"{name}_{i}": value for i, value in enumerate(values)}
-    return found
+        metrics.update(logits, targets)
+    return {"loss": float(total_loss) / count, "accuracy": int(correct) / count}
 
 
 def logits_of(model, inputs, views=None) -> torch.Tensor:
@@ -131,9 +99,7 @@ def predict(model, inputs, classes: list[str], views=None) -> list[str]:
     return [f"{classes[index]}  {probability:.4f}" for probability, index in zip(probabilities, indices, strict=True)]
 
 
-def read_sample(path: str, input_format: dict):
-    """An image file in the format of the training data, before preprocess."""
-    return read_image(path, input_format)
+read_sample = read_image
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
@@ -141,9 +107,11 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     if inputs.ndim != 4:
         return []
     truth = [classes[index] for index in (targets if targets.ndim == 1 else targets.argmax(1)).tolist()]
-    found = truth if model is None else [text.rpartition("  ")[0] for text in predict(model, inputs, classes)]
+    if model is None:
+        return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, truth, strict=True)]
     drawn = []
-    for sample, right, text in zip(inputs, truth, found, strict=True):
-        caption = f"{text}, not {right}" if text != right else text
-        drawn.append(captioned(as_pixels(sample), caption, None if model is None else text == right))
+    for sample, text, prediction in zip(inputs, truth, predict(model, inputs, classes), strict=True):
+        name = prediction.rpartition("  ")[0]
+        caption = name if name == text else f"{name}, not {text}"
+        drawn.append(captioned(as_pixels(sample), caption, name == text))
     return drawn

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch is imported when it is needed
     import torch
     from torch import Tensor
 
+    from recipes.parts.metrics import Metrics
     from recipes.parts.samples import Samples
     from recipes.settings import Architecture, Scheme
 
@@ -33,13 +34,6 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
-
-
-@runtime_checkable
-class BatchDataset(Protocol):
-    """A data set which reads a batch at once: samples (n, ...) and targets (n, ...)."""
-
-    def __getitems__(self, indices) -> tuple[Tensor, Tensor]: ...
 
 
 class Loader(Protocol):
@@ -195,7 +189,13 @@ class Task(Protocol):
     def build_model(self, architecture: Architecture, shape: list[int], outputs: int) -> torch.nn.Module: ...
     def default_loss(self) -> Loss | None: ...
     def loss(self, model, inputs, targets, criterion) -> Tensor: ...
-    def evaluate(self, model, batches: Iterable, metrics: dict | None = None, views=None) -> dict[str, float]: ...
+    def evaluate(self, model, batches: Iterable, metrics: Metrics, views=None) -> dict[str, float]:
+        """METRICS over all batches, each sample counted once.
+
+        `metrics.update(outputs, targets)` adds a batch to those of [validation.metrics]. `views`: those of
+        [testing.views], over whose batches predictions are averaged, or None.
+        """
+
     def predict(self, model, inputs, classes: list[str], views=None) -> list[str]: ...
 
     def read_sample(self, path: str, input_format: dict):

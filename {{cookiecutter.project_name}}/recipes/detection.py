@@ -45,16 +45,13 @@ def check(architecture, scheme) -> None:
     if scheme.batch_size == "auto":
         message = "the memory that a detector needs depends on the objects; set a number"
         raise SettingError("training.scheme.batch_size", message)
-    try:
-        find_detector(architecture.backbone, architecture.options)
-    except IngredientsError as error:
-        raise SettingError("model.architecture.backbone", str(error)) from None
+    find_detector(architecture.backbone, architecture.options)
 
 
 def check_data(architecture, samples) -> int:
     """The number of classes of the training data. Raises IngredientsError if head, boxes or masks do not fit."""
     problems = []
-    sample, target = samples.dataset[0]
+    sample, target = samples[0]
     if not isinstance(target, dict):
         message = "has no boxes; use load_voc, load_coco, load_yolo, or a data set of (image, {boxes, labels})"
         raise SettingError("training.load_dataset", message)
@@ -126,18 +123,18 @@ def _torchvision_detector(name: str, in_channels: int, output_classes: int, opti
 
 def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:
     """The detector for samples of `shape` (3, H, W), tried once so that a misfit shows before training."""
-    where = "model.architecture.backbone"
-    try:
-        model = find_detector(architecture.backbone, architecture.options)(shape[0], classes)
-        if hasattr(model, "transform") and model.transform.fixed_size is None:  # which resizes: not here
-            model.transform.min_size, model.transform.max_size = (min(shape[1:]),), max(shape[1:])
-        with torch.inference_mode():
-            outputs = model.eval()([torch.zeros(shape)])
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}"
-        raise SettingError(where, message) from error
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    model = find_detector(architecture.backbone, architecture.options)(shape[0], classes)
+    model.first_label = getattr(model, "first_label", 0)  # 1 if label 0 is the background
+    transform = dict(model.named_children()).get("transform")
+    if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:  # images have their size
+        transform.min_size, transform.max_size = (min(shape[1:]),), max(shape[1:])
+    with torch.inference_mode():
+        outputs = model.eval()([torch.zeros(shape)])
     if not {"boxes", "labels", "scores"} <= set(outputs[0]):
-        raise SettingError(where, f"returns {', '.join(outputs[0])}, expected boxes, labels and scores")
+        message = f"returns {', '.join(outputs[0])}, expected boxes, labels and scores"
+        raise SettingError("model.architecture.backbone", message)
     return model
 
 
@@ -147,8 +144,7 @@ def default_loss() -> None:
 
 def loss(model, inputs, targets, criterion=None) -> torch.Tensor:
     """The sum of the detector's losses of one batch: inputs (N, 3, H, W), N targets {boxes, labels}."""
-    size, first = inputs.shape[-2:], getattr(model, "first_label", 0)
-    losses = model(list(inputs), [_for_training(target, size, first) for target in targets])
+    losses = model(list(inputs), [_for_training(target, inputs.shape[-2:], model.first_label) for target in targets])
     return sum(losses.values())
 
 
@@ -164,7 +160,7 @@ def _for_training(target: dict, size, first_label: int) -> dict:
 
 
 @torch.inference_mode()
-def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     """COCO's mean average precision: over IoU thresholds of 0.5 to 0.95, at 0.5, and of each class; of masks too."""
     from torchmetrics.detection import MeanAveragePrecision
 
@@ -176,16 +172,15 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
             if key in truth[0] and key in found[0]:
                 settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
-    figures = {}
+    computed = {}
     for kind, metric in by_kind.items():
         metric.warn_on_many_detections = False  # a detector returns its hundred best
         values, name = metric.compute(), {"bbox": "map", "segm": "mask_map"}[kind]
-        figures |= {name: max(0.0, float(values["map"])), f"{name}50": max(0.0, float(values["map_50"]))}
+        computed |= {name: max(0.0, float(values["map"])), f"{name}50": max(0.0, float(values["map_50"]))}
         if kind == "bbox" and values["classes"].numel() > 1:
             each = zip(values["classes"].tolist(), values["map_per_class"].tolist(), strict=True)
-            names = getattr(model, "class_names", range(int(values["classes"].max()) + 1))
-            figures |= {f"map.{names[label]}": value for label, value in each}
-    return figures
+            computed |= {f"map.{model.class_names[label]}": value for label, value in each}
+    return computed
 
 
 def _plain(target: dict) -> dict:
@@ -195,10 +190,10 @@ def _plain(target: dict) -> dict:
 
 def detect(model, inputs) -> list[dict]:
     """{"boxes" (M, 4), "labels", "scores", of Mask R-CNN "masks" (M, H, W)} on the CPU for each of the inputs."""
-    first, results = getattr(model, "first_label", 0), []
+    results = []
     for found in model(list(inputs)):
         found = {key: value.detach().float().cpu() for key, value in found.items()}
-        found["labels"] = found["labels"].long() - first
+        found["labels"] = found["labels"].long() - model.first_label
         if "masks" in found:
             found["masks"] = found["masks"][:, 0] > 0.5
         results.append(found)

@@ -12,11 +12,13 @@ from types import ModuleType
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, registry
-from core.declared import read_section
+from core.arguments import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import AdaptsAugment, Metric, Preparable, SampleAugment
+from recipes.contracts import AdaptsAugment, Preparable, SampleAugment
 from recipes.parts import samples as data
+from recipes.parts.failures import errors_of
+from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import (
@@ -53,7 +55,7 @@ class Experiment:
     debug: bool
     task: ModuleType
     device: torch.device | None = None
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
     selection: tuple = ()  # (name of the metric that selects the best epoch, rank(metrics), the larger the better)
 
     training: Samples | None = None
@@ -109,10 +111,11 @@ class Experiment:
             inputs = resize_progressively(inputs, self.scheme.first_size, progress)
         if not self.augment:
             return inputs, targets
-        try:
-            return self.augment(inputs, targets, self.generator)
-        except IngredientsError as error:  # such as images that are smaller than a crop of them
-            raise SettingError("training.augment", str(error)) from error
+        with errors_of("training.augment", inputs):
+            augmented, targets = self.augment(inputs, targets, self.generator)
+        if augmented.ndim != inputs.ndim:  # of images, given rows
+            raise SettingError("training.augment", f"turns {list(inputs.shape)} into {list(augmented.shape)}")
+        return augmented, targets
 
     def some(self, samples: Samples) -> torch.Tensor | None:
         """The indices that an evaluation reads: all (None), or one batch for debugging."""
@@ -120,7 +123,7 @@ class Experiment:
 
     def evaluate(self, model, batches, views=None) -> dict[str, float]:
         with self.autocast:
-            return self.task.evaluate(model, batches, self.metrics, views)
+            return self.task.evaluate(model, batches, self.metrics, views) | self.metrics.compute()
 
     def evaluate_split(self, split: str, progress) -> tuple[dict[str, float], int]:
         """(metrics, number of samples) of the model on a split; `progress(batches, count, text)` shows how far it is.
@@ -162,15 +165,14 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
     )
     with blame("training.scheme"):
         check_settings(ingredients, scheme, experiment.task)
-    with blame("model.architecture"):
+    with blame("model.architecture.backbone"):
         experiment.task.check(experiment.architecture, scheme)
     with blame("training.scheme.device"):
         experiment.device = choose_device(device or scheme.device)
     with blame("validation.metrics"):
         if made := functions.at("validation.metrics"):
-            from recipes.parts.metrics import as_metric
-
-            experiment.metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
+            metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
+            experiment.metrics = Metrics(metrics)
     with blame("training.scheme.best"):
         experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
     return experiment
@@ -204,8 +206,8 @@ def load_splits(experiment: Experiment) -> tuple[Samples, Samples]:
         with blame("project.data.download"):
             download()
     training = experiment.load("training")
-    if functions.at("validation.load_dataset") is None:
-        return data.split_off(training, scheme.validation_fraction, scheme.seed)
+    if functions.at("validation.load_dataset") is None or scheme.fold:
+        return data.split_off(training, scheme.validation_fraction, scheme.seed, scheme.fold)
     return training, experiment.load("validation")
 
 
@@ -232,8 +234,12 @@ def _build_model(experiment: Experiment, new: bool) -> None:
     experiment.seed_all = seeder(experiment.device, scheme.deterministic)
     experiment.generator = torch.Generator("cpu" if experiment.device.type == "meta" else experiment.device)
     experiment.seed("model")
-    with torch.device("meta" if experiment.device.type == "meta" else "cpu"):
-        model = experiment.task.build_model(architecture, experiment.meta["shape"], experiment.outputs)
+    try:
+        with torch.device("meta" if experiment.device.type == "meta" else "cpu"):
+            model = experiment.task.build_model(architecture, experiment.meta["shape"], experiment.outputs)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        message = f"cannot take samples of {experiment.meta['shape']}: {str(error).splitlines()[0]}"
+        raise SettingError("model.architecture.backbone", message) from error
     model.class_names = experiment.meta["classes"]  # by which metrics of single classes are named
     is_local = architecture.weights != "pretrained" or experiment.device.type != "meta"  # --check downloads nothing
     if architecture.weights and new and is_local:
@@ -261,8 +267,11 @@ def _build_training(experiment: Experiment, blame) -> None:
         if experiment.augment and isinstance(experiment.task, AdaptsAugment):
             experiment.augment = experiment.task.adapt_augment(experiment.augment)
         if isinstance(experiment.augment, SampleAugment):
-            augmented = data.Augmented(experiment.training.dataset, experiment.augment.per_sample, scheme.seed)
-            experiment.training = data.replace(experiment.training, dataset=augmented)
+            per_sample = experiment.augment.per_sample
+            augmented = data.replace(experiment.training, per_sample=per_sample, seed=scheme.seed)
+            with errors_of("training.augment", experiment.training.first):
+                augmented[0]  # tried once, so that a misfit shows before training
+            experiment.training = augmented
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device

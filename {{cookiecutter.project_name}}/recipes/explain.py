@@ -5,8 +5,7 @@ import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from core.arguments import describe
-from core.declared import FREE, declared_paths, kind_of
+from core.arguments import FREE, declared_paths, describe, kind_of
 from core.errors import IngredientsError, suggest
 from core.ingredients import Ingredients, call_key
 from core.registry import registry, source

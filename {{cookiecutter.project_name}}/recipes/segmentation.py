@@ -15,7 +15,7 @@ from pantry import losses
 from pantry.boxes import letterbox
 from pantry.images import decode_image
 from pantry.masks import inner_size
-from recipes.contracts import MovingAugment, SampleAugment, Sequence
+from recipes.contracts import MovingAugment, ReversibleViews, SampleAugment, Sequence
 from recipes.parts.backbone import find_backbone, torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
@@ -38,10 +38,7 @@ REFUSED |= {"shift_views": "its outputs cannot be shifted back; use flip_views"}
 
 def check(architecture, scheme) -> None:
     """Refuse what can be refused before any data is read."""
-    try:
-        find_segmenter(architecture.backbone, architecture.options)
-    except IngredientsError as error:
-        raise SettingError("model.architecture.backbone", str(error)) from None
+    find_segmenter(architecture.backbone, architecture.options)
     if architecture.backbone.startswith("deeplabv3") and scheme.batch_size == 1:
         message = "must be at least 2: deeplabv3 has a batch norm over one value per image"
         raise SettingError("training.scheme.batch_size", message)
@@ -82,7 +79,7 @@ def check_split(section: str, samples, meta: dict) -> None:
 def _check_masks(section: str, samples) -> int | None:
     """The highest class in the masks, None if they are not in memory. Refuses targets that are not masks."""
     targets = samples.targets
-    one = samples.dataset[0][1] if targets is None else targets[0]
+    one = samples[0][1] if targets is None else targets[0]
     kind = f"{one.dtype} {list(one.shape)}" if torch.is_tensor(one) else type(one).__name__
     message = highest = None
     if not torch.is_tensor(one) or one.ndim != 2 or one.is_floating_point():
@@ -134,18 +131,12 @@ def adapt_augment(augment):
 
 def build_model(architecture, shape: list[int], classes: int) -> torch.nn.Module:
     """The network for samples of `shape` (C, H, W), tried once so that a misfit shows before training."""
-    where = "model.architecture.backbone"
-    try:
-        build = find_segmenter(architecture.backbone, architecture.options)
-        model = build(in_channels=shape[0], output_classes=classes)
-        with torch.inference_mode():
-            outputs = model.eval()(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        message = f"cannot take samples of {shape}: {str(error).splitlines()[0]}; change image_size of the loader"
-        raise SettingError(where, message) from error
+    model = find_segmenter(architecture.backbone, architecture.options)(shape[0], classes)
+    with torch.inference_mode():
+        outputs = model.eval()(torch.zeros(2, *shape))
     if outputs.shape != (2, classes, *shape[1:]):
-        message = f"returns {list(outputs.shape)} for 2 samples, expected {[2, classes, *shape[1:]]}: "
-        raise SettingError(where, f"{message}a class for each pixel, such as unet or fcn_resnet50 return")
+        message = f"returns {list(outputs.shape)} for 2 samples, expected {[2, classes, *shape[1:]]}: a class for each"
+        raise SettingError("model.architecture.backbone", f"{message} pixel, such as unet or fcn_resnet50 return")
     return model
 
 
@@ -185,7 +176,7 @@ def _for_losses(targets):
 
 
 @torch.inference_mode()
-def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[str, float]:
+def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     """Loss (cross entropy), IoU, Dice and accuracy of all pixels but ignored ones, and `metrics` of them.
 
     mean_iou and dice are means over the classes in masks or predictions, iou.<class> is that of each of them. A metric
@@ -193,9 +184,7 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
     `views`: test-time augmentation, see `logits_of`.
     """
     model.eval()
-    confusion, total_loss, metrics = 0, 0.0, metrics or {}
-    for metric in metrics.values():
-        metric.reset()
+    confusion, total_loss = 0, 0.0
     for inputs, targets in batches:
         count = max(1, AT_ONCE // targets[0].numel())
         for part, masks in zip(inputs.split(count), targets.split(count), strict=True):
@@ -205,21 +194,15 @@ def evaluate(model, batches, metrics: dict | None = None, views=None) -> dict[st
             confusion = confusion + pairs.flatten().bincount(minlength=classes**2 + 1)[:-1]
             total_loss = total_loss + F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum")
             if metrics:
-                samples = logits.movedim(1, -1)[counts], masks[counts]
-                for metric in metrics.values():
-                    metric.update(*samples)
-    confusion = confusion.reshape(classes, classes).double().cpu()  # [truth, said]
-    right, truth, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    present = (truth + said > 0).nonzero()[:, 0].tolist()
+                metrics.update(logits.movedim(1, -1)[counts], masks[counts])
+    confusion = confusion.reshape(classes, classes).double().cpu()  # [truth, prediction]
+    right, truth, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    present = (truth + predicted > 0).nonzero()[:, 0].tolist()
     pixels = max(1.0, float(truth.sum()))
-    iou, dice = right / (truth + said - right), 2 * right / (truth + said)
-    figures = {"loss": float(total_loss) / pixels, "mean_iou": float(iou[present].mean())}
-    figures |= {"dice": float(dice[present].mean()), "pixel_accuracy": float(right.sum()) / pixels}
-    for name, metric in metrics.items():
-        values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
-        figures |= {name: values[0]} if len(values) == 1 else {f"{name}_{at}": value for at, value in enumerate(values)}
-    names = getattr(model, "class_names", range(classes))
-    return figures | {f"iou.{names[index]}": float(iou[index]) for index in present}
+    iou, dice = right / (truth + predicted - right), 2 * right / (truth + predicted)
+    values = {"loss": float(total_loss) / pixels, "mean_iou": float(iou[present].mean())}
+    values |= {"dice": float(dice[present].mean()), "pixel_accuracy": float(right.sum()) / pixels}
+    return values | {f"iou.{model.class_names[index]}": float(iou[index]) for index in present}
 
 
 def logits_of(model, inputs, views=None) -> torch.Tensor:
@@ -227,6 +210,8 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     back by `views.back(list of outputs) -> list of outputs`."""
     if views is None:
         return model(inputs).float()
+    if not isinstance(views, ReversibleViews):
+        raise SettingError("testing.views", "its outputs cannot be shifted back: it has no `back`; use flip_views")
     shares = views.back([model(view).float().softmax(1) for view in views(inputs)])
     return torch.stack(shares).mean(0).clamp(min=1e-12).log()
 

@@ -12,8 +12,7 @@ from traceback import extract_tb
 from typing import Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
-from core.declared import setting
-from core.ingredients import problem_of
+from core.arguments import setting
 from core.registry import check_functions
 
 
@@ -61,6 +60,7 @@ class Scheme:
     patience: int = number(5, "epochs without improvement that early_stop allows", "[1, inf)")
     resume: bool = setting(False, "resume the newest run of this project; False: start a new one")
     validation_fraction: float = number(0.2, "share of the data held back if no section loads validation", "(0, 1)")
+    fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
     workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")
@@ -143,7 +143,7 @@ def check_intervals(ingredients: Ingredients) -> list[Problem]:
                 low, high = map(float, interval[1:-1].split(", "))
                 inside = low < value < high or (value == low and interval[0] == "[")
                 if not inside and not (value == high and interval[-1] == "]"):
-                    problems.append(problem_of(section, item.name, f"must be in {interval}", path))
+                    problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
     return problems
 
 

@@ -29,7 +29,7 @@ def check_data(architecture, samples) -> int:
     if not is_ids(samples.first):
         message = f"a sample is {samples.first.dtype} {samples.shape}, expected a row of token ids, int64 (L,)"
         raise SettingError("training.load_dataset", message)
-    return classification.count_classes(architecture, samples)
+    return classification.check_data(architecture, samples)
 
 
 def read_sample(text: str, input_format: dict) -> torch.Tensor:

@@ -12,7 +12,8 @@ from core import IngredientsError, registry
 from pantry.boxes import BoxedImages
 from pantry.scenes import load_digit_scenes
 from recipes import detection
-from recipes.parts.samples import Augmented
+from recipes.parts.metrics import Metrics
+from recipes.parts.samples import Samples
 from recipes.settings import call_functions, read_ingredients
 
 HERE = Path(__file__).parent.parent
@@ -43,7 +44,8 @@ def test_boxes_move_with_their_image(name):
     sample[:, 5:25, 10:30] = 1
     seen = set()
     for seed in range(12):
-        pixels, target = Augmented([(sample, boxed([10, 5, 30, 25]))], augment.per_sample, seed)[0]
+        read = lambda index: (sample, boxed([10, 5, 30, 25]))  # noqa: E731
+        pixels, target = Samples(read, count=1, per_sample=augment.per_sample, seed=seed)[0]
         assert pixels.shape == sample.shape  # that of the batch
         for x1, y1, x2, y2 in target["boxes"].clamp(min=0).round().int().tolist():
             if x2 - x1 > 2 and y2 - y1 > 2:
@@ -98,12 +100,12 @@ def test_perfect_boxes_have_a_precision_of_one(digits):
     inputs, targets = BoxedImages.collate([dataset[index] for index in range(4)])
 
     class Perfect(torch.nn.Module):
-        first_label = 0
+        first_label, class_names = 0, range(10)
 
         def forward(self, images):
             return [target | {"scores": torch.ones(len(target["labels"]))} for target in targets]
 
-    metrics = detection.evaluate(Perfect(), [(inputs / 255, targets)])
+    metrics = detection.evaluate(Perfect(), [(inputs / 255, targets)], Metrics())
     assert metrics["map"] == pytest.approx(1) and metrics["map50"] == pytest.approx(1)
     labels = {label for target in targets for label in target["labels"].tolist()}
     assert {name for name in metrics if "." in name} == {f"map.{label}" for label in labels}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core import IngredientsError, parse, parse_string, registry
-from core.declared import declared_paths
+from core.arguments import declared_paths
 from recipes.explain import explain, resolved_text, unread
 from recipes.settings import SECTIONS
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from core import IngredientsError, resolve
-from recipes import checkpoint
+from recipes.parts import checkpoint
 from recipes.settings import read_ingredients
 from recipes.train import train as recipe
-from tests.test_train import figures, same
+from tests.helpers import equal, metrics_of, state_of
 
 # Processes of their own, forked from one that has imported torch already: a start takes no time
 SERVER = multiprocessing.get_context("forkserver")
@@ -65,14 +65,6 @@ def wait_for(process, name, seconds):
     time.sleep(seconds)
 
 
-def last(folder):
-    state = checkpoint.load(folder / "checkpoints/last.pt")
-    state.pop("meta")
-    for line in state["history"]:
-        line.pop("seconds")
-    return state
-
-
 def write(read, changes, name):
     path = Path(f"{name}.ini")
     path.write_text(str(read(changes | {"project.name": name})), encoding="utf-8")
@@ -93,10 +85,10 @@ def killed_as_often(read, changes, kills, name, seed=0):
         assert code in (0, -signal.SIGKILL), said
         hits += code != 0
     [folder] = Path(f"runs/{name}").iterdir()
-    assert figures(folder) == figures(whole)
-    assert same(last(folder), last(whole))
+    assert metrics_of(folder) == metrics_of(whole)
+    assert equal(state_of(folder), state_of(whole))
     best, best_whole = (checkpoint.load(path / "checkpoints/best.pt")["model"] for path in (folder, whole))
-    assert same(best, best_whole)
+    assert equal(best, best_whole)
     return hits
 
 
@@ -138,7 +130,7 @@ def test_a_signal_finishes_the_step_saves_and_ends(read, number):
     code, said = finish(start(ini, resume=""), ini)
     assert code == 0 and "continue runs/asked/" in said, said
     [folder] = Path("runs/asked").iterdir()
-    assert figures(folder) == figures(whole) and same(last(folder), last(whole))
+    assert metrics_of(folder) == metrics_of(whole) and equal(state_of(folder), state_of(whole))
 
 
 def test_sigusr1_saves_and_goes_on(read):
@@ -163,7 +155,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(read, train, cap
     assert train(changes | {"training.scheme.resume": "True"}) == folder
     said = capsys.readouterr().out
     assert "last.pt: is damaged" in said and "going on from the one before" in said and "after epoch 2" in said
-    assert same(last(folder), last(whole))
+    assert equal(state_of(folder), state_of(whole))
 
 
 def test_full_disk_stops_with_the_last_good_checkpoint(train, monkeypatch):
@@ -184,7 +176,7 @@ def test_full_disk_stops_with_the_last_good_checkpoint(train, monkeypatch):
     [folder] = Path("runs/tiny").iterdir()
     assert checkpoint.load_newest(folder / "checkpoints")[0]["epoch"] > 0
     whole = train({"project.name": "whole"})
-    assert same(last(train({"training.scheme.resume": "True"})), last(whole))
+    assert equal(state_of(train({"training.scheme.resume": "True"})), state_of(whole))
 
 
 def test_a_loss_that_is_no_number_stops_within_one_step(read, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 import pantry  # noqa: F401  (registers)
 from core import IngredientsError, registry
 from recipes import segmentation
+from recipes.parts.metrics import Metrics
 from recipes.settings import call_functions, read_ingredients
 
 HERE = Path(__file__).parent.parent
@@ -51,8 +52,7 @@ def test_masks_move_with_their_images(name, settings):
 
 
 def adapted(name, **settings):
-    augment = registry.augment.get(name)(**settings)
-    return segmentation.adapt_augment(augment) if hasattr(segmentation, "adapt_augment") else augment
+    return segmentation.adapt_augment(registry.augment.get(name)(**settings))
 
 
 def test_masks_move_with_transforms_of_torchvision():
@@ -72,7 +72,7 @@ class Copy(torch.nn.Module):
 
     def __init__(self, classes=4):
         super().__init__()
-        self.classes = classes
+        self.classes, self.class_names = classes, range(classes)
 
     def forward(self, images):
         return 8 * F.one_hot((images[:, 0] * 100).round().long(), self.classes).movedim(-1, 1).float()
@@ -85,7 +85,7 @@ def batches(predicted, truth):
 def test_metrics_are_their_formulas():
     predicted = MASKS.clamp(max=2)
     truth = torch.where(HOLED == 3, 2, HOLED).roll(1, 2)  # class 3 occurs nowhere
-    metrics = segmentation.evaluate(Copy(), batches(predicted, truth))
+    metrics = segmentation.evaluate(Copy(), batches(predicted, truth), Metrics())
     counts = truth != IGNORED
     ious, dices = [], []
     for label in range(3):
@@ -101,13 +101,13 @@ def test_metrics_are_their_formulas():
 
 
 def test_metrics_depend_neither_on_the_batches_nor_on_views(monkeypatch):
-    whole = segmentation.evaluate(Copy(), batches(MASKS.roll(1, 1), MASKS))
+    whole = segmentation.evaluate(Copy(), batches(MASKS.roll(1, 1), MASKS), Metrics())
     split = batches(MASKS[:1].roll(1, 1), MASKS[:1]) + batches(MASKS[1:].roll(1, 1), MASKS[1:])
-    assert segmentation.evaluate(Copy(), split) == pytest.approx(whole)
+    assert segmentation.evaluate(Copy(), split, Metrics()) == pytest.approx(whole)
     monkeypatch.setattr(segmentation, "AT_ONCE", 1)
-    assert segmentation.evaluate(Copy(), batches(MASKS.roll(1, 1), MASKS)) == pytest.approx(whole)
+    assert segmentation.evaluate(Copy(), batches(MASKS.roll(1, 1), MASKS), Metrics()) == pytest.approx(whole)
     views = registry.views.get("flip_views")()
-    assert segmentation.evaluate(Copy(), batches(MASKS, MASKS), None, views)["mean_iou"] == 1.0
+    assert segmentation.evaluate(Copy(), batches(MASKS, MASKS), Metrics(), views)["mean_iou"] == 1.0
 
 
 def test_predictions_and_pictures():

@@ -1,6 +1,8 @@
 """What to report when training fails: a loss that diverged, too little memory, a full disk."""
 
 import errno
+import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,6 +33,26 @@ def refuse_loss(folder: Path, state, recent, order: torch.Tensor, batch_size: in
     message = f"the loss of epoch {state.epoch + 1}, step {state.step} is not finite; lower the learning rate, or set "
     message += f"training.scheme.clip_norm = 1.0\nthe batch ({seen}) and its samples are in {folder / 'bad_batch.pt'}"
     raise SettingError(f"training.optimizer{key}", message)
+
+
+@contextmanager
+def errors_of(path: str, *given: torch.Tensor):
+    """Report what a registered function raises at `path`, its section, with the shapes of what it was given.
+
+    Errors of the user's own functions stay as they are, with their traceback.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (IngredientsError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        own = any("custom_functions" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+        if own or (isinstance(error, IngredientsError) and error.problems):
+            raise
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        cannot = f"cannot take {shapes}: " if given and not isinstance(error, IngredientsError) else ""
+        raise SettingError(path, cannot + reason) from error
 
 
 def translate(error: Exception, folder: Path) -> Exception:

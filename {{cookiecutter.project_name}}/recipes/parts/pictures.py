@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy
 import torch
+from PIL import Image, ImageDraw
 
 from recipes.contracts import Draws
 
@@ -18,21 +20,16 @@ def save(path: Path, experiment, inputs, targets, model=None) -> None:
         drawn = experiment.task.draw(inputs[:MOST], targets[:MOST], experiment.meta["classes"], model)
     if not drawn:  # samples that are no images
         return
-    columns = 4 if len(drawn) > 4 else len(drawn)
-    rows = [torch.cat(_filled(drawn[start : start + columns], columns), 2) for start in range(0, len(drawn), columns)]
-    to_image(torch.cat(rows, 1)).save(path)
+    columns = min(4, len(drawn))
+    tiles = [torch.nn.functional.pad(image, (1, 1, 1, 1)) for image in drawn]
+    tiles += [torch.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [torch.cat(tiles[start : start + columns], 2) for start in range(0, len(tiles), columns)]
+    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(path)
 
 
 def some_of(count: int) -> torch.Tensor:
     """The indices of samples to draw, spread over all of `count`."""
     return torch.linspace(0, count - 1, min(count, MOST)).long()
-
-
-def _filled(row: list, columns: int) -> list:
-    return [
-        torch.nn.functional.pad(image, (1, 1, 1, 1))
-        for image in row + [torch.zeros_like(row[0])] * (columns - len(row))
-    ]
 
 
 def as_pixels(sample: torch.Tensor) -> torch.Tensor:
@@ -52,20 +49,10 @@ def enlarged(sample: torch.Tensor) -> int:
 
 def captioned(pixels: torch.Tensor, text: str, good: bool | None = None) -> torch.Tensor:
     """The image with a line of text above it; good: green, or red for False."""
-    import numpy
-    from PIL import Image, ImageDraw
-
     strip = Image.new("RGB", (pixels.shape[2], 14))
     colour = {None: "white", True: "lime", False: "tomato"}[good]
     ImageDraw.Draw(strip).text((2, 1), text, fill=colour)
     return torch.cat([torch.from_numpy(numpy.array(strip)).permute(2, 0, 1), pixels], 1)
-
-
-def to_image(pixels: torch.Tensor):
-    """A PIL image of (3, H, W) bytes."""
-    from PIL import Image
-
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def read_image(path: str, input_format: dict):
@@ -76,8 +63,6 @@ def read_image(path: str, input_format: dict):
     if input_format["float"]:
         image = image / 255 if input_format["divided"] else image.float()
     if input_format["kind"] == "image":
-        from PIL import Image
-
         return Image.fromarray((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy())
     if input_format["axes"] == 2:
         image = image[0]

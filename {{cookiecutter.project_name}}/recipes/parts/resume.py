@@ -10,7 +10,7 @@ from recipes.parts.origins import resolved_text
 CHECKPOINTS = "checkpoints"
 # What the weights so far depend on: with another value of these a run cannot be resumed.
 FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
-FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction")
+FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction", "training.scheme.fold")
 FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
 FIXED += ("training.scheme.precision",)
 

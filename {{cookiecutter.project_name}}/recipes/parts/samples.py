@@ -1,133 +1,103 @@
 """Data: from what a loader returns to batches on the device.
 
-Every split is a map-style data set of preprocessed samples. One that fits in memory is preprocessed once and kept.
+Every split is one `Samples`, which preprocesses a sample when it is read. `load` alone decides what is kept in memory:
+all preprocessed samples of a split, if they fit.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from tqdm import tqdm
+from torch.utils.data import DataLoader, StackDataset, default_collate
 
 from core import IngredientsError, SettingError
-from recipes.contracts import BatchDataset, BatchPreprocess, Dataset
+from pantry.images import visit_all
+from pantry.preprocess import to_image
+from recipes.contracts import BatchPreprocess, Dataset
 
-FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized")  # what a loaded data set may tell
+FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized", "threads")  # what a data set may tell
 CHUNK = 1024  # samples that are preprocessed at once
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split: preprocessed samples, and what is known about them.
+    """One split, a map-style data set: `samples[i] -> (input, target)`, preprocessed.
 
+    read: `read(i) -> (input, target)`; count: of samples
+    kept: (inputs (N, ...), targets (N, ...)), if all are kept in memory
     targets: of all samples, (N,) or (N, ...), if they are known without reading the samples
     classes: names in the order of their indices; names: of the samples, such as their files
     input_format: what a sample was before preprocess, so that predict can make the same of a file
-    collate: list of pairs -> batch, for targets of different sizes; None: they are stacked
+    collate: list of pairs -> batch, for targets of different sizes
+    per_sample, seed: `per_sample(input, target) -> both` augments a sample when it is read. Index `epoch * count + i`
+        is sample i as that epoch sees it: its randomness is that of (seed, epoch, i), whoever reads it and when.
     """
 
-    dataset: object
+    read: Callable
+    count: int
+    kept: tuple | None = None
     targets: torch.Tensor | None = None
     classes: list[str] | None = None
     names: list[str] | None = None
     input_format: dict = field(default_factory=dict)
-    collate: object = None
+    collate: Callable | None = None
+    per_sample: Callable | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple:
+        epoch, index = divmod(int(index), self.count)
+        sample, target = self.read(index) if self.kept is None else self.at(index)
+        if self.per_sample is None:
+            return sample, target
+        torch.manual_seed(seed_of("sample", self.seed, epoch, index))
+        return self.per_sample(sample, target)
+
+    def at(self, indices) -> tuple:
+        """Of what is kept in memory: one sample, or a batch at once."""
+        inputs, targets = self.kept
+        return inputs[indices], targets[indices]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a batch is read by one indexing operation."""
+        return self.kept is not None and self.per_sample is None
 
     @property
     def first(self) -> torch.Tensor:
         """One preprocessed sample."""
-        return self.dataset[0][0]
+        return self[0][0]
 
     @property
     def shape(self) -> list[int]:
         return list(self.first.shape)
 
     @property
-    def in_memory(self) -> bool:
-        return isinstance(self.dataset, InMemory)
+    def labels(self) -> torch.Tensor | None:
+        """The class of each sample (N,), if they are known and it has just one."""
+        targets = self.targets
+        return None if targets is None or targets.ndim > 1 or targets.is_floating_point() else targets
 
     def subset(self, chosen: torch.Tensor) -> "Samples":
         """The samples where `chosen` (N,) is True."""
         indices = chosen.nonzero()[:, 0]
-        if self.in_memory:
-            dataset = InMemory(*self.dataset.__getitems__(indices))
-        else:
-            dataset = torch.utils.data.Subset(self.dataset, indices.tolist())
-        targets = None if self.targets is None else self.targets[indices]
-        return replace(self, dataset=dataset, targets=targets, names=self.names and [self.names[i] for i in indices])
+        where = indices.tolist()
+        return replace(
+            self,
+            read=lambda index: self.read(where[index]),
+            count=len(where),
+            kept=self.kept and self.at(indices),
+            targets=None if self.targets is None else self.targets[indices],
+            names=self.names and [self.names[index] for index in where],
+        )
 
     def to(self, device) -> "Samples":
         """Samples in memory move to the device once, not batch by batch."""
-        if not self.in_memory:
-            return self
-        return replace(self, dataset=InMemory(self.dataset.inputs.to(device), self.dataset.targets.to(device)))
-
-
-class InMemory:
-    """Preprocessed inputs (N, ...) and their targets (N, ...)."""
-
-    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor):
-        self.inputs, self.targets = inputs, targets
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int):
-        return self.inputs[index], self.targets[index]
-
-    def __getitems__(self, indices: torch.Tensor):
-        return self.inputs[indices], self.targets[indices]
-
-
-class Preprocessed:
-    """A data set, or arrays (X, y), whose samples are preprocessed when they are read."""
-
-    def __init__(self, dataset, preprocess, targets: torch.Tensor | None):
-        self.dataset, self.preprocess, self.targets = dataset, preprocess, targets
-        self.is_pair = isinstance(dataset, tuple)
-
-    def __len__(self) -> int:
-        return len(self.dataset[0] if self.is_pair else self.dataset)
-
-    def __getitem__(self, index: int):
-        if self.is_pair:
-            return as_input(self.preprocess(self.dataset[0][index])), self.targets[index]
-        sample, target = self.dataset[index]
-        return as_input(self.preprocess(sample)), target
-
-    def read_chunk(self, indices: range) -> tuple:
-        """(samples, targets) of a range: tensors if data set and preprocess take many at once, else lists."""
-        if isinstance(self.preprocess, BatchPreprocess):
-            inputs = None
-            if self.is_pair:
-                inputs, targets = self.dataset[0][indices.start : indices.stop], self.targets[indices]
-            elif isinstance(self.dataset, BatchDataset):
-                inputs, targets = self.dataset.__getitems__(indices)
-            if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-                return self.preprocess.of_batch(inputs), targets
-        return tuple(zip(*(self[index] for index in indices), strict=True))
-
-
-class Augmented(torch.utils.data.Dataset):
-    """Samples augmented one by one. Index `epoch * len(self) + i` is sample i as epoch `epoch` sees it.
-
-    The randomness is that of (seed, epoch, i): it depends neither on the number of workers nor on what was read before.
-    """
-
-    def __init__(self, dataset, per_sample, seed: int):
-        self.dataset, self.per_sample, self.seed = dataset, per_sample, seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: int):
-        epoch, index = divmod(int(key), len(self.dataset))
-        sample, target = self.dataset[index]
-        torch.manual_seed(seed_of("sample", self.seed, epoch, index))
-        return self.per_sample(sample, target)
+        return replace(self, kept=self.kept and tuple(part.to(device) for part in self.kept))
 
 
 # ----------------------------------------------------------------------------------------------------- loading
@@ -140,39 +110,45 @@ def load(loader, preprocess, memory: float) -> Samples:
     """
     loaded = loader()
     facts = {name: getattr(loaded, name, None) for name in FACTS}
-    targets, count = _check_loaded(loaded, facts["targets"])
-    dataset = Preprocessed(loaded, preprocess, targets)
-    raw = loaded[0][0]  # of X, or of the first pair
+    dataset, targets = _check_loaded(loaded, facts["targets"])
+
+    def read(index: int) -> tuple:
+        sample, target = dataset[index]
+        return as_input(preprocess(sample)), target if targets is None else targets[index]
+
     samples = Samples(
-        dataset,
-        targets,
-        facts["classes"] and list(facts["classes"]),
-        facts["paths"],
-        _input_format(raw, facts["resized"]) | (facts["input_format"] or {}),
-        facts["collate"],
+        read,
+        len(dataset),
+        targets=targets,
+        classes=facts["classes"] and list(facts["classes"]),
+        names=facts["paths"],
+        input_format=_input_format(dataset[0][0], facts["resized"]) | (facts["input_format"] or {}),
+        collate=facts["collate"],
     )
-    first, target = dataset[0]
-    if facts["collate"] or isinstance(target, dict) or first.nbytes * count > memory * 1e9:
+    first, target = samples[0]
+    if facts["collate"] or isinstance(target, dict) or first.nbytes * len(samples) > memory * 1e9:
         return samples
-    return _keep(samples, first)
+    return _keep(samples, dataset, preprocess, facts["threads"] or 1)
 
 
 def _check_loaded(loaded, targets) -> tuple:
-    """(targets or None, number of samples) of what a loader returned."""
+    """(data set of pairs, targets or None) of what a loader returned."""
     if isinstance(loaded, tuple) and len(loaded) == 2:
-        count, targets = len(loaded[0]), loaded[1]
-    elif isinstance(loaded, Dataset) and not isinstance(loaded, tuple | dict | str):
-        count = len(loaded)
-        if count and not (isinstance(pair := loaded[0], tuple | list) and len(pair) == 2):
-            raise IngredientsError(f"an item of the data set is {type(pair).__name__}, expected a pair (x, y)")
-    else:
+        X, targets = loaded[0], _as_targets(loaded[1])
+        if len(X) != len(targets):
+            raise IngredientsError(f"{len(X)} samples, but {len(targets)} targets")
+        loaded = StackDataset(X, targets)
+    elif not isinstance(loaded, Dataset) or isinstance(loaded, tuple | dict | str):
         raise IngredientsError(f"the loader returned {type(loaded).__name__}, expected (X, y) or a map-style data set")
-    if count == 0:
+    elif targets is not None:
+        with contextlib.suppress(IngredientsError):  # some data sets of torchvision have paths there
+            targets = _as_targets(targets)
+    if len(loaded) == 0:
         raise IngredientsError("the loader returned no samples")
-    targets = None if targets is None else _as_targets(targets)
-    if targets is not None and len(targets) != count:
-        raise IngredientsError(f"{count} samples, but {len(targets)} targets")
-    return targets, count
+    pair = loaded[0]
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise IngredientsError(f"an item of the data set is {type(pair).__name__}, expected a pair (x, y)")
+    return loaded, targets if torch.is_tensor(targets) else None
 
 
 def _as_targets(targets) -> torch.Tensor:
@@ -187,32 +163,38 @@ def _as_targets(targets) -> torch.Tensor:
     return targets if targets.ndim > 1 else targets.long()
 
 
-def _keep(samples: Samples, first: torch.Tensor) -> Samples:
+def _keep(samples: Samples, dataset, preprocess, threads: int) -> Samples:
     """The samples, preprocessed now and kept in memory."""
+    first = samples.first
     layout = torch.channels_last if first.ndim == 3 else torch.contiguous_format
     inputs = torch.empty((len(samples), *first.shape), dtype=first.dtype, memory_format=layout)
-    targets = []
-    for start in tqdm(range(0, len(samples), CHUNK), desc="preprocess", leave=False, disable=None, mininterval=0.5):
-        chunk = range(start, min(start + CHUNK, len(samples)))
-        read, its_targets = samples.dataset.read_chunk(chunk)
-        if not isinstance(read, torch.Tensor):
-            for index, sample in zip(chunk, read, strict=True):
-                if sample.shape != first.shape:
-                    shapes = f"{list(sample.shape)}, but the first one is {list(first.shape)}"
-                    raise IngredientsError(f"sample {index} is {shapes} after preprocess; resize all to one size")
-            read = torch.stack(read)
-        inputs[chunk.start : chunk.stop] = read
-        if samples.targets is None:
-            targets += its_targets
-    targets = _as_targets(targets) if samples.targets is None else samples.targets
-    return replace(samples, dataset=InMemory(inputs, targets), targets=targets)
+    found, targets = zip(*visit_all(dataset.__getitem__, len(samples), threads), strict=True)
+    for start in range(0, len(samples), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        inputs[chunk] = _preprocess_all(found[chunk], preprocess, first, start)
+    targets = samples.targets if samples.targets is not None else _as_targets(default_collate(targets))
+    return replace(samples, kept=(inputs, targets), targets=targets)
+
+
+def _preprocess_all(found, preprocess, first: torch.Tensor, start: int) -> torch.Tensor:
+    """Samples (n, ...), at once if preprocess can and they are images of one size. start: number of the first one."""
+    if isinstance(preprocess, BatchPreprocess):
+        images = [to_image(sample) for sample in found]
+        if images[0].ndim == 3 and len({image.shape for image in images}) == 1:
+            return as_input(preprocess.of_batch(torch.stack(images)))
+    inputs = [as_input(preprocess(sample)) for sample in found]
+    for index, sample in enumerate(inputs, start):
+        if sample.shape != first.shape:
+            shapes = f"{list(sample.shape)}, but the first one is {list(first.shape)}"
+            raise IngredientsError(f"sample {index} is {shapes} after preprocess; resize all to one size")
+    return torch.stack(inputs)
 
 
 def as_input(sample) -> torch.Tensor:
     """A preprocessed sample as a float tensor, an image as (C, H, W); or a row of token ids, int64."""
     if sample is None:
         raise IngredientsError("preprocess returned None; it must return the sample")
-    sample = as_tensor(sample)
+    sample = to_image(sample)
     if is_ids(sample):
         return sample.long()
     if not sample.is_floating_point():
@@ -221,16 +203,9 @@ def as_input(sample) -> torch.Tensor:
     return sample.float()
 
 
-def as_tensor(sample) -> torch.Tensor:
-    """A tensor of a sample; images as (C, H, W): see `to_image` in pantry/preprocess.py."""
-    from pantry.preprocess import to_image
-
-    return to_image(sample)
-
-
 def scale(sample) -> torch.Tensor:
     """The preprocess of a project that names none: bytes become floats in [0, 1]; floats and token ids stay."""
-    sample = as_tensor(sample)
+    sample = to_image(sample)
     return sample if sample.is_floating_point() or is_ids(sample) else sample / 255
 
 
@@ -242,7 +217,7 @@ def is_ids(sample: torch.Tensor) -> bool:
 def _input_format(raw, resized) -> dict:
     """What a sample is before preprocess, so that predict can make the same of an image file."""
     kind = "tensor" if isinstance(raw, torch.Tensor) else "image" if "PIL" in type(raw).__module__ else "array"
-    image = as_tensor(raw)
+    image = to_image(raw)
     axes = 2 if kind == "image" else len(raw.shape)
     return {
         "kind": kind,
@@ -256,22 +231,36 @@ def _input_format(raw, resized) -> dict:
     }
 
 
-def split_off(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
-    """(training, validation): a seeded share of each class goes to validation."""
-    groups = torch.zeros(len(samples), dtype=torch.long)
-    if samples.targets is not None and samples.targets.ndim == 1 and not samples.targets.is_floating_point():
-        groups = samples.targets
+def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = None) -> tuple[Samples, Samples]:
+    """(training, validation): a seeded share of each class goes to validation; fold = "2/5": the second of five parts.
+
+    The parts have each class in (nearly) equal shares, and no sample in common.
+    """
+    groups = torch.zeros(len(samples)) if samples.labels is None else samples.labels
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of("split", seed)))
     held_back = torch.zeros(len(samples), dtype=torch.bool)
-    for group in groups.unique():
+    if fold:
+        order = order[groups[order].argsort(stable=True)]
+        held_back[order[_part(fold)]] = True
+    for group in () if fold else groups.unique():
         members = order[groups[order] == group]
         held_back[members[: round(fraction * len(members))]] = True
     if not held_back.any() or held_back.all():
-        message = (
-            f"this share of {len(samples)} samples leaves a split empty; change it, or add [validation.load_dataset]"
-        )
-        raise SettingError("training.scheme.validation_fraction", message)
+        key = "fold" if fold else "validation_fraction"
+        message = f"{len(samples)} samples leave a split empty; change it, or add [validation.load_dataset]"
+        raise SettingError(f"training.scheme.{key}", message)
     return samples.subset(~held_back), samples.subset(held_back)
+
+
+def _part(fold: str) -> slice:
+    """ "2/5" -> every fifth, from the second."""
+    try:
+        part, count = map(int, fold.split("/"))
+    except ValueError:
+        part = count = 0
+    if not 1 <= part <= count or count < 2:
+        raise SettingError("training.scheme.fold", "expected a part and their number, such as 2/5")
+    return slice(part - 1, None, count)
 
 
 # ----------------------------------------------------------------------------------------------------- reading
@@ -285,11 +274,9 @@ def seed_of(purpose: str, *key: int) -> int:
 
 def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
     """`order_of(epoch)`: the indices (N,) that an epoch reads, in order; `balanced`: each class equally often."""
-    weights = None
-    if balanced:
-        if samples.targets is None or samples.targets.ndim > 1 or samples.targets.is_floating_point():
-            raise SettingError("training.scheme.balanced", "expected one class for each sample; set it to False")
-        weights = 1 / samples.targets.bincount()[samples.targets]
+    if balanced and samples.labels is None:
+        raise SettingError("training.scheme.balanced", "expected one class for each sample; set it to False")
+    weights = 1 / samples.labels.bincount()[samples.labels] if balanced else None
 
     def order_of(epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed_of("order", seed, epoch))
@@ -297,46 +284,35 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
             order = torch.multinomial(weights, len(samples), replacement=True, generator=generator)
         else:
             order = torch.randperm(len(samples), generator=generator)
-        return order + epoch * len(samples) if isinstance(samples.dataset, Augmented) else order
+        return order if samples.per_sample is None else order + epoch * len(samples)
 
     return order_of
 
 
 def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     """`read(order=None) -> batches (inputs, targets)` on the device; order: indices of samples, None: all, in order."""
-    dataset, collate = samples.dataset, samples.collate or torch.utils.data.default_collate
     plan = []  # the indices of each batch of an epoch; the list stays the same, so that the workers can stay
-    loader = (
-        _worker_loader(dataset, plan, samples.collate, device, workers) if workers and not samples.in_memory else None
-    )
+    loader = None if samples.in_memory else _data_loader(samples, plan, device, workers)
 
-    def read(order=None):
+    def read(order: torch.Tensor | None = None):
         order = torch.arange(len(samples)) if order is None else order
-        if samples.in_memory:
-            order = order.to(dataset.inputs.device)
-        plan[:] = order.split(batch_size) if len(order) else []  # an empty one would be split into one part
-        if loader is not None:
-            plan[:] = [indices.tolist() for indices in plan]
-            batches = loader
-        elif samples.in_memory:
-            batches = map(dataset.__getitems__, plan)
-        else:
-            batches = (collate([dataset[index] for index in indices.tolist()]) for indices in plan)
-        for inputs, targets in batches:
+        parts = order.split(batch_size) if len(order) else []  # an empty one would be split into one part
+        plan[:] = [] if samples.in_memory else [part.tolist() for part in parts]
+        for inputs, targets in map(samples.at, parts) if samples.in_memory else loader:
             yield to_device(inputs, device), to_device(targets, device)
 
     return read
 
 
-def _worker_loader(dataset, plan: list, collate, device, workers: int):
-    settings = {"num_workers": workers, "persistent_workers": True, "pin_memory": device.type == "cuda"}
-    if "fork" in torch.multiprocessing.get_all_start_methods():
-        settings["multiprocessing_context"] = "fork"  # functions made by functions cannot be sent to other processes
-    from recipes.parts.step import end_with_parent
+def _data_loader(samples: Samples, plan: list, device, workers: int):
+    settings = {"collate_fn": samples.collate, "pin_memory": device.type == "cuda"}
+    if workers:
+        from recipes.parts.step import end_with_parent
 
-    return torch.utils.data.DataLoader(
-        dataset, batch_sampler=plan, collate_fn=collate, worker_init_fn=end_with_parent, **settings
-    )
+        settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
+        if "fork" in torch.multiprocessing.get_all_start_methods():
+            settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
+    return DataLoader(samples, batch_sampler=plan, **settings)
 
 
 def to_device(batch, device):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from core import Ingredients, parse_string, resolve
-from core.declared import read_section
+from core.arguments import read_section
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
 from recipes.parts.resume import find_checkpoint

@@ -1,16 +1,19 @@
 """What can be turned on in the ingredients: that it does what it says, in a run of the recipe."""
 
+import functools
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from core import IngredientsError
+from recipes import classification
+from recipes.experiment import select_by
+from recipes.parts import checkpoint, samples, tune
+from recipes.settings import Scheme
+from tests.helpers import equal, metrics_of, state_of
 
-from core import IngredientsError, registry
-from recipes import checkpoint, data, tune
-from recipes.train import ranking
-from tests.test_train import RESUME, figures, same, state
-
+RESUME = {"training.scheme.resume": "True"}
 SHORT = {"training.scheme.epochs": "2"}
 
 
@@ -48,13 +51,13 @@ NAMED = {
 
 @pytest.mark.parametrize("name", NAMED)
 def test_functions_by_name_change_the_run(train, name):
-    assert figures(train(SHORT | NAMED[name])) != figures(train(SHORT))
+    assert metrics_of(train(SHORT | NAMED[name])) != metrics_of(train(SHORT))
 
 
 @pytest.mark.parametrize("name", ["sequence", "RandAugment", "mixup"])
 def test_augmentation_is_the_same_with_and_without_workers(train, name):
     one, other = (train(SHORT | NAMED[name] | {"training.scheme.workers": workers}) for workers in ("0", "2"))
-    assert figures(one) == figures(other) and same(state(one)["model"], state(other)["model"])
+    assert metrics_of(one) == metrics_of(other) and equal(state_of(one)["model"], state_of(other)["model"])
 
 
 def test_a_metric_of_ones_own_chooses_the_best_epoch(train, own):
@@ -62,30 +65,30 @@ def test_a_metric_of_ones_own_chooses_the_best_epoch(train, own):
     own.metric("odd")(lambda: lambda outputs, targets: next(values))
     changes = {"training.scheme.epochs": "4", "validation.metrics.odd.@metric": "odd", "training.scheme.best": "odd"}
     folder = train(changes)
-    assert [line["odd"] for line in figures(folder)[:4]] == [0.3, 0.9, 0.1, 0.5]
-    assert state(folder, "best.pt")["epoch"] == 2
+    assert [line["odd"] for line in metrics_of(folder)[:4]] == [0.3, 0.9, 0.1, 0.5]
+    assert state_of(folder, "best.pt")["epoch"] == 2
     values = iter([0.3, 0.9, 0.1, 0.5, 0.5, 0.5])
-    assert state(train(changes | {"training.scheme.best_is": "lowest"}), "best.pt")["epoch"] == 3
-    with pytest.raises(IngredientsError, match="training.scheme.best = od\n.*Did you mean odd"):
+    assert state_of(train(changes | {"training.scheme.best_is": "lowest"}), "best.pt")["epoch"] == 3
+    with pytest.raises(IngredientsError, match="training.scheme.best\n.*Did you mean odd"):
         train(changes | {"training.scheme.best": "od"})
 
 
 def test_the_smaller_loss_is_the_better_one(train):
     folder = train({"training.scheme.best": "loss"})
-    losses = [line["loss"] for line in figures(folder) if "train_loss" in line]
-    assert state(folder, "best.pt")["epoch"] == 1 + losses.index(min(losses))
+    losses = [line["loss"] for line in metrics_of(folder) if "train_loss" in line]
+    assert state_of(folder, "best.pt")["epoch"] == 1 + losses.index(min(losses))
 
 
 def test_torchmetrics_by_name(train):
     pytest.importorskip("torchmetrics")
     section = {"@metric": "torchmetrics.F1Score", "task": "multiclass", "num_classes": "3", "average": "macro"}
     folder = train({f"validation.metrics.f1.{key}": value for key, value in section.items()})
-    assert all(0 <= line["f1"] <= 1 for line in figures(folder) if "train_loss" in line)
+    assert all(0 <= line["f1"] <= 1 for line in metrics_of(folder) if "train_loss" in line)
 
 
 def test_views_change_what_is_predicted(train):
     changes = {"testing.views.@views": "shift_views", "testing.views.pixels": "3"}
-    one, other = figures(train()), figures(train(changes))
+    one, other = metrics_of(train()), metrics_of(train(changes))
     assert one[:-2] == other[:-2] and one[-2]["loss"] != other[-2]["loss"]
 
 
@@ -114,7 +117,7 @@ def test_weights_to_begin_with(train, capsys):
     capsys.readouterr()
     begun = train({"training.scheme.epochs": "1", "model.architecture.weights": "begin.pt"})
     assert "entries of begin.pt; nothing newly initialized" in capsys.readouterr().out
-    assert figures(begun)[0]["train_loss"] < figures(first)[0]["train_loss"] * 0.8
+    assert metrics_of(begun)[0]["train_loss"] < metrics_of(first)[0]["train_loss"] * 0.8
     with pytest.raises(IngredientsError, match="none.pt"):
         train({"model.architecture.weights": "none.pt"})
 
@@ -122,7 +125,7 @@ def test_weights_to_begin_with(train, capsys):
 def test_frozen_epochs_leave_the_body_as_it_was(train):
     changes = {"training.scheme.epochs": "3", "training.scheme.frozen_epochs": "2"}
     folder = train(changes | {"training.model.save_all_checkpoints": "True"})
-    one, two, three = (state(folder, f"epoch-00{epoch}.pt")["model"] for epoch in (1, 2, 3))
+    one, two, three = (state_of(folder, f"epoch-00{epoch}.pt")["model"] for epoch in (1, 2, 3))
     *body, weight, _ = [key for key in one if "num_batches" not in key]
     assert all(torch.equal(one[key], two[key]) for key in body) and not torch.equal(one[weight], two[weight])
     assert not any(torch.equal(two[key], three[key]) for key in body)
@@ -130,74 +133,76 @@ def test_frozen_epochs_leave_the_body_as_it_was(train):
 
 def test_recomputing_changes_no_number(train):
     plain = train(SHORT)
-    assert figures(train(SHORT | {"model.architecture.recompute": '["0", "3"]'})) == figures(plain)
+    assert metrics_of(train(SHORT | {"model.architecture.recompute": '["0", "3"]'})) == metrics_of(plain)
 
 
-def test_accumulation_is_as_one_large_batch(train):
+def test_accumulation_is_as_one_large_batch(train, own):
     """But for batch norm, whose statistics are those of the part: so of a network without."""
-    plain = {"model.architecture.backbone": "test_flat_images", "training.augment.pixels": "0"}
-    if "test_flat_images" not in registry.backbone:
-        registry.backbone.register("test_flat_images")(
-            lambda in_channels, output_classes: torch.nn.Sequential(
-                torch.nn.Flatten(), torch.nn.Linear(256 * in_channels, output_classes)
-            )
-        )
+
+    @own.backbone.register("flat_images")
+    def flat(in_channels, output_classes):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256 * in_channels, output_classes))
+
+    plain = {"model.architecture.backbone": "flat_images", "training.augment.pixels": "0"}
     whole = train(SHORT | plain | {"training.scheme.batch_size": "16"})
     parts = train(SHORT | plain | {"training.scheme.batch_size": "4", "training.scheme.accumulate": "4"})
-    one, other = state(whole)["model"], state(parts)["model"]
+    one, other = state_of(whole)["model"], state_of(parts)["model"]
     assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in one)
-    assert abs(figures(whole)[0]["train_loss"] - figures(parts)[0]["train_loss"]) < 1e-5
+    assert abs(metrics_of(whole)[0]["train_loss"] - metrics_of(parts)[0]["train_loss"]) < 1e-5
 
 
 def test_averaged_weights_are_measured_and_the_others_kept(train):
     for name in ("ema", "swa"):
-        held = state(train({f"training.scheme.{name}": "0.5"}))
-        assert not same(held["model"], held["training"])
+        held = state_of(train({f"training.scheme.{name}": "0.5"}))
+        assert not equal(held["model"], held["training"])
         kept = checkpoint.load(Path("models/0.0.0/model.pth"))
         assert kept.keys() & {"training", "average", "optimizer"} == set()
 
 
 def test_an_average_of_decay_0_would_be_the_weights(train):
     """EMA by its definition: after one step average = weights; the recurrence is torch's."""
-    held = state(train({"training.scheme.ema": "0.000001"}))
+    held = state_of(train({"training.scheme.ema": "0.000001"}))
     keys = [key for key in held["model"] if held["model"][key].is_floating_point()]
     assert all(torch.allclose(held["model"][key], held["training"][key], atol=1e-4) for key in keys)
 
 
 def test_precision_of_16_bits_trains(train):
-    for precision in ("bf16", "fp16", "auto"):
-        assert figures(train({"training.scheme.precision": precision}))[-2]["accuracy"] > 0.8
+    for precision in ("bf16", "fp16"):
+        first, second, *_ = metrics_of(train(SHORT | {"training.scheme.precision": precision}))
+        assert second["train_loss"] < first["train_loss"]
 
 
 def test_half_an_epoch(train):
     folder = train({"training.scheme.epochs": "1.5", "training.scheme.balanced": "True"})
-    assert [line["epoch"] for line in figures(folder) if "train_loss" in line] == [1, 2]
+    assert [line["epoch"] for line in metrics_of(folder) if "train_loss" in line] == [1, 2]
 
 
 def test_balanced_draws_each_class_equally_often():
     targets = torch.tensor([0] * 90 + [1] * 10)
-    samples = data.Samples(torch.zeros(100), targets, None, None, {})
-    drawn = torch.cat([targets[data.orders(samples, 0, balanced=True)(epoch)] for epoch in range(50)])
+    split = samples.Samples(samples.InMemory(torch.zeros(100), targets), targets)
+    drawn = torch.cat([targets[samples.epoch_sampler(split, 0, balanced=True)(epoch)] for epoch in range(50)])
     assert abs(drawn.float().mean() - 0.5) < 0.03
-    assert data.orders(samples, 0)(3).sort().values.tolist() == list(range(100))
+    assert samples.epoch_sampler(split, 0)(3).sort().values.tolist() == list(range(100))
 
 
 def test_learning_rate_that_is_looked_for(train):
     pytest.importorskip("matplotlib")
     folder = train(SHORT | {"training.optimizer.learning_rate": "auto"})
-    found = state(folder)["found"]["learning_rate"]
+    found = state_of(folder)["autotuned"]["learning_rate"]
     assert tune.LOWEST <= found <= tune.HIGHEST
     assert f"learning_rate = auto: {found}" in (folder / "log.txt").read_text()
     assert (folder / "learning_rate.png").read_bytes().startswith(b"\x89PNG")
     longer = {"training.scheme.epochs": "3", "training.optimizer.learning_rate": "auto"}
-    assert state(train(longer | RESUME))["found"]["learning_rate"] == found
+    assert state_of(train(longer | RESUME))["autotuned"]["learning_rate"] == found
 
 
 def test_batch_size_by_memory(train, monkeypatch):
     monkeypatch.setattr(tune, "free_memory", lambda device: 2**40)
-    assert state(train(SHORT | {"training.scheme.batch_size": "auto"}))["found"]["batch_size"] == 2  # 20 steps an epoch
+    assert (
+        state_of(train(SHORT | {"training.scheme.batch_size": "auto"}))["autotuned"]["batch_size"] == 2
+    )  # 20 steps an epoch
     monkeypatch.setattr(tune, "free_memory", lambda device: 1)
-    assert state(train(SHORT | {"training.scheme.batch_size": "auto"}))["found"]["batch_size"] == 1
+    assert state_of(train(SHORT | {"training.scheme.batch_size": "auto"}))["autotuned"]["batch_size"] == 1
 
 
 def test_schedule_free(train):
@@ -207,22 +212,21 @@ def test_schedule_free(train):
     whole = train(changes)
     train(changes | {"training.scheme.epochs": "4", "project.name": "other"})
     resumed = train(changes | RESUME | {"project.name": "other"})
-    assert figures(resumed)[-2:] == figures(whole)[-2:] and same(state(resumed)["model"], state(whole)["model"])
+    assert metrics_of(resumed)[-2:] == metrics_of(whole)[-2:] and equal(
+        state_of(resumed)["model"], state_of(whole)["model"]
+    )
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
-@pytest.mark.slow
-def test_compile_gives_nearly_the_same(train):
-    plain, compiled = figures(train(SHORT)), figures(train(SHORT | {"training.scheme.compile": "True"}))
+def test_compile_gives_nearly_the_same(train, monkeypatch):
+    """With the backend that compiles nothing: torch's own takes minutes."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    plain, compiled = metrics_of(train(SHORT)), metrics_of(train(SHORT | {"training.scheme.compile": "True"}))
     assert abs(plain[0]["train_loss"] - compiled[0]["train_loss"]) < 1e-3
 
 
-def test_ranking_takes_the_direction_of_the_metric(read):
+def test_the_best_epoch_takes_the_direction_of_the_metric():
     class Lower:
         higher_is_better = False
 
-    from recipes import classification
-    from recipes.settings import Scheme
-
-    name, rank = ranking(read(), Scheme(best="error"), classification, {"error": Lower()})
+    name, rank = select_by(Scheme(best="error"), classification, {"error": Lower()})
     assert name == "error" and rank({"error": 1, "loss": 0}) > rank({"error": 2, "loss": 0})

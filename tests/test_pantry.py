@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
+import pantry  # noqa: F401  (registers)
 import pytest
 import torch
-
-import pantry  # noqa: F401  (registers)
 from core import registry
 from pantry import augment, preprocess
 
