@@ -16,7 +16,6 @@ ONLY_FOR = {
     "task": {
         "classification": [
             "recipes/classification.py",
-            "tests/test_commands.py",
             "tests/test_interruptions.py",
             "tests/test_train.py",
         ],
