@@ -161,7 +161,7 @@ def test_check_before_the_data_is_here(ask):
 WRONG = {
     "head": ({"project.meta.n_classes": "4"}, "output_classes = ${project.meta.n_classes}", "3 classes (class-0, cl"),
     "shape": ({"model.architecture.backbone": "alexnet"}, "backbone = alexnet", "cannot take samples of [1, 16, 16]"),
-    "loss": ({"training.loss.@loss": "own"}, "training.loss", "outputs [2, 3] and targets [2] do not match: Using"),
+    "loss": ({"training.loss.@loss": "own"}, "training.loss", "Using a target size (torch.Size([2]))"),
     "batch loss": ({"training.loss.@loss": "each"}, "training.loss", "returns [2] for 2 samples, expected a scalar"),
     "preprocess": ({"training.preprocess.@preprocess": "flip"}, "training.load_dataset", "Dimension out of range"),
     "augment": ({"training.augment.@augment": "flip"}, "training.augment", "not a batch"),
