@@ -337,7 +337,7 @@ def test_print_fed_back_trains_identically(ask, train, read, tmp_path):
 
     changes = {"training.scheme.epochs": "2", "training.augment.pixels": "2"}
     code, said, _ = ask("--print", changes=changes)
-    assert code == 0 and "workers = 0  # default" in said and "epochs = 2" in said
+    assert code == 0 and "workers = auto  # default" in said and "epochs = 2" in said
     (tmp_path / "printed.ini").write_text(said)
     first = train(changes)
     again = read_ingredients(tmp_path / "printed.ini")

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 from core import IngredientsError
-from recipes.parts.samples import InMemory, Samples, split_off
+from recipes.parts.samples import load, split_off
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 
 
 def samples(targets):
     inputs = torch.arange(len(targets)).float()[:, None]
-    return Samples(InMemory(inputs, torch.tensor(targets)), torch.tensor(targets))
+    return load(lambda: (inputs, targets), lambda sample: sample, memory=1.0)
 
 
 def test_folds_are_stratified_and_share_no_sample():
     all_targets = [0] * 10 + [1] * 5 + [2] * 7
     parts = [split_off(samples(all_targets), 0.2, seed=0, fold=f"{part}/5") for part in range(1, 6)]
-    held_back = [set(validation.dataset.inputs[:, 0].int().tolist()) for _, validation in parts]
+    held_back = [set(validation.kept[0][:, 0].int().tolist()) for _, validation in parts]
     assert set.union(*held_back) == set(range(22)) and sum(map(len, held_back)) == 22
     for training, validation in parts:
         assert len(training) + len(validation) == 22

@@ -70,7 +70,7 @@ def test_the_names_of_splits(tmp_path, names):
 def test_class_folders_alone_are_for_training(images):
     assert load_image_folder(images / "training")().classes == ["a", "b"]
     for split, wanted in (("validation", "val/ or valid/ or validation/"), ("testing", "test/ or testing/")):
-        message = f"training: there is no {wanted} in it, but a, b; all its class folders count as training"
+        message = f"training: there is no {wanted} in it, but a, b; or set {split}_share in the sections of all splits"
         with pytest.raises(IngredientsError, match=message):
             load_image_folder(images / "training", split)()
 
@@ -150,7 +150,6 @@ def test_images_that_cannot_be_used_are_all_named(images):
     (folder / "bytes.png").write_bytes(b"no image at all")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "folder.png").symlink_to(folder / "not there")
-    save(folder / "sixteen.png", Image.fromarray(numpy.full((6, 4), 40_000, dtype=numpy.uint16)))
     save(folder / "float.tif", Image.fromarray(numpy.zeros((6, 4), dtype=numpy.float32)))
     whole = save(folder / "cut.png", size=(64, 64)).read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -158,14 +157,13 @@ def test_images_that_cannot_be_used_are_all_named(images):
         "bytes.png": "this is no image of a known format",
         "empty.jpg": "this is no image of a known format",
         "folder.png": "No such file",
-        "sixteen.png": "16-bit and float images (mode I;16)",
-        "float.tif": "16-bit and float images (mode F)",
+        "float.tif": "the range of its values is unknown (mode F); save it with 8 or 16 bits",
         "cut.png": "cannot be read",
     }
     with pytest.raises(IngredientsError) as caught:
         load_image_folder(images, image_size=[6, 4])()
     head, *lines = str(caught.value).splitlines()
-    assert head == "6 of 9 samples cannot be used:"
+    assert head == "5 of 8 samples cannot be used:"
     assert {Path(line.split(":")[0]).name for line in lines} == set(expected)
     for line in lines:
         assert expected[Path(line.split(":")[0]).name] in line
@@ -306,3 +304,99 @@ def test_cache_gives_the_same_images_and_follows_the_files(images, tmp_path, mon
     with pytest.raises(IngredientsError, match="2.png: this is no image"):
         load_image_folder(images, cache=cache, **options)()
     assert not list(cache.glob("*.part"))
+
+
+# ------------------------------------------------------------------------------------------------------------- kinds
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_of_16_bits_the_upper_8_are_taken(tmp_path, suffix):
+    deep = numpy.array([[0, 255, 256], [32768, 40000, 65535]], dtype=numpy.uint16)
+    path = tmp_path / f"a/x.{suffix}"
+    path.parent.mkdir()
+    if suffix == "pgm":
+        path.write_bytes(b"P5 3 2 65535\n" + deep.astype(">u2").tobytes())
+    else:
+        Image.fromarray(deep).save(path)
+    assert decode_image(path, 1).tolist() == [[[0, 0, 1], [128, 156, 255]]]
+    assert decode_image(path, 3)[2].tolist() == [[0, 0, 1], [128, 156, 255]]
+    assert load_image_folder(tmp_path)().channels == 1
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    image = Image.new("RGB", (8, 8), (200, 30, 30)).convert("CMYK")
+    assert (decode_image(save(tmp_path / "c.tif", image), 3)[:, 0, 0] - torch.tensor([200, 30, 30])).abs().max() <= 2
+
+
+def test_a_large_jpeg_decoded_in_part_is_close_to_one_decoded_whole(tmp_path):
+    small = numpy.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=numpy.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC)
+    path = save(tmp_path / "x.jpg", image, quality=95, exif=exif)
+    part, whole = decode_image(path, 3, [64, 48]), decode_image(path, 3)
+    whole = torch.nn.functional.interpolate(whole[None], (64, 48), mode="bilinear", antialias=True)[0]
+    assert part.shape == (3, 64, 48) and (part.int() - whole.int()).abs().float().mean() < 2
+
+
+# ------------------------------------------------------------------------------------------------------------- skipped
+
+
+def damaged(images):
+    """Three files that cannot be decoded: cut off, no image, with another byte in the middle."""
+    folder = images / "training/a"
+    whole = save(folder / "cut.jpg", size=(64, 64), mode="RGB").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("no image")
+    flipped = bytearray(save(folder / "flipped.png", size=(64, 64)).read_bytes())
+    flipped[len(flipped) // 2] ^= 255
+    (folder / "flipped.png").write_bytes(flipped)
+    return images
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_corrupt_images_are_skipped_if_asked(images, tmp_path, capsys, cached):
+    options = {"image_size": [6, 4], "cache": tmp_path / "cache" if cached else None}
+    plain = load_image_folder(images, **options)()
+    whole = [plain[index] for index in range(3)]
+    for _ in range(2):
+        loaded = load_image_folder(damaged(images), skip_corrupt=True, **options)()
+        said = capsys.readouterr().out
+        assert said.startswith("note: skipped 3 of 6 images that cannot be read: ") and "text.png" in said
+        assert loaded.paths == plain.paths and loaded.targets.tolist() == [0, 0, 1]
+        assert all(torch.equal(loaded[index][0], whole[index][0]) for index in range(3))
+
+
+def test_nothing_but_corrupt_images_is_refused(tmp_path):
+    save(tmp_path / "a/1.png").write_bytes(b"no image")
+    with pytest.raises(IngredientsError, match="1.png: this is no image"):
+        load_image_folder(tmp_path, skip_corrupt=True)()
+
+
+# -------------------------------------------------------------------------------------------------------------- shares
+
+
+def test_splits_without_a_folder_take_shares_of_training(tmp_path):
+    for index in range(30):
+        save(tmp_path / ("a" if index < 20 else "b") / f"{index}.png")
+    shares = {"validation_share": 0.1, "testing_share": 0.2, "seed": 3}
+    found = {split: load_image_folder(tmp_path, split, **shares)() for split in ("training", "validation", "testing")}
+    counts = {split: loaded.targets.bincount().tolist() for split, loaded in found.items()}
+    assert counts == {"training": [14, 7], "validation": [2, 1], "testing": [4, 2]}
+    assert len({path for loaded in found.values() for path in loaded.paths}) == 30
+    assert load_image_folder(tmp_path, "testing", **shares)().paths == found["testing"].paths
+    assert load_image_folder(tmp_path, "testing", **shares | {"seed": 4})().paths != found["testing"].paths
+    (tmp_path / "c").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).rename(tmp_path / "c" / name)
+    (tmp_path / "c").rename(tmp_path / "train")
+    for name in ("a", "b"):
+        save(tmp_path / "valid" / name / "x.png")
+    found = {split: load_image_folder(tmp_path, split, **shares)() for split in ("training", "validation", "testing")}
+    assert {split: len(loaded) for split, loaded in found.items()} == {"training": 24, "validation": 2, "testing": 6}
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.0), (0.0, 1.0)])
+def test_shares_that_leave_nothing_are_refused(tmp_path, shares):
+    with pytest.raises(ValueError, match="testing_share"):
+        load_image_folder(tmp_path, validation_share=shares[0], testing_share=shares[1])

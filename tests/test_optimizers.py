@@ -198,6 +198,21 @@ def test_muon_reshapes_kernels_of_any_memory_format():
     )
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_muon_moves_kernels_of_one_pixel(memory_format):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1, bias=False), torch.nn.Conv2d(4, 2, 1, bias=False))
+    optimizer = made("optimizer", "muon")(model.to(memory_format=memory_format))
+    matrix = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False), torch.nn.Linear(4, 2, bias=False))
+    other = made("optimizer", "muon")(matrix)
+    for kernel, weight in zip(model.parameters(), matrix.parameters(), strict=True):
+        weight.data.copy_(kernel.data[..., 0, 0])
+        weight.grad = torch.ones_like(weight).tril()
+        kernel.grad = weight.grad[..., None, None].clone(memory_format=memory_format)
+    optimizer.step()
+    other.step()
+    assert torch.equal(model[0].weight[..., 0, 0], matrix[0].weight)
+
+
 # Those of torch by name
 
 CLASSES = [
@@ -253,8 +268,8 @@ def test_arguments_of_torch_are_checked_by_name_and_turned_to_tuples():
     [
         ("muon", {"momentum": 1}, r"momentum = 1: must be in \[0, 1\)"),
         ("muon", {"rest_betas": [0.9]}, r"rest_betas = \[0.9\]: must be two numbers"),
-        ("muon", {"rest_learning_rate": -1}, "rest_learning_rate = -1: must be at least 0"),
-        ("adamw", {"betas": [1, 1]}, r"betas = \[1, 1\]: must be two numbers"),
+        ("muon", {"rest_learning_rate": -1}, r"rest_learning_rate = -1: must be in \[0, inf\)"),
+        ("adamw", {"betas": [1, 1]}, r"betas = \[1, 1\]: must be in \[0, 1\)"),
         ("schedule_free", {"momentum": 0}, r"momentum = 0: must be in \(0, 1\)"),
         ("schedule_free", {"kind": "adam"}, "Did you mean adamw?"),
     ],
@@ -288,7 +303,7 @@ def test_own_schedules():
     assert [factor(0), factor(0.25), factor(0.5), factor(0.9)] == [0, 0.5, 1, 1]
     factor = schedules.step(milestones=[0.5, 0.8], gamma=0.5)
     assert [factor(0.49), factor(0.5), factor(0.79), factor(0.8)] == [1, 0.5, 0.5, 0.25]
-    with pytest.raises(ValueError, match=r"milestones\[1\] = 60: must be a share of training"):
+    with pytest.raises(ValueError, match=r"milestones = \[0.5, 60\]: must be in \[0, 1\)"):
         schedules.step(milestones=[0.5, 60])
 
 

@@ -1,5 +1,6 @@
 """core/registry.py and pantry/__init__.py: a shelf is imported when a name on it is asked for."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,25 @@ def test_every_registration_of_the_pantry_is_found_in_its_text():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_function_says_in_one_line_what_it_does_and_what_it_takes():
+    """What `python train.py --list loss` prints."""
+    import pantry  # noqa: F401  (registers)
+    from core import registry
+    from recipes.explain import listing
+
+    wrong, count = [], 0
+    for kind, functions in registry.items():
+        lines = listing(kind).splitlines()
+        for name in (name for name in functions._shelves if name[-1] != "*"):  # not what other tests added
+            function = functions.get(name)
+            meaning = (inspect.getdoc(function) or "").partition("\n")[0]
+            signature = inspect.signature(function)
+            parameters = signature.parameters.values()
+            untyped = [p for p in parameters if p.annotation is p.empty and p.kind is not p.VAR_POSITIONAL]
+            is_listed = any(line.startswith(f"{name}(") for line in lines) and f"    {meaning}" in lines
+            if not (15 < len(meaning) <= 116 and meaning[-1] in ".:" and is_listed) or untyped:
+                wrong.append(f"{kind} {name}{signature}: {meaning}")
+            count += 1
+    assert not wrong and count > 40, "\n".join(wrong)

@@ -8,8 +8,11 @@ import collections.abc
 import inspect
 import os
 import typing
+from contextlib import suppress
 from dataclasses import field, fields
+from functools import cache
 from inspect import Parameter
+from pathlib import Path
 from types import MethodType, SimpleNamespace
 
 from .errors import Problem, suggest
@@ -77,6 +80,9 @@ class Signature:
         return [Problem(None, f"{path}.{key}", "", message) for key, message in wrong.items()]
 
 
+signature_of = cache(Signature)
+
+
 def _hint(parameter: Parameter, function):
     """The annotation of a parameter, without the quotes around it."""
     hint = object if parameter.annotation is Parameter.empty else parameter.annotation
@@ -100,12 +106,8 @@ def positional(node: Ingredients) -> list[tuple]:
 
 def adapt(value, hint):
     """A text given for a Path becomes one; all else stays as it is."""
-    kinds = {name for name, _ in _members(hint)} if isinstance(value, str) else ()
-    if "Path" not in kinds or "str" in kinds:
-        return value
-    from pathlib import Path
-
-    return Path(value)
+    kinds = {name for name, _ in _members(hint)}
+    return Path(value) if isinstance(value, str) and "Path" in kinds and "str" not in kinds else value
 
 
 def _members(hint) -> list[tuple]:
@@ -163,16 +165,14 @@ def mend(value, raw: str, hint) -> str:
     problem = f"expected {describe(hint)}, got {'an object' if isinstance(value, dict) else describe(type(value))}"
     if not isinstance(value, str):
         return problem + (f'; as text write "{raw}"' if fits("", hint) and not isinstance(value, list | dict) else "")
-    meant = [_ALIASES[value.lower()]] if value.lower() in _ALIASES else []
-    try:
+    meant = [_ALIASES.get(value.lower(), BROKEN)]
+    with suppress(ValueError, OverflowError):
         number = float(value.replace(",", "."))
-        meant += [int(number), number] if number.is_integer() else [number] if number - number == 0 else []
-    except ValueError:
-        pass
+        meant = [int(number), number] if int(number) == number else [number]
     for other in meant:
-        if fits(other, hint):
+        if other is not BROKEN and fits(other, hint):
             return f"`{raw}` is text; write {other}"
-    choices = [choice for name, inside in _members(hint) if name == "Literal" for choice in map(str, inside)]
+    choices = [str(choice) for name, inside in _members(hint) if name == "Literal" for choice in inside]
     return f"{problem}. {suggest(value, choices)}" if choices else problem
 
 
@@ -183,7 +183,7 @@ def setting(default, doc: str):
 
 def read_section(ingredients: Ingredients, path: str, declared: type):
     """The declared section at `path` as an instance of its dataclass; absent settings take their defaults."""
-    section, hints = ingredients.at(path, {}), Signature(declared).hints
+    section, hints = ingredients.at(path, {}), signature_of(declared).hints
     return declared(**{name: adapt(section[name], hint) for name, hint in hints.items() if name in section})
 
 
@@ -216,7 +216,7 @@ def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
             slots = [slot for slot, other in declared.items() if other == called[1:]]
             message = f"no recipe calls a function here. {_nearest(path, slots)}"
         elif isinstance(kind, type):
-            problems += Signature(kind).check(own, path, "setting")
+            problems += signature_of(kind).check(own, path, "setting")
         elif path in above and not is_free:
             problems += [Problem(None, f"{path}.{key}", "", f"[{path}] has no settings of its own") for key in own]
         elif not is_free and (own or not any(value._place == node._place for value in inside.values())):

@@ -78,39 +78,37 @@ def _override(nodes: dict, overrides, declared: list, problems: list) -> None:
     given = {}
     for path, value, *add in overrides:
         raw = value if isinstance(value, str) else as_written(value)
-        parent, _, key = path.rpartition(".")
-        node = nodes.get(parent, Ingredients((), parent, COMMAND_LINE))
         try:
             if given.setdefault(path, raw) != raw:
                 raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
-            if key not in node._entries:
-                _check_new(nodes, node, path, any(add) or path in declared, f"--add {path}={raw}", declared)
-            if bad := _FORBIDDEN.search(raw):
-                raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
-            value = read_value(raw)
+            _set(nodes, path, raw, any(add), declared)
         except ValueError as error:
             note(problems, str(error), f"--{path}", COMMAND_LINE, raw)
-            continue
-        if key[0] == "@" and node.get(key, value) != value:
-            node = _drop_arguments(nodes, parent)
-        nodes.setdefault(parent, node).enter(key, value, raw, COMMAND_LINE)
 
 
-def _check_new(nodes: dict, node: Ingredients, path: str, may_add: bool, option: str, declared: list) -> None:
-    """Raise ValueError if the command line cannot set what the file does not have: its `node` lacks the last part."""
-    key = path.rpartition(".")[2]
+def _set(nodes: dict, path: str, raw: str, may_add: bool, declared: list) -> None:
+    """Set one value. Raises ValueError if that is impossible."""
+    parent, _, key = path.rpartition(".")
+    node = nodes.get(parent, Ingredients((), parent, COMMAND_LINE))
+    is_new = key not in node._entries
     if path == "META.base":
         raise ValueError("base files are read before the command line; name them in the file")
     if path in nodes:
         raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', nodes[path]._entries)}")
-    if not may_add:
+    if is_new and not may_add and path not in declared:
         names = [f"{section}.{name}" for section, other in nodes.items() for name in other._entries]
         advice = suggest(path, names + declared, "--{}")
-        raise ValueError(f'there is no "{path}". {advice} {option} makes a new setting.')
-    if _Reader("", []).read(f"[{node._path}]\n{key} = 1\n") != {node._path: {key: 1}}:
+        raise ValueError(f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.')
+    if is_new and _Reader("", []).read(f"[{parent}]\n{key} = 1\n") != {parent: {key: 1}}:
         raise ValueError("name a section and a key, as in training.scheme.epochs")
-    if wrong := _wrong_key(key, "=", node):
+    if wrong := is_new and _wrong_key(key, "=", node):
         raise ValueError(wrong)
+    if bad := _FORBIDDEN.search(raw):
+        raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
+    value = read_value(raw)
+    if key[0] == "@" and node.get(key, value) != value:
+        node = _drop_arguments(nodes, parent)
+    nodes.setdefault(parent, node).enter(key, value, raw, COMMAND_LINE)
 
 
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:

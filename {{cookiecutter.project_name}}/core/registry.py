@@ -12,7 +12,7 @@ class Registry(dict):
     """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
 
     def __init__(self, name: str):
-        self.name, self._signatures, self._modules, self._shelves = name, {}, {}, {}
+        self.name, self._modules, self._shelves = name, {}, {}
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
@@ -26,7 +26,6 @@ class Registry(dict):
                 taken = f'"{name}" is taken in the registry {self.name} by {source(other)}'
                 raise IngredientsError(f"{source(function)}: {taken}; give one of them another name")
             self[name] = function
-            self._signatures.pop(name, None)
             return function
 
         return enter
@@ -69,22 +68,19 @@ class Registry(dict):
         self._read_shelf(name)
         path, members = name.rpartition(".")[0], {}
         if path in self._modules:
-            public = [(key, value) for key, value in vars(_import(path, name)).items() if key[0] != "_"]
-            members = {f"{path}.{key}": value for key, value in public if callable(value)}
-        if name in members and not dict.__contains__(self, name):
-            self[name] = self._modules[path](members[name])
+            members = {f"{path}.{key}": value for key, value in vars(_import(path, name)).items() if key[0] != "_"}
+        if callable(members.get(name)):
+            self.setdefault(name, self._modules[path](members[name]))
         if not dict.__contains__(self, name):
-            advice = suggest(name, [*self.names(), *members])
+            advice = suggest(name, [*self.names(), *(name for name, value in members.items() if callable(value))])
             raise IngredientsError(f'the registry {self.name} has no "{name}". {advice}')
         return self[name]
 
     def signature(self, name: str):
-        """What the function under `name` takes; asked for once."""
-        if name not in self._signatures:
-            from .arguments import Signature  # imports inspect and typing: `import core` does without
+        """What the function under `name` takes."""
+        from .arguments import signature_of  # imports inspect and typing: `import core` does without
 
-            self._signatures[name] = Signature(self.get(name))
-        return self._signatures[name]
+        return signature_of(self.get(name))
 
 
 def _import(module: str, name: str):
@@ -130,34 +126,29 @@ def source(function) -> Place:
         return Place(f"{inspect.getmodule(function).__name__}.{function}")
 
 
-def _sections(value, seen: set):
-    """Each section in a value, once."""
-    if isinstance(value, dict | list) and id(value) not in seen:
-        seen.add(id(value))
-        if isinstance(value, Ingredients):
-            yield value
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _sections(item, seen)
-
-
 def check_functions(ingredients: Ingredients) -> list[Problem]:
     """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
-    problems = []
-    for node in _sections(ingredients, set()):
-        key = call_key(node)
-        if key is None or node[key] is BROKEN:  # which is reported already
-            continue
-        name, kind = node[key], key[1:]
-        try:
-            if kind not in registry:
-                raise IngredientsError(f"there is no registry {kind}. {suggest(kind, registry, '@{}')}")
-            place = source(registry[kind].get(name))
-        except IngredientsError as error:
-            problems.append(Problem(None, f"{node._path}.{key}", "", str(error)))
-            continue
-        for problem in registry[kind].signature(name).check(node, node._path, "argument"):
-            problems.append(problem._replace(message=f"{problem.message} ({name} is defined at {place})"))
+    problems, todo, seen = [], [ingredients], set()
+    for value in todo:  # which grows on the way
+        if id(value) not in seen:
+            seen.add(id(value))
+            items = value.values() if isinstance(value, dict) else value
+            todo += [item for item in items if isinstance(item, dict | list)]
+            key = call_key(value) if isinstance(value, Ingredients) else None
+            problems += _check_call(value, key) if key and value[key] is not BROKEN else []
     return problems
+
+
+def _check_call(node: Ingredients, key: str) -> list[Problem]:
+    name, kind = node[key], key[1:]
+    try:
+        if kind not in registry:
+            raise IngredientsError(f"there is no registry {kind}. {suggest(kind, registry, '@{}')}")
+        function = registry[kind].get(name)
+    except IngredientsError as error:
+        return [Problem(None, f"{node._path}.{key}", "", str(error))]
+    wrong = registry[kind].signature(name).check(node, node._path, "argument")
+    return [p._replace(message=f"{p.message} ({name} is defined at {source(function)})") for p in wrong]
 
 
 def resolve(ingredients: Ingredients) -> Ingredients:

@@ -5,7 +5,7 @@ and cutmix. All randomness comes from `generator` and from torch's default gener
 An augment that only moves pixels carries `augment.move(inputs, generator) -> inputs`, for targets that are images too.
 """
 
-from core import IngredientsError, registry
+from core import IngredientsError, check_interval, registry
 
 registry.create("augment")
 
@@ -41,8 +41,7 @@ def sequence(*augments):
 @registry.augment.register("random_shift")
 def random_shift(pixels: int = 1):
     """Shift each image by up to `pixels` vertically and horizontally; the border is filled with 0."""
-    if pixels < 0:
-        raise ValueError(f"pixels = {pixels}: must be at least 0")
+    check_interval("[0, inf)", pixels=pixels)
     return _moving(lambda inputs, generator: _crop(inputs, pixels, *inputs.shape[-2:], generator))
 
 
@@ -51,8 +50,7 @@ def random_crop(size: list[int], pad: int = 0):
     """Crop each image to `size` = [height, width] pixels at a random place, after padding it with `pad` zeros."""
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size = {list(size)}: must be [height, width] in pixels")
-    if pad < 0:
-        raise ValueError(f"pad = {pad}: must be at least 0")
+    check_interval("[0, inf)", pad=pad)
 
     def move(inputs, generator):
         height, width = (side + 2 * pad for side in inputs.shape[-2:])
@@ -69,7 +67,7 @@ def random_flip(probability: float = 0.5, vertical: bool = False):
     """Flip each image left to right (`vertical`: upside down) with this probability. Not for digits or text."""
     import torch
 
-    _check_probability(probability)
+    check_interval("[0, 1]", probability=probability)
 
     def move(inputs, generator):
         flipped = torch.rand(len(inputs), generator=generator, device=inputs.device) < probability
@@ -113,11 +111,11 @@ def random_erasing(
     """
     from torchvision.transforms import v2
 
-    _check_probability(probability)
-    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
-        raise ValueError(f"area = {list(area)}: must be two shares of the image, the smaller first")
-    if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f"ratio = {list(ratio)}: must be two numbers above 0, the smaller first")
+    check_interval("[0, 1]", probability=probability, area=area)
+    check_interval("(0, inf)", ratio=ratio)
+    for name, ends in {"area": area, "ratio": ratio}.items():
+        if len(ends) != 2 or ends[0] > ends[1]:
+            raise ValueError(f"{name} = {list(ends)}: must be two numbers, the smaller first")
     erase = v2.RandomErasing(probability, area, ratio, value="random" if noise else 0, inplace=True)
 
     def augment(inputs, targets, generator):
@@ -154,10 +152,8 @@ def cutmix(classes: int, alpha: float = 1.0):
 def _mixing(transform, classes: int, alpha: float):
     import torch
 
-    if classes < 2:
-        raise ValueError(f"classes = {classes}: must be the number of classes, at least 2")
-    if not alpha > 0:
-        raise ValueError(f"alpha = {alpha}: must be above 0")
+    check_interval("[2, inf)", classes=classes)
+    check_interval("(0, inf)", alpha=alpha)
     mix = transform(alpha=alpha, num_classes=classes)
 
     def augment(inputs, targets, generator):
@@ -165,8 +161,3 @@ def _mixing(transform, classes: int, alpha: float):
         return inputs.contiguous(memory_format=torch.channels_last), targets  # which torchvision does not keep
 
     return augment
-
-
-def _check_probability(probability: float) -> None:
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability = {probability}: must be in [0, 1]")

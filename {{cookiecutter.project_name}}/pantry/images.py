@@ -4,6 +4,7 @@ Whatever is heavy is imported inside the functions, so that reading the ingredie
 """
 
 import os
+import random
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,8 @@ SPLITS = {
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow starts other programs for some others
 ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}  # bytes near the end of a complete file
-GREY, ALPHA = ("1", "L", "LA", "La"), ("LA", "La", "PA", "RGBA", "RGBa")  # modes of Pillow
+DEEP = ("I", "I;16", "I;16L", "I;16B")  # modes of Pillow for 16 bits
+GREY, ALPHA = ("1", "L", "LA", "La", *DEEP), ("LA", "La", "PA", "RGBA", "RGBa")
 SMALL = 128 * 128  # pixels; of smaller images threads decode half as many a second as no threads
 
 
@@ -52,6 +54,10 @@ def load_image_folder(
     image_size: list[int] | None = None,
     channels: Literal[1, 3] | None = None,
     cache: Path | None = None,
+    skip_corrupt: bool = False,
+    validation_share: float = 0.0,
+    testing_share: float = 0.0,
+    seed: int = 0,
 ):
     """`load() -> ImageFolder`: the images of `<source>/<split>/<class>/`, or of `<source>/<class>/` for training.
 
@@ -59,14 +65,21 @@ def load_image_folder(
     image_size: [height, width] in pixels to resize to; None: as in the files, which then must agree
     channels: 1 grey, 3 RGB; None: 1 if every image is grey, else 3
     cache: folder for decoded images, one file a split, made anew when an image changes; None: decode them each time
+    skip_corrupt: leave out images that cannot be read, and print how many; all are decoded once to find them
+    validation_share, testing_share, seed: a split that has no folder takes this share of each class of the training
+        images, drawn by seed, if it is the same in the sections of all splits
 
     Raises IngredientsError with all folders, or all images, that cannot be used.
     """
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
         raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
 
+    refuse_shares(validation_share, testing_share)
+    shares = {"validation": validation_share, "testing": testing_share}
+
     def load(cache: Path | None = cache) -> ImageFolder:
-        return ImageFolder(*list_images(Path(source), split), image_size, channels, cache)
+        found = list_images(Path(source), split, shares, seed)
+        return ImageFolder(*found, image_size, channels, cache, skip_corrupt)
 
     load.check = lambda: load(cache=None)  # looks at the files, decodes none
     return load
@@ -79,7 +92,7 @@ class ImageFolder:
     resized: [H, W] to which images are brought, None: as they are; threads: how many may read at once
     """
 
-    def __init__(self, classes, paths, labels, image_size=None, channels=None, cache: Path | None = None):
+    def __init__(self, classes, paths, labels, image_size=None, channels=None, cache=None, skip_corrupt=False):
         import numpy
         import torch
 
@@ -88,8 +101,9 @@ class ImageFolder:
         self.threads, self.cached = 1, None
         file = cache and Path(cache) / f"{_fingerprint(paths, image_size, channels)}.npy"
         if not (file and file.exists()):
-            self._check()
-            if file:
+            self._check(skip_corrupt)
+            file = cache and Path(cache) / f"{_fingerprint(self.paths, image_size, channels)}.npy"
+            if file and not file.exists():
                 self._fill(file)
         if file:
             self.cached, self.threads = numpy.load(file, mmap_mode="r"), 1  # (N, C, H, W)
@@ -105,9 +119,23 @@ class ImageFolder:
             return torch.from_numpy(self.cached[index].copy()), self.targets[index]
         return decode_image(self.paths[index], self.channels, self.image_size), self.targets[index]
 
-    def _check(self) -> None:
+    def _check(self, skip_corrupt: bool) -> None:
         """Check all files and find out their size and channels."""
-        headers = visit_all(lambda index: read_header(self.paths[index], complete=True), len(self))
+
+        def check(index: int) -> tuple:
+            if skip_corrupt:
+                decode_image(self.paths[index], 1)
+            return read_header(self.paths[index], complete=not skip_corrupt)
+
+        headers = visit_all(check, len(self), processors() if skip_corrupt else 1, skip=skip_corrupt)
+        good = [index for index, header in enumerate(headers) if isinstance(header, tuple)]
+        if len(good) < len(headers):
+            skipped = [path for path, header in zip(self.paths, headers, strict=True) if not isinstance(header, tuple)]
+            names = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
+            print(f"note: skipped {len(skipped)} of {len(headers)} images that cannot be read: {names}")
+            refuse([] if good else [str(header) for header in headers], most=10)
+            self.paths, self.targets = [self.paths[index] for index in good], self.targets[good]
+            headers = [headers[index] for index in good]
         height, width, _ = headers[0]
         if self.image_size is None:
             first = f"but {self.paths[0]} has {height} x {width}; set image_size = [height, width] to resize all"
@@ -115,7 +143,7 @@ class ImageFolder:
             refuse([f"{path}: {h} x {w} pixels, {first}" for path, (h, w, _) in sizes if (h, w) != (height, width)], 10)
         self.image_size = self.image_size or [height, width]
         self.channels = self.channels or max(channels for *_, channels in headers)
-        self.threads = min(os.cpu_count() or 1, 8) if height * width > SMALL else 1
+        self.threads = processors() if height * width > SMALL else 1
 
     def _fill(self, file: Path) -> None:
         """Decode all images into the file of a cache."""
@@ -133,6 +161,11 @@ class ImageFolder:
             part.unlink(missing_ok=True)
 
 
+def processors(most: int = 16) -> int:
+    """How many processors this process may use."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, most)
+
+
 def _fingerprint(paths: list[str], image_size, channels) -> str:
     """What decoded images depend on: the files, by name, size and time of change, and what is made of them."""
     import hashlib
@@ -144,8 +177,11 @@ def _fingerprint(paths: list[str], image_size, channels) -> str:
     return digest.hexdigest()[:16]
 
 
-def visit_all(visit, n: int, threads: int = 1) -> list:
-    """`[visit(0), ..., visit(n - 1)]`, under a bar. Raises IngredientsError with all that could not be visited."""
+def visit_all(visit, n: int, threads: int = 1, skip: bool = False) -> list:
+    """`[visit(0), ..., visit(n - 1)]`, under a bar. Raises IngredientsError with all that could not be visited.
+
+    skip: these errors are among the results instead
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
@@ -159,7 +195,7 @@ def visit_all(visit, n: int, threads: int = 1) -> list:
     with ThreadPoolExecutor(threads) as pool:
         visited = (pool.map if threads > 1 else map)(attempt, range(n))
         visited = list(tqdm(visited, "reading", n, leave=False, disable=None, mininterval=0.5))
-    problems = [str(error) for error in visited if isinstance(error, IngredientsError)]
+    problems = [str(error) for error in visited if isinstance(error, IngredientsError) and not skip]
     refuse([f"{len(problems)} of {n} samples cannot be used:", *problems] if problems else [], most=11)
     return visited
 
@@ -171,16 +207,21 @@ def decode_image(path: str | Path, channels: int, image_size: list[int] | None =
     """One image file as a uint8 tensor (C, H, W): upright by its EXIF tag, on white where it is transparent.
 
     channels: 1 or 3; image_size: [height, width] in pixels to resize to, bilinear, or None
-    Raises IngredientsError naming a file that is missing, damaged, no image, 16-bit or float.
+    Of 16 bits the upper 8 are taken: 0 to 65535 becomes 0 to 255.
+    Raises IngredientsError naming a file that is missing, damaged, no image, or of floats.
     """
     import numpy
     import torch
     from PIL import Image, ImageOps
 
     with open_image(path) as image:
+        if image_size:  # JPEG files decode several times as fast to a fraction of their size, here to twice that needed
+            image.draft(None, (2 * max(image_size),) * 2)
         image.load()  # PNG may keep its tags behind the pixels
         if image.info or image.format != "PNG":  # a tenth of the time of a small image goes into looking for tags
             ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in DEEP:
+            image = Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
         if image.mode in ALPHA or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -217,8 +258,8 @@ def open_image(path):
 
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"16-bit and float images (mode {image.mode}) lose their range; save it with 8 bits")
+            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # these hold 16 bits
+                raise ValueError(f"the range of its values is unknown (mode {image.mode}); save it with 8 or 16 bits")
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):  # Pillow only warns
                 raise ValueError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS")
             yield image
@@ -234,32 +275,55 @@ def open_image(path):
 # ------------------------------------------------------------------------------------------------------------- finding
 
 
-def list_images(source: Path, split: str) -> tuple[list[str], list[str], list[int]]:
-    """Names of the classes, paths of the images, class index of each; or one error with all that is wrong."""
+def list_images(source: Path, split: str, shares: dict[str, float] | None = None, seed: int = 0) -> tuple:
+    """Names of the classes, paths of the images, class index of each; or one error with all that is wrong.
+
+    shares: of each class of the training images, for splits that have no folder
+    """
     folders = _find_splits(source)
-    if split not in folders:
-        advice = "; all its class folders count as training" if folders.get("training") == source else ""
+    shares = {name: share for name, share in (shares or {}).items() if share and name not in folders}
+    if split not in folders and not (split in shares and "training" in folders):
         wanted = " or ".join(f"{name}/" for name in SPLITS[split])
+        advice = f"; or set {split}_share in the sections of all splits" if "training" in folders else ""
         raise IngredientsError(f"{source}: there is no {wanted} in it, but {_held(source)}{advice}")
-    folder, training = folders[split], folders.get("training", folders[split])
+    folder = folders[split if split in folders else "training"]
+    training = folders.get("training", folder)
     images = {name: find_images(folder / name) for name in _subfolders(folder)}
     problems = [] if images else [f"{folder}: there are no class folders in it, but {_held(folder)}"]
     suffixes = " ".join(IMAGE_SUFFIXES)
-    problems += [
-        f"{folder / name}: there is no image in this class folder ({suffixes})" for name in images if not images[name]
-    ]
+    empty = [folder / name for name in images if not images[name]]
+    problems += [f"{name}: there is no image in this class folder ({suffixes})" for name in empty]
     for here, there in ((folder, training), (training, folder)) if images else ():
         if only := sorted({*_subfolders(here)} - {*_subfolders(there)}):
             problems.append(f"{here}: {there} has no such classes: {', '.join(only)}")
-    if (
-        not problems
-        and folder == source
-        and (inner := [name for name in images if source / name not in _find_splits(source / name).values()])
-    ):
-        problems.append(f"{source}: is one folder too high; write source = {source / inner[0]}")
     refuse(problems)
+    inner = [folder / name for name in images if len(_find_splits(folder / name)) > 1]
+    if folder == source and inner:
+        raise IngredientsError(f"{source}: is one folder too high; write source = {inner[0]}")
     paths = [path for name in images for path in images[name]]
-    return list(images), paths, [index for index, name in enumerate(images) for _ in images[name]]
+    labels = [index for index, name in enumerate(images) for _ in images[name]]
+    if shares and folder == folders.get("training"):
+        chosen = share_out(labels, split, shares, seed)
+        paths, labels = [paths[index] for index in chosen], [labels[index] for index in chosen]
+    return list(images), paths, labels
+
+
+def share_out(labels: list, split: str, shares: dict[str, float], seed: int) -> list[int]:
+    """The indices that a split takes: its share of each class, drawn by seed; training takes what others leave."""
+    order, classes = list(range(len(labels))), {}
+    random.Random(seed).shuffle(order)
+    for index in order:
+        classes.setdefault(labels[index], []).append(index)
+    names = [*shares, "training"]
+    low = sum(shares[name] for name in names[: names.index(split)])
+    high = low + shares.get(split, 1 - low)
+    parts = (members[round(low * len(members)) : round(high * len(members))] for members in classes.values())
+    return sorted(index for part in parts for index in part)
+
+
+def refuse_shares(validation: float, testing: float) -> None:
+    if not (0 <= validation < 1 and 0 <= testing < 1 and validation + testing < 1):
+        raise ValueError(f"validation_share = {validation}, testing_share = {testing}: their sum must be in [0, 1)")
 
 
 def _find_splits(source: Path) -> dict[str, Path]:

@@ -1,13 +1,13 @@
 """Loss functions: `loss(outputs, targets) -> scalar`.
 
-Outputs are logits (N, classes, ...). Targets are class indices (N, ...), of which -100 (torch's `ignore_index`) is left
-out, or class probabilities (N, classes), as mixup gives them.
+Outputs are logits (N, classes, ...). Targets are class indices (N, ...), of which -100 is ignored, as by torch,
+or class probabilities (N, classes), as returned by mixup.
 A loss that depends on the training data carries `loss.prepare(targets, classes, device) -> loss`.
 """
 
 from typing import Literal
 
-from core import registry
+from core import check_interval, registry
 
 registry.create("loss")
 
@@ -19,15 +19,14 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Lit
     """Cross entropy of logits (N, classes, ...) with class indices (N, ...) or probabilities (N, classes).
 
     `label_smoothing`: probability spread over all classes, in [0, 1) (Szegedy et al. 2016, arXiv:1512.00567).
-    `class_weights`: one a class, for a weighted mean; balanced: samples / (classes * samples of the class).
+    `class_weights`: one per class, for a weighted mean; balanced: samples / (classes * samples of the class).
     """
     import torch.nn.functional as F
 
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing = {label_smoothing}: must be in [0, 1)")
+    check_interval("[0, 1)", label_smoothing=label_smoothing)
 
     def loss(outputs, targets, weight):
-        if targets.ndim > 1 and not targets.is_floating_point():  # all may be ignored: torch's mean would be nan
+        if targets.ndim > 1 and not targets.is_floating_point():  # torch's mean is nan if all are ignored
             total = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing, reduction="sum")
             return total / _weight_of(targets, weight, outputs).sum().clamp(min=1e-6)
         mean = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing)
@@ -42,12 +41,11 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Lit
 def focal(gamma: float = 2.0, class_weights: list[float] | Literal["balanced"] | None = None):
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): cross entropy times (1 - p)^gamma, with softmax p.
 
-    Easy samples count less the larger `gamma` is; 0 is cross entropy. Shapes and `class_weights`: see cross_entropy.
+    The larger `gamma`, the less easy samples count; 0 is cross entropy. Shapes and `class_weights`: see cross_entropy.
     """
     import torch.nn.functional as F
 
-    if gamma < 0:
-        raise ValueError(f"gamma = {gamma}: must be at least 0")
+    check_interval("[0, inf)", gamma=gamma)
 
     def loss(outputs, targets, weight):
         logs = outputs.log_softmax(1)
@@ -82,9 +80,7 @@ def _weighted(loss, class_weights):
         return loss(outputs, targets, None)
 
     def prepare(targets, classes: int, device):
-        if targets is not None and targets.is_floating_point() and targets.ndim == 1:
-            setting = "" if class_weights is None else f"class_weights = {class_weights}: "
-            raise ValueError(f"{setting}expected class indices, got float targets; use torch.nn.HuberLoss")
+        refuse_numbers(targets, "" if class_weights is None else f"class_weights = {class_weights}: ")
         if class_weights is None:
             return criterion
         weight = _balanced(targets, classes) if class_weights == "balanced" else torch.tensor(class_weights)
@@ -97,10 +93,16 @@ def _weighted(loss, class_weights):
     return criterion
 
 
+def refuse_numbers(targets, beginning: str) -> None:
+    """Raise ValueError if the targets (N,) are floats, which no loss of classes takes."""
+    if targets is not None and targets.is_floating_point() and targets.ndim == 1:
+        raise ValueError(f"{beginning}expected class indices, got float targets; use torch.nn.HuberLoss")
+
+
 def _balanced(targets, classes: int):
-    """(classes,): samples / (classes * samples of the class); a class without samples counts as one with one."""
+    """(classes,): samples / (classes * samples of the class); a class without samples is treated as having one."""
     if targets is None:
-        raise ValueError("class_weights = balanced: the targets are not in memory to be counted; give a list")
+        raise ValueError("class_weights = balanced: targets that are not in memory are not counted; give a list")
     if not targets.is_floating_point():  # indices from `classes` on are ignored ones
         targets = targets.flatten().bincount(minlength=classes)[None, :classes]
     counts = targets.sum(0)

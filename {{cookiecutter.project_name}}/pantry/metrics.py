@@ -1,7 +1,7 @@
 """Metrics of torchmetrics by name: `@metric = torchmetrics.F1Score`.
 
-A metric has `update(outputs, targets)`, `compute()`, `reset()` and `to(device)`, and perhaps `higher_is_better`. A
-function `(outputs, targets) -> number` of yours is a metric as well: it is given all outputs and targets at once.
+A metric has `update(outputs, targets)`, `compute()`, `reset()`, `to(device)`, and may have `higher_is_better`.
+A function `(outputs, targets) -> number` is a metric too: it is called once, with all outputs and targets.
 """
 
 from core import SettingError, registry
@@ -11,7 +11,7 @@ registry.create("metric")
 
 
 def _adopt_metric(cls):
-    """A class of torchmetrics as a registered function, whose errors are one line."""
+    """A class of torchmetrics as a registered function."""
     import torch
     import torchmetrics
 
@@ -22,7 +22,7 @@ def _adopt_metric(cls):
         metric = attempt(lambda: cls(**settings))
         update = metric.update
 
-        def explained(outputs, targets):
+        def checked_update(outputs, targets):
             try:
                 update(outputs, targets)
             except torch.OutOfMemoryError:
@@ -32,7 +32,7 @@ def _adopt_metric(cls):
                 reason = " ".join(str(error).split()).partition(". ")[0]
                 raise SettingError("validation.metrics", f"{cls.__name__} cannot take {shapes}: {reason}") from error
 
-        metric.update = explained
+        metric.update = checked_update
         return metric
 
     return adopt(factory, cls)

@@ -1,7 +1,7 @@
 """Muon: `build(model) -> torch.optim.Optimizer`, PyTorch's update for hidden layers and AdamW for the rest."""
 
-from core import registry
-from pantry.optimizers import decay_groups, refuse_negative
+from core import check_interval, registry
+from pantry.optimizers import decay_groups, two_betas
 
 registry.create("optimizer")
 
@@ -21,11 +21,10 @@ def muon(
     """
     import torch
 
-    refuse_negative(learning_rate=learning_rate, weight_decay=weight_decay, rest_learning_rate=rest_learning_rate)
-    if len(rest_betas) != 2 or not all(0 <= beta < 1 for beta in rest_betas):
-        raise ValueError(f"rest_betas = {list(rest_betas)}: must be two numbers in [0, 1)")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum = {momentum}: must be in [0, 1)")
+    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay, "rest_learning_rate": rest_learning_rate}
+    check_interval("[0, inf)", **rates)
+    check_interval("[0, 1)", momentum=momentum)
+    betas = two_betas(rest_betas=rest_betas)
 
     class Muon(torch.optim.AdamW):
         """AdamW, but for the groups that have a momentum: one optimizer, so one state to save."""
@@ -48,27 +47,22 @@ def muon(
         chosen = set(hidden)
         for group in decay_groups(model, weight_decay):
             groups.append(group | {"params": [p for p in group["params"] if p not in chosen], "momentum": None})
-        return Muon(groups, lr=rest_learning_rate, betas=tuple(rest_betas))
+        return Muon(groups, lr=rest_learning_rate, betas=betas)
 
     return build
 
 
 def _muon_step(group: dict, parameters: list, states: dict) -> None:
-    """One step of torch.optim.Muon, whose class takes matrices only, on kernels (out, in, ...) as (out, rest).
-
-    The rest is in the order of memory, so no copy is made: orthogonalization commutes with permuting columns.
-    """
+    """One step of torch.optim.Muon, whose class takes matrices only, on kernels (out, in, ...) as (out, in * ...)."""
     import torch
     from torch.optim._muon import muon as take_step
 
     settings = {key: group[key] for key in ("lr", "weight_decay", "momentum")}
     settings |= {"ns_coefficients": (3.4445, -4.7750, 2.0315), "ns_steps": 5, "eps": 1e-7}
     for parameter in parameters:
-        state = states[parameter]
+        state, weight, gradient = states[parameter], parameter.flatten(1).clone(), parameter.grad.flatten(1)
         if "momentum_buffer" not in state:
-            state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(parameter))  # AdamW loads a step
-        state["step"] += 1
-        order = sorted(range(1, parameter.ndim), key=parameter.stride, reverse=True)
-        weight, buffer = (each.permute(0, *order).view(len(each), -1) for each in (parameter, state["momentum_buffer"]))
-        gradient = parameter.grad.permute(0, *order).flatten(1)
-        take_step([weight], [gradient], [buffer], **settings, nesterov=True, adjust_lr_fn=None, has_complex=False)
+            state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))  # AdamW loads a step
+        buffers = [state["momentum_buffer"]]
+        take_step([weight], [gradient], buffers, **settings, nesterov=True, adjust_lr_fn=None, has_complex=False)
+        parameter.copy_(weight.view_as(parameter))  # whose channels may be last in memory

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core import registry
+from core import check_interval, registry
 
 registry.create("optimizer")
 
@@ -16,18 +16,14 @@ def sgd(
 ):
     """Stochastic gradient descent with (Nesterov) momentum, for convolutional networks trained from scratch.
 
-    learning_rate = auto, here and in adamw: a range test finds it before training.
+    `learning_rate = auto`, also in adamw: a range test chooses it before training.
     """
     import torch
 
     learning_rate = 1.0 if learning_rate == "auto" else learning_rate  # the range test scales this one
-    refuse_negative(learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
-
-    def build(model):
-        settings = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov and momentum > 0}
-        return _fused(torch.optim.SGD, decay_groups(model, weight_decay), settings)
-
-    return build
+    check_interval("[0, inf)", learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    settings = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov and momentum > 0}
+    return lambda model: _fused(torch.optim.SGD, decay_groups(model, weight_decay), settings)
 
 
 @registry.optimizer.register("adamw")
@@ -40,22 +36,18 @@ def adamw(
     import torch
 
     learning_rate = 1.0 if learning_rate == "auto" else learning_rate
-    refuse_negative(learning_rate=learning_rate, weight_decay=weight_decay)
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas = {list(betas)}: must be two numbers in [0, 1)")
-
-    def build(model):
-        return _fused(
-            torch.optim.AdamW, decay_groups(model, weight_decay), {"lr": learning_rate, "betas": tuple(betas)}
-        )
-
-    return build
+    check_interval("[0, inf)", learning_rate=learning_rate, weight_decay=weight_decay)
+    settings = {"lr": learning_rate, "betas": two_betas(betas=betas)}
+    return lambda model: _fused(torch.optim.AdamW, decay_groups(model, weight_decay), settings)
 
 
-def refuse_negative(**settings: float) -> None:
-    for name, value in settings.items():
-        if value < 0:
-            raise ValueError(f"{name} = {value}: must be at least 0")
+def two_betas(**setting) -> tuple:
+    """The two decay rates of an Adam; the name of the setting is for the message."""
+    check_interval("[0, 1)", **setting)
+    [(name, betas)] = setting.items()
+    if len(betas) != 2:
+        raise ValueError(f"{name} = {list(betas)}: must be two numbers")
+    return tuple(betas)
 
 
 def decay_groups(model, weight_decay: float) -> list[dict]:

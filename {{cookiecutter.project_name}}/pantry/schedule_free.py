@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from core import registry
+from core import check_interval, registry
 from core.registry import need
-from pantry.optimizers import decay_groups, refuse_negative
+from pantry.optimizers import decay_groups
 
 registry.create("optimizer")
 
@@ -23,9 +23,8 @@ def schedule_free(
     evaluated are not those that are trained, so it works less well with BatchNorm than with other norms.
     """
     schedulefree = need("schedulefree")
-    refuse_negative(learning_rate=learning_rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
-    if not 0 < momentum < 1:
-        raise ValueError(f"momentum = {momentum}: must be in (0, 1)")
+    check_interval("[0, inf)", learning_rate=learning_rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
+    check_interval("(0, 1)", momentum=momentum)
     settings = {"lr": learning_rate, "warmup_steps": warmup_steps}
 
     def build(model):

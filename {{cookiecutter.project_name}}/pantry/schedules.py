@@ -6,7 +6,7 @@ A schedule is a function of progress and keeps no state. One that needs to know 
 
 import math
 
-from core import registry
+from core import check_interval, registry
 
 registry.create("schedule")
 
@@ -17,7 +17,7 @@ def one_cycle(warmup: float = 0.2, start: float = 0.04):
 
     After Smith and Topin 2018, "Super-convergence", arXiv:1708.07120.
     """
-    _check_shares(warmup=warmup, start=start)
+    check_interval("[0, 1)", warmup=warmup, start=start)
 
     def factor(progress: float) -> float:
         if progress < warmup:
@@ -33,7 +33,7 @@ def cosine(warmup: float = 0.05, end: float = 0.0):
 
     After Loshchilov and Hutter 2017, "SGDR", arXiv:1608.03983, without restarts.
     """
-    _check_shares(warmup=warmup, end=end)
+    check_interval("[0, 1)", warmup=warmup, end=end)
     return _with_warmup(warmup, lambda share: end + (1 - end) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
@@ -43,14 +43,14 @@ def linear(warmup: float = 0.05, end: float = 0.0):
 
     The usual schedule of transformers (Devlin et al. 2019, "BERT", arXiv:1810.04805).
     """
-    _check_shares(warmup=warmup, end=end)
+    check_interval("[0, 1)", warmup=warmup, end=end)
     return _with_warmup(warmup, lambda share: end + (1 - end) * (1 - share))
 
 
 @registry.schedule.register("constant")
 def constant(warmup: float = 0.0):
     """Rise linearly over the first `warmup` of training (Goyal et al. 2017, arXiv:1706.02677), then stay."""
-    _check_shares(warmup=warmup)
+    check_interval("[0, 1)", warmup=warmup)
     return _with_warmup(warmup, lambda share: 1.0)
 
 
@@ -61,7 +61,7 @@ def step(milestones: list[float] = (0.5, 0.75), gamma: float = 0.1):
     The defaults are those of He et al. 2016 (arXiv:1512.03385) on CIFAR-10. For milestones in epochs use
     torch.optim.lr_scheduler.MultiStepLR.
     """
-    _check_shares(**{f"milestones[{index}]": share for index, share in enumerate(milestones)})
+    check_interval("[0, 1)", milestones=milestones)
     return lambda progress: gamma ** sum(progress >= share for share in milestones)
 
 
@@ -72,9 +72,3 @@ def _with_warmup(warmup: float, decay):
         return progress / warmup if progress < warmup else decay((progress - warmup) / (1 - warmup))
 
     return factor
-
-
-def _check_shares(**settings: float) -> None:
-    for name, value in settings.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} = {value}: must be a share of training in [0, 1)")

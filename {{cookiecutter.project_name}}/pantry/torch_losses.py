@@ -1,36 +1,33 @@
 """Losses of torch.nn by name, with torch's own arguments: `@loss = torch.nn.CrossEntropyLoss`; and sums of losses.
 
-A list of numbers becomes a tensor. Losses that compare numbers (MSELoss, L1Loss, BCEWithLogitsLoss, ...) are given
-class indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1).
+A list of numbers becomes a tensor. Losses that compare numbers (MSELoss, L1Loss, BCEWithLogitsLoss, ...) get class
+indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1).
 """
 
-from core import SettingError, registry
+from core import SettingError, check_interval, registry
 from core.registry import adopt, attempt, refuse
-from pantry.losses import IGNORE_INDEX
+from pantry.losses import IGNORE_INDEX, refuse_numbers
 
 registry.create("loss")
 
 _OF_CLASSES = ("CrossEntropyLoss", "MultiLabelMarginLoss", "MultiMarginLoss", "NLLLoss")
 _OF_NUMBERS = ("BCELoss", "BCEWithLogitsLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "PoissonNLLLoss")
 _OF_NUMBERS += ("MultiLabelSoftMarginLoss", "SmoothL1Loss", "SoftMarginLoss")
-_OWN_WEIGHTS = "has weights of its own, which no optimizer would train; make it the end of your model"
-_OTHER_INPUT = "takes more than outputs and targets; register a loss of your own that calls it"
-_REFUSED = {"AdaptiveLogSoftmaxWithLoss": _OWN_WEIGHTS, "LinearCrossEntropyLoss": _OWN_WEIGHTS}
-_REFUSED |= dict.fromkeys(("CTCLoss", "CosineEmbeddingLoss", "GaussianNLLLoss", "MarginRankingLoss"), _OTHER_INPUT)
-_REFUSED |= dict.fromkeys(("TripletMarginLoss", "TripletMarginWithDistanceLoss"), _OTHER_INPUT)
+_WITH_WEIGHTS = ("AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss")
 
 
 @registry.loss.register("sum_of")
 def sum_of(*losses, weights: list[float] | None = None):
-    """A weighted sum of losses: `[training.loss.*.first]`, `[training.loss.*.second]`, each with its `@loss = name`.
+    """A sum of losses: `[training.loss.*.first]`, `[training.loss.*.second]`, each with its `@loss = name`.
 
-    weights: one a loss, in the order of the file; None: 1 each
+    `weights`: one per loss, in the order of the file; None: 1 each.
     """
     weights = [1.0] * len(losses) if weights is None else list(weights)
     if not losses or not all(map(callable, losses)):
         raise ValueError("give each loss a section of its own: [training.loss.*.first] with @loss = name")
-    if len(weights) != len(losses) or min(weights) < 0:
-        raise ValueError(f"weights = {weights}: must be {len(losses)} numbers, one for each loss, each at least 0")
+    check_interval("[0, inf)", weights=weights)
+    if len(weights) != len(losses):
+        raise ValueError(f"weights = {weights}: must be {len(losses)} numbers, one per loss")
 
     def total(losses):
         pairs = list(zip(weights, losses, strict=True))
@@ -46,13 +43,17 @@ def sum_of(*losses, weights: list[float] | None = None):
 
 def _adopt_loss(cls):
     """A class of torch.nn as a registered function."""
+    import inspect
+
     import torch
 
     name = cls.__name__
     if not name.endswith("Loss"):
         return refuse(f"torch.nn.{name} is not a loss")
-    if name in _REFUSED:
-        return refuse(f"torch.nn.{name} {_REFUSED[name]}")
+    if name in _WITH_WEIGHTS:
+        return refuse(f"torch.nn.{name} has weights of its own, which no optimizer would train; put it into your model")
+    if len(inspect.signature(cls.forward).parameters) != 3:  # self, outputs, targets
+        return refuse(f"torch.nn.{name} takes more than outputs and targets; register a loss of your own that calls it")
 
     def factory(**settings):
         if (reduction := settings.get("reduction", "mean")) not in ("mean", "sum", "batchmean"):
@@ -77,8 +78,8 @@ def _adopt_loss(cls):
                 raise SettingError("training.loss", message) from error
 
         def prepare(targets, classes: int, device):
-            if name in _OF_CLASSES and targets is not None and targets.is_floating_point() and targets.ndim == 1:
-                raise ValueError(f"torch.nn.{name}: expected class indices, got float targets; use torch.nn.HuberLoss")
+            if name in _OF_CLASSES:
+                refuse_numbers(targets, f"torch.nn.{name}: ")
             return loss
 
         loss.prepare = prepare

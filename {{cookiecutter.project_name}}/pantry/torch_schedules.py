@@ -1,9 +1,9 @@
 """All of torch.optim.lr_scheduler by name, with its own arguments: `@schedule = torch.optim.lr_scheduler.StepLR`.
 
-It steps once an epoch, CyclicLR and OneCycleLR once a batch, as torch's documentation has it; `every = step` or
-`every = epoch` changes that. Rates (eta_min, min_lr, base_lr, max_lr) are shares of the optimizer's learning rate.
+They step once per epoch, CyclicLR and OneCycleLR once per batch, as in torch's documentation, unless `every = step` or
+`every = epoch` is set. Rates (eta_min, min_lr, base_lr, max_lr) are shares of the optimizer's learning rate.
 total_steps, and T_max unless given, follow from the length of the run; momentum is not cycled. ReduceLROnPlateau
-watches `figure = loss` of the validation data, or any other metric in metrics.jsonl.
+watches the validation loss, or any other metric in metrics.jsonl by `figure = accuracy`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Experiment trackers: `track(folder, ingredients) -> log`, then `log(metrics, step)`, and `log.close()` at the end.
 
-`folder` is the run's, `ingredients` all of its settings, `metrics` numbers by name.
+`folder` is the folder of the run, `ingredients` are its settings, `metrics` are numbers by name, `step` is the epoch.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 Views whose outputs are images too carry `views.back(outputs) -> outputs`, which moves them back over the input.
 """
 
-from core import registry
+from core import check_interval, registry
 
 registry.create("views")
 
@@ -24,8 +24,7 @@ def shift_views(pixels: int = 1):
     """Each image as it is, and shifted by `pixels` up, down, left and right; the border is filled with 0."""
     import torch.nn.functional as F
 
-    if pixels < 1:
-        raise ValueError(f"pixels = {pixels}: must be at least 1")
+    check_interval("[1, inf)", pixels=pixels)
 
     def views(inputs):
         height, width = inputs.shape[-2:]

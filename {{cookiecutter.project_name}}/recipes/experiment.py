@@ -6,6 +6,7 @@ Training, --check (on the meta device), validate and predict take them from here
 import importlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -91,7 +92,12 @@ class Experiment:
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
-        return data.reader(samples, batch_size, self.device, 0 if self.debug else self.scheme.workers)
+        return data.reader(samples, batch_size, self.device, 0 if self.debug else self.workers)
+
+    @cached_property
+    def workers(self) -> int:
+        """Processes that read samples that are not kept in memory."""
+        return data.choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
 
     @property
     def evaluation_batch_size(self) -> int:

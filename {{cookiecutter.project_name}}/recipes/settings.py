@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Literal
 
-from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
+from core import Ingredients, IngredientsError, Place, Problem, SettingError, check_interval, parse, registry, resolve
 from core.arguments import setting
 from core.registry import check_functions
 
@@ -63,7 +63,7 @@ class Scheme:
     fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
-    workers: int = number(0, "processes that read samples that are not kept in memory", "[0, inf)")
+    workers: int | Literal["auto"] = number("auto", "processes that read samples; auto: as many as help", "[0, inf)")
     memory: float = number(4.0, "GB of samples to keep in memory; a larger set is read each epoch", "[0, inf)")
 
 
@@ -140,9 +140,9 @@ def check_intervals(ingredients: Ingredients) -> list[Problem]:
         for item in fields(kind) if isinstance(section, Ingredients) else ():
             interval, value = item.metadata.get("interval"), section.get(item.name)
             if interval and type(value) in (int, float):
-                low, high = map(float, interval[1:-1].split(", "))
-                inside = low < value < high or (value == low and interval[0] == "[")
-                if not inside and not (value == high and interval[-1] == "]"):
+                try:
+                    check_interval(interval, **{item.name: value})
+                except ValueError:
                     problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
     return problems
 

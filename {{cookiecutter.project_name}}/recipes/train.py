@@ -222,6 +222,8 @@ def introduce(run: Run, state: TrainState) -> None:
         run.log(experiment.new_weights)
     for name, value in state.autotuned.items():
         run.log(f"{name} = auto: {value}")
+    if experiment.scheme.workers == "auto" and not experiment.training.in_memory:
+        run.log(f"workers = auto: {experiment.workers}")
 
 
 # ------------------------------------------------------------------------------------------------ in and after the loop

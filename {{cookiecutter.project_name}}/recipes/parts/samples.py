@@ -6,6 +6,7 @@ all preprocessed samples of a split, if they fit.
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, StackDataset, default_collate
 
 from core import IngredientsError, SettingError
-from pantry.images import visit_all
+from pantry.images import processors, visit_all
 from pantry.preprocess import to_image
 from recipes.contracts import BatchPreprocess, Dataset
 
@@ -302,6 +303,17 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
             yield to_device(inputs, device), to_device(targets, device)
 
     return read
+
+
+def choose_workers(samples: Samples | None) -> int:
+    """As many processes as help to read samples: one for each processor, none if they are read in no time."""
+    if samples is None or samples.in_memory:
+        return 0 if samples else processors()
+    started, count = time.perf_counter(), min(len(samples), 4)
+    for index in range(count):
+        samples[index]
+    # Below a millisecond a sample, it takes as long to hand it over as to read it.
+    return processors() if time.perf_counter() - started > 1e-3 * count else 0
 
 
 def _data_loader(samples: Samples, plan: list, device, workers: int):

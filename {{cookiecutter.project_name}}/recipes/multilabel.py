@@ -1,0 +1,83 @@
+"""What differs by task, here: several labels for each image, or none. Targets (N, labels) are 0 or 1."""
+
+import torch
+import torch.nn.functional as F
+
+from core import SettingError
+from core.registry import need
+from recipes import classification
+from recipes.parts.pictures import as_pixels, captioned
+
+METRICS = ("loss", "map", "f1")  # binary cross entropy; average precision and F1 at 0.5, averaged over labels
+BEST = "map"
+REFUSED = {"training.scheme.balanced": "a sample has several labels; weight them by pos_weight of [training.loss]"}
+REFUSED |= dict.fromkeys(("cross_entropy", "focal", "mixup", "cutmix"), "takes one class for each sample")
+
+check, build_model, read_sample = classification.check, classification.build_model, classification.read_sample
+
+
+def check_data(architecture, samples) -> int:
+    """The number of labels."""
+    targets, wanted = samples.targets, architecture.output_classes
+    if targets is None or targets.ndim != 2 or not ((targets == 0) | (targets == 1)).all():
+        raise SettingError(
+            "training.load_dataset", "expected targets (N, labels) of 0 and 1, as load_image_csv returns"
+        )
+    if wanted not in (None, targets.shape[1]):
+        raise SettingError("model.architecture.output_classes", f"the data has {targets.shape[1]} labels")
+    return targets.shape[1]
+
+
+def check_split(section: str, samples, meta: dict) -> None:
+    if samples.classes and samples.classes != meta["classes"]:
+        raise SettingError(section, f"its labels are {samples.classes}, but those of training are {meta['classes']}")
+
+
+def default_loss():
+    return torch.nn.BCEWithLogitsLoss()
+
+
+def loss(model, inputs, targets, criterion) -> torch.Tensor:
+    """The loss of one batch: inputs (N, C, H, W), targets (N, labels)."""
+    return criterion(model(inputs), targets.float())
+
+
+@torch.inference_mode()
+def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
+    need("torchmetrics")
+    from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
+    seen = []
+    for inputs, targets in batches:
+        seen.append((probabilities(model, inputs, views), targets))
+        metrics.update(seen[-1][0], targets)
+    outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
+    return {
+        "loss": float(F.binary_cross_entropy(outputs, targets.float())),
+        "map": float(multilabel_average_precision(outputs, targets.long(), targets.shape[1])),
+        "f1": float(multilabel_f1_score(outputs, targets.long(), targets.shape[1])),
+    }
+
+
+def probabilities(model, inputs, views=None) -> torch.Tensor:
+    """(N, labels), averaged over `views(inputs)` if there are any."""
+    return torch.stack([model.eval()(view).float().sigmoid() for view in (views(inputs) if views else [inputs])]).mean(
+        0
+    )
+
+
+@torch.inference_mode()
+def predict(model, inputs, classes: list[str], views=None) -> list[str]:
+    """The labels of each input with a probability of at least 0.5, the most probable first."""
+    lines = []
+    for row in probabilities(model, inputs, views):
+        order = row.argsort(descending=True).tolist()
+        lines.append("  ".join(f"{classes[i]} {row[i]:.4f}" for i in order if row[i] >= 0.5) or "none")
+    return lines
+
+
+def draw(inputs, targets, classes: list[str], model=None) -> list:
+    """Images with their labels above; with a model those that it predicts."""
+    named = [", ".join(classes[i] for i in row.nonzero()[:, 0].tolist()) or "none" for row in targets]
+    texts = named if model is None else predict(model, inputs, classes)
+    return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, texts, strict=True)]
