@@ -16,11 +16,7 @@ ONLY_FOR = {
     "task": {
         "classification": [
             "recipes/classification.py",
-<<<<<<< HEAD
-=======
             "recipes/multilabel.py",
-            "tests/test_commands.py",
->>>>>>> main
             "tests/test_interruptions.py",
             "tests/test_train.py",
         ],
