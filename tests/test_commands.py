@@ -431,6 +431,18 @@ def test_a_run_keeps_the_comments_of_its_ingredients(train):
     assert "weight_decay = 5e-4  # not on norms and biases\n" in text and "epochs = 1\n" in text
 
 
+@pytest.mark.parametrize("file", sorted(HERE.glob("ingredients*.ini")), ids=lambda file: file.name)
+def test_the_resolved_text_of_shipped_ingredients_reads_back(file):
+    ingredients = core.parse(file)
+    again = core.parse_string(resolved_text(ingredients))
+    for path in declared_paths(SECTIONS):
+        section, _, key = path.rpartition(".")
+        default = next(item.default for item in dataclasses.fields(SECTIONS[section]) if item.name == key)
+        assert again.at(path) == ingredients.at(path, list(default) if default == () else default)
+    for path in ("project", "training.load_dataset", "training.optimizer", "testing.preprocess"):
+        assert again.at(path) == ingredients.at(path)
+
+
 def test_users_of_settings():
     text = "[project]\nn = 3\n[kitchen]\noven = ${project.n}\n[f]\nfirst = ${oven}\noven = [1, ${kitchen:oven}]\n"
     text += "last = a ${first} b ${env:X:1}\n[f.g]\nx = ${oven}\ny = ${kitchen}\n"

@@ -1,11 +1,11 @@
-"""What --print, --explain and --list answer: the settings as they hold, where one comes from, what can be called."""
+"""What --help, --print, --explain and --list answer: the settings there are, their values and origins, functions."""
 
 import inspect
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from core.arguments import FREE, declared_paths, describe, kind_of
+from core.arguments import FREE, declared_paths, describe, kind_of, signature_of
 from core.errors import IngredientsError, suggest
 from core.ingredients import Ingredients, call_key
 from core.registry import registry, source
@@ -24,6 +24,21 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
     text = resolved_text(ingredients) if option == "print" else explain(ingredients, arguments.explain)
     print(text.rstrip("\n"))
     return 0
+
+
+def all_settings() -> str:
+    """The declared settings, for --help: name, default, type, meaning."""
+    lines = ["settings, each also as --section.key VALUE:"]
+    for path, kind in SECTIONS.items():
+        calls = (
+            f"  @{kind} = name of a function (see --list {kind}), and its arguments" if isinstance(kind, str) else ""
+        )
+        lines.append(f"\n[{path}]{calls}")
+        for item in () if calls else fields(kind):
+            default = "" if item.default is MISSING else f" = {item.default}"
+            words = describe(signature_of(kind).hints[item.name])
+            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
+    return "\n".join(lines)
 
 
 def listing(name: str) -> str:

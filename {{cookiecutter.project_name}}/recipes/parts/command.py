@@ -8,10 +8,8 @@ import itertools
 import os
 import signal
 import sys
-from dataclasses import MISSING, fields
 
 from core import Ingredients, IngredientsError, locate, parse
-from core.arguments import Signature, describe
 from core.errors import escaped, suggest
 from recipes.settings import SECTIONS, read_ingredients
 
@@ -56,7 +54,8 @@ class Command:
         `checks`: this script's own for --check: (arguments, ingredients) -> a line, or IngredientsError.
         """
         if {"-h", "--help"} & {*self.rest}:  # not left to argparse, which takes no notice of a write that fails
-            self.parser.epilog = f"settings, each also as --section.key VALUE:\n\n{help_text(SECTIONS)}"
+            if importlib.util.find_spec("recipes.explain"):
+                self.parser.epilog = importlib.import_module("recipes.explain").all_settings()
             print(self.parser.format_help(), end="")
             raise SystemExit(0)
         arguments, unknown = self.parser.parse_known_args(self.rest)
@@ -111,19 +110,6 @@ class Command:
             return 0
         print(message, file=sys.stderr)
         return code
-
-
-def help_text(declared: dict) -> str:
-    """The declared settings, a line each: name, type, default, meaning."""
-    lines = []
-    for path, kind in declared.items():
-        calls = f"  @{kind} = name of a function, and its arguments" if isinstance(kind, str) else ""
-        lines.append(f"\n[{path}]{calls}")
-        for item in () if calls else fields(kind):
-            default = "" if item.default is MISSING else f" = {item.default}"
-            words = describe(Signature(kind).hints[item.name])
-            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
-    return "\n".join(lines).lstrip("\n")
 
 
 def split_overrides(argv: list[str]) -> tuple[list, list]:
