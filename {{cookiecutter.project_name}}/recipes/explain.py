@@ -30,9 +30,7 @@ def all_settings() -> str:
     """The declared settings, for --help: name, default, type, meaning."""
     lines = ["settings, each also as --section.key VALUE:"]
     for path, kind in SECTIONS.items():
-        calls = (
-            f"  @{kind} = name of a function (see --list {kind}), and its arguments" if isinstance(kind, str) else ""
-        )
+        calls = f"  @{kind} = name of a function (--list {kind}), and its arguments" if isinstance(kind, str) else ""
         lines.append(f"\n[{path}]{calls}")
         for item in () if calls else fields(kind):
             default = "" if item.default is MISSING else f" = {item.default}"
