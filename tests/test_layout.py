@@ -2,17 +2,14 @@
 
 import ast
 import json
-import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 
+import forked
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
@@ -135,51 +132,27 @@ def test_no_shared_file_speaks_of_another_task(task):
 # ------------------------------------------------------------------------------------------------------- what can go
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """The digits project, trained for a moment, so that there is something to predict with."""
-    folder = tmp_path_factory.mktemp("layout") / "project"
-    shutil.copytree(PROJECT, folder, ignore=shutil.ignore_patterns("runs", "models", "__pycache__", "tests", ".*"))
-    done = run(folder, "train.py", *SHORT)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 SHORT = ("--training.scheme.epochs", "1", "--project.name", "p")
 
 
-def run(folder, *arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def project(tracked, tmp_path_factory):
+    """The digits project as git has it, trained for a moment, so that there is something to predict with."""
+    folder, above = tmp_path_factory.mktemp("layout") / "project", f"{PROJECT.name}/"
+    for name in tracked:
+        if name.startswith(above) and not name.startswith(f"{above}tests/"):
+            (folder / name.removeprefix(above)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT.parent / name, folder / name.removeprefix(above))
+    forked.run_one(folder, "train.py", *SHORT)
+    for image in (folder / "data/digits").glob("*/*/*.png"):
+        if int(image.stem) % 20:  # fewer are as good here, and quicker
+            image.unlink()
+    return folder
 
 
 COMMANDS = ("check", "validate", "predict", "explain", "schema", "crossvalidate")
 PARTS = [f"recipes/{name}" for name in COMMANDS]
 PARTS += [f"pantry/{file.stem}" for file in sorted((PROJECT / "pantry").glob("[a-z]*.py"))]
-# Processes forked from one that has imported torch already: a start takes no time.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "torchvision", "tqdm"])
-
-
-def run_scripts(folder, scripts, results):
-    """Run the scripts of a project, one after another; (exit code, what it printed) of each."""
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    os.environ["TQDM_DISABLE"] = "1"
-    for name, *arguments in scripts:
-        output = sys.stdout = sys.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        sys.argv, code = [name, *arguments], 0
-        try:
-            runpy.run_path(name, run_name="__main__") if name.endswith(".py") else runpy.run_module(
-                name, run_name="__main__"
-            )
-        except SystemExit as error:
-            code = error.code or 0
-        except BaseException:  # noqa: BLE001 - reported as the traceback that the user would see
-            traceback.print_exc(file=output)
-            code = 1
-        output.seek(0)
-        results.put((code, output.read()))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -196,12 +169,7 @@ def test_every_command_and_every_shelf_can_be_deleted(project, tmp_path, part):
     ]
     shutil.copy(folder / "ingredients.ini", folder / "p.ini")
     (folder / "p.ini").write_text((folder / "p.ini").read_text().replace('"{{ cookiecutter.project_name }}"', "p"))
-    results = SERVER.Queue()
-    process = SERVER.Process(target=run_scripts, args=(folder, scripts, results))
-    process.start()
-    outcomes = [results.get(timeout=120) for _ in scripts]
-    process.join()
-    for (script, *arguments), (code, text) in zip(scripts, outcomes, strict=True):
+    for (script, *arguments), (code, text) in zip(scripts, forked.run(folder, *scripts), strict=True):
         if code and name not in f"{script} {arguments}":  # the command itself
             assert "Traceback" not in text and names_an_ingredient(text), f"{script} {arguments}: {text}"
 
@@ -215,10 +183,11 @@ def names_an_ingredient(text: str) -> bool:
 
 # ----------------------------------------------------------------------------------------------------------- budgets
 
-# What the default run of a rendered classification project may take, without tests. Lower is better: whoever gets below
-# a number lowers it here. Aims: 3,000 lines in 25 files, 1,300 statements, 4,000 lines in all.
-BUDGET = {"files": 0, "lines": 0, "statements": 0}
-CORE, LONGEST, PROBES = 1000, 50, 15
+# What the default run of a rendered classification project may take, without tests, and the whole project: what is
+# reached now. Whoever gets below a number lowers it here.
+BUDGET = {"files": 25, "lines": 3000, "statements": 1300}  # the aims: 25, 3,000, 1,300
+CORE, PROJECT_LINES = 1000, 4000  # the aims: 1,000 and 4,000
+LONGEST, PROBES = 50, 15  # the aims: 50 lines, 15 calls of hasattr and getattr
 
 
 def functions_of(file: Path):
@@ -227,6 +196,15 @@ def functions_of(file: Path):
 
 def test_core_is_small():
     assert sum(len(file.read_text().splitlines()) for file in (PROJECT / "core").glob("*.py")) <= CORE
+
+
+def test_the_whole_project_is_small():
+    """The Python of a classification project without its tests."""
+    lines = {
+        file.relative_to(PROJECT).as_posix(): len(file.read_text().splitlines())
+        for file in [*shared_files(), PROJECT / "train.py", PROJECT / "custom_functions.py"]
+    }
+    assert sum(lines.values()) <= PROJECT_LINES, lines
 
 
 def test_no_function_is_long_but_the_loop():
@@ -259,31 +237,22 @@ def test_few_attributes_are_probed_for():
 
 
 def test_a_default_run_imports_and_executes_little(project, tmp_path):
-    pytest.importorskip("coverage")
-    from hooks.post_gen_project import ONLY_FOR  # noqa: F401 - the files of other tasks are never imported
-
     measured = measure_run(project, tmp_path)
-    print(measured)
     assert all(measured[key] <= most for key, most in BUDGET.items()), measured
 
 
 def measure_run(project: Path, folder: Path) -> dict:
+    """What a first run of the project takes, which unpacks its data."""
     data = folder / "coverage"
-    shutil.rmtree(project / "data/digits", ignore_errors=True)  # a first run unpacks the data
-    command = [
-        "-m",
-        "coverage",
-        "run",
-        f"--data-file={data}",
-        "--source=.",
-        "train.py",
-        "--training.scheme.epochs",
-        "2",
-    ]
-    done = run(project, *command, "--project.name", "p")
-    assert done.returncode == 0, done.stderr
-    done = run(project, "-m", "coverage", "json", f"--data-file={data}", "-q", "-o", str(folder / "coverage.json"))
-    assert done.returncode == 0, done.stderr
+    shutil.rmtree(project / "data/digits")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    for arguments in (
+        ("run", "--source=.", "train.py", "--project.name", "p", "--training.scheme.epochs", "2"),
+        ("json", "-q", "-o", str(folder / "coverage.json")),
+    ):
+        command = [sys.executable, "-m", "coverage", arguments[0], f"--data-file={data}", *arguments[1:]]
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     files = json.loads((folder / "coverage.json").read_text())["files"]
     used = {
         name: found["summary"]["covered_lines"] for name, found in files.items() if found["summary"]["covered_lines"]

@@ -246,9 +246,11 @@ class _Reader:
         depth = brackets(raw) if is_open else 0
         while at < len(lines):
             line, text = lines[at], lines[at].strip(" \t")
-            is_setting = _LOOKS_LIKE_SETTING.match(text)
             goes_on = line[:1] in _INDENT or (is_open and line[:1] in ("]", "}")) or text[:1] in _COMMENT
-            if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
+            if not goes_on and depth <= 0:
+                break
+            is_setting = _LOOKS_LIKE_SETTING.match(text)
+            if not goes_on and is_setting and text[0] != '"':
                 break
             at += 1
             if text[:1] in _COMMENT:
@@ -286,8 +288,10 @@ class _Reader:
 
 def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
     """Why a setting cannot have that key."""
-    other = call_key(node or {}) if key[:1] == "@" else None
     entries = {} if node is None else node._entries
+    other = call_key(node or {}) if key[:1] == "@" else None
+    if equals and node is not None and key.isidentifier() and key[:2] != "__" and key not in entries:
+        return None  # as almost all are: none of the messages below need be written
     raw, place = entries.get(key) or entries.get(other) or ("", COMMAND_LINE)
     dots = f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"
     return _first(

@@ -19,7 +19,7 @@ _UNQUOTED = re.compile(_STRING + r"|(\$\{[^{}$]*\}|\$|-?Infinity|NaN)")  # what 
 _UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#).)*+", re.DOTALL)
 _BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
-_SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f{BIDIRECTIONAL}]")
+_SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f-\\x9f{BIDIRECTIONAL}]")
 
 _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
     "'": "inside a list or object use double quotes",
@@ -84,6 +84,8 @@ def _read_text(text: str, is_quoted: bool = False):
     """`text` with `$$` made `$`; Text if it contains references, a Reference if it is nothing else, without quotes."""
     if _SURROGATE.search(text):
         raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none")
+    if "$" not in text:
+        return text
     parts = Text(_DOLLAR.split(text))  # text, token, text, token, ..., text
     parts[1::2] = map(_read_dollar, parts[1::2])
     if not references_in(parts):
@@ -115,10 +117,13 @@ def _read_json(raw: str):
         references.append(_read_dollar(token) if token[0] == "$" else read_value(token))
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
-    hidden, shown = _UNQUOTED.sub(hide, raw), iter(references)
-    hooks = {"parse_int": _number, "parse_float": _number, "object_pairs_hook": _unique}
+    hidden, hooks = _UNQUOTED.sub(hide, raw), {}  # without hooks, quoted text is read three times as fast
+    shown = iter(references)
+    if raw[0] != '"':
+        hooks = {"parse_int": _number, "parse_float": _number, "object_pairs_hook": _unique}
+        hooks["parse_constant"] = lambda _: next(shown)
     try:
-        return _read_texts(json.loads(hidden, parse_constant=lambda _: next(shown), **hooks))
+        return _read_texts(json.loads(hidden, **hooks))
     except json.JSONDecodeError as error:
         kind = {'"': "quoted text", "[": "a list", "{": "an object"}[raw[0]]
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
