@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from core.arguments import FREE, declared_paths, describe, kind_of, signature_of
-from core.errors import IngredientsError, suggest
+from core.errors import IngredientsError, escaped, suggest
 from core.ingredients import Ingredients, call_key
 from core.registry import registry, source
 from core.values import as_written
@@ -22,7 +22,7 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
         return 0
     ingredients = read_ingredients(arguments.ingredients, overrides)
     text = resolved_text(ingredients) if option == "print" else explain(ingredients, arguments.explain)
-    print(text.rstrip("\n"))
+    print(text.rstrip("\n") if option == "print" else escaped(text))
     return 0
 
 

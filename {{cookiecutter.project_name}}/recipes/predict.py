@@ -1,4 +1,4 @@
-"""Predict images, or what else the task takes: files of rows, texts.
+"""Predict what the task takes: images, files of rows, texts.
 
 python -m recipes.predict a.png b.jpg                    with the best weights of the newest run
 python -m recipes.predict photos "*.png"                 the images of a folder; of a pattern

@@ -89,11 +89,11 @@ class Command:
             sys.stdout.flush()
         except OSError as unwritten:
             error = unwritten
-        if code := self.report(error):
+        if error is not None and (code := self.report(error)):
             raise SystemExit(code) from None
 
     def report(self, error) -> int:
-        """Print what the user can mend; the exit code, or 0 if an error is none of theirs."""
+        """Print what is wrong and can be mended; returns the exit code, 0 for any other error."""
         code = 1
         if isinstance(error, KeyboardInterrupt):
             message, code = "interrupted", 128 + signal.SIGINT  # as shells count
