@@ -23,6 +23,7 @@ ONLY_FOR = {
         "detection": [
             *SCENES,
             "recipes/detection.py",
+            "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/detectors.py",
             "tests/test_detection.py",
@@ -30,6 +31,7 @@ ONLY_FOR = {
         "segmentation": [
             *SCENES,
             "recipes/segmentation.py",
+            "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/mask_folders.py",
             "pantry/mask_losses.py",

@@ -103,6 +103,8 @@ def _adopt_transform(cls):
             return inputs, targets
 
         def per_sample(sample, target):
+            if sample.ndim != 3:
+                raise SettingError("training.augment", f"{name} takes images (C, H, W), got {list(sample.shape)}")
             low, high = sample.aminmax() if name in _COLORS else (0, 1)
             if low < -0.01 or high > 1.01:
                 message = f"{name} takes values in [0, 1], got {low:.2g} to {high:.2g}"

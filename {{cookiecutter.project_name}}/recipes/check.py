@@ -186,6 +186,8 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shapes = f", {experiment.meta['shape']} -> {list(model(inputs).shape[1:])}" if torch.is_tensor(targets) else ""
     found.lines.append(f"model: {experiment.architecture.backbone}, {parameters:,} parameters{shapes}")
+    if experiment.new_weights:
+        found.lines.append(experiment.new_weights)
     with found.blame("training.loss"):
         loss = experiment.task.loss(model, inputs, targets, experiment.criterion)
         if loss.ndim != 0:
