@@ -59,8 +59,10 @@ def load_image_csv(
 def _read_text(source: Path) -> str:
     try:
         return source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise IngredientsError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise IngredientsError(f"{source}: cannot be read: {error}") from error
+    except OSError as error:
+        raise IngredientsError(f"{source}: cannot be read: {error.strerror}") from error
 
 
 def _read_names(source: Path) -> list[dict]:

@@ -23,8 +23,17 @@ def share_out(labels: list, split: str, shares: dict[str, float], seed: int) -> 
     return sorted(index for part in parts for index in part)
 
 
-def skip_corrupt(paths: list[str], problems: list[str]) -> list[int]:
-    """The indices of the images that have no problem (""); prints how many have one, and which."""
+def skip_corrupt(paths: list[str], decode_image, visit_all, threads: int) -> list[int]:
+    """The indices of the images that can be decoded; prints how many cannot, and which."""
+
+    def decode(index: int) -> str:
+        try:
+            decode_image(paths[index], 1)
+        except IngredientsError as error:
+            return str(error)
+        return ""
+
+    problems = visit_all(decode, len(paths), threads)
     good = [index for index, problem in enumerate(problems) if not problem]
     if not good:
         raise IngredientsError("\n    ".join(["no image can be read:", *problems[:10]]))

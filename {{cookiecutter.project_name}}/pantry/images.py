@@ -126,19 +126,12 @@ class ImageFolder:
             return torch.from_numpy(self.cached[index].copy()), self.targets[index]
         return decode_image(self.paths[index], self.channels, self.image_size), self.targets[index]
 
-    def _problem(self, index: int) -> str:
-        try:
-            decode_image(self.paths[index], 1)
-        except IngredientsError as error:
-            return str(error)
-        return ""
-
     def check(self) -> None:
         """Refuse files that are damaged, as far as header and end tell; find out size and channels of the images."""
         if self.skip_corrupt:
             from pantry.image_sets import skip_corrupt
 
-            good = skip_corrupt(self.paths, visit_all(self._problem, len(self), processors()))
+            good = skip_corrupt(self.paths, decode_image, visit_all, processors())
             self.paths, self.targets = [self.paths[index] for index in good], self.targets[good]
         headers = visit_all(lambda index: read_header(self.paths[index], complete=not self.skip_corrupt), len(self))
         height, width, _ = headers[0]
@@ -153,7 +146,10 @@ class ImageFolder:
 
 def processors(most: int = 16) -> int:
     """How many processors this process may use."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, most)
+    try:
+        return min(len(os.sched_getaffinity(0)), most)
+    except AttributeError:  # not on this system
+        return min(os.cpu_count() or 1, most)
 
 
 def visit_all(visit, n: int, threads: int = 1) -> list:
@@ -244,7 +240,7 @@ def open_image(path):
     except UnidentifiedImageError as error:
         raise IngredientsError(f"{path}: this is no image of a known format ({', '.join(IMAGE_FORMATS)})") from error
     except Exception as error:  # damaged images raise anything from SyntaxError to struct.error
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         raise IngredientsError(f"{path}: the image cannot be read: {reason}") from error
 
 

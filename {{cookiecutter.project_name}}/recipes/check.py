@@ -171,7 +171,7 @@ def try_on(device: str, experiment: Experiment) -> Findings:
             with found.blame(TESTING):
                 if experiment.functions.at(TESTING):
                     experiment.task.check_split(TESTING, experiment.load("testing"), experiment.meta)
-        if experiment.optimizer:
+        if experiment.phases:
             take_step(experiment, found)
     return found
 
@@ -189,12 +189,13 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     if experiment.new_weights:
         found.lines.append(experiment.new_weights)
     with found.blame("training.loss"):
-        loss = experiment.task.loss(model, inputs, targets, experiment.criterion)
+        loss = sum(loss_of(model, inputs, targets, experiment.criterion) for _, _, loss_of in experiment.phases)
         if loss.ndim != 0:
             raise IngredientsError(f"returns {list(loss.shape)} for 2 samples, expected a scalar, such as the mean")
         loss.backward()
     with found.blame("training.optimizer"):
-        experiment.optimizer.step()
+        for optimizer in experiment.optimizers.values():
+            optimizer.step()
     with found.blame("training.schedule"):
         schedule = experiment.schedule(10, [])
         if wrong := [f"{schedule(at)} at {at}" for at in (0.0, 0.5, 1.0) if not -1e9 < schedule(at) < 1e9]:
