@@ -332,7 +332,13 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
     lowest = best == "loss" if higher is None else not higher
     if scheme.best_is:
         lowest = scheme.best_is == "lowest"
-    return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
+
+    def rank(values: dict[str, float]) -> tuple[float, float]:
+        if best not in values:
+            raise SettingError("training.scheme.best", f"this run has no such metric. {suggest(best, values)}")
+        return -values[best] if lowest else values[best], -values.get("loss", 0.0)
+
+    return best, rank
 
 
 def augmented(samples: Samples, per_sample, seed: int) -> Samples:
