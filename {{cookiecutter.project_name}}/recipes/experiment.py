@@ -22,7 +22,7 @@ from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
-from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
+from recipes.settings import Architecture, Saving, Scheme, Testing
 
 
 @dataclass
@@ -312,7 +312,7 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
         message = f"the body would never be trained in {scheme.epochs} epochs; freeze fewer"
         wrong.append(("training.scheme.frozen_epochs", message))
     for path, reason in task.REFUSED.items():
-        off = default_of(path)
+        off = vars(Scheme).get(path.removeprefix("training.scheme."))
         if ingredients.at(path, off) not in (off, None):
             wrong.append((path, reason))
     for path in sections(ingredients):
