@@ -7,7 +7,7 @@
     uv run benchmarks/images.py [ROUNDS] [IMAGES]
 
 Both read the same files (500x375 pixels, made here), bring them to 224x224 and give float batches of 64 with two
-workers: torchvision's ImageFolder with its v2 transforms in a DataLoader, ours with load_image_folder(memory = 0) and
+workers: torchvision's ImageFolder with its v2 transforms in a DataLoader, ours with load_image_folder, memory = 0 and
 resize_and_scale; "from the cache" is a later epoch of ours with `cache` set. Rounds are interleaved; medians.
 """
 
@@ -58,16 +58,16 @@ def reference(folder: Path):
 def ours(folder: Path, cache: Path | None = None):
     import pantry  # noqa: F401  (registers)
     from core import parse_string, resolve
-    from recipes import data
+    from recipes.parts import samples as data
 
     where = f"cache = {cache}" if cache else ""
     functions = resolve(
         parse_string(
-            f"[a]\n@load_dataset = load_image_folder\nsource = {folder}\nmemory = 0.0\nimage_size = {SIZE}\n{where}\n"
+            f"[a]\n@load_dataset = load_image_folder\nsource = {folder}\nimage_size = {SIZE}\n{where}\n"
             f"[b]\n@preprocess = resize_and_scale\nsize = {SIZE}\n"
         )
     )
-    samples = data.load("a", functions, functions.b, memory=0.0)
+    samples = data.load(functions.a, functions.b, memory=0.0)
     read = data.reader(samples, BATCH, torch.device("cpu"), WORKERS)
     return lambda: read(torch.randperm(len(samples)))
 

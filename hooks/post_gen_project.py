@@ -15,6 +15,7 @@ SCENES = [*DIGITS, "pantry/boxes.py", "pantry/scenes.py"]
 ONLY_FOR = {
     "task": {
         "classification": [
+            "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
             "tests/test_commands.py",
@@ -24,6 +25,7 @@ ONLY_FOR = {
         "detection": [
             *SCENES,
             "recipes/detection.py",
+            "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/detectors.py",
             "tests/test_detection.py",
@@ -31,6 +33,7 @@ ONLY_FOR = {
         "segmentation": [
             *SCENES,
             "recipes/segmentation.py",
+            "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/mask_folders.py",
             "pantry/mask_losses.py",

@@ -114,7 +114,9 @@ def test_random_flip_flips_this_share():
 @pytest.mark.parametrize("noise", [False, True])
 def test_random_erasing_fills_one_rectangle_of_this_share(noise):
     inputs = torch.full((300, 2, 20, 30), 9.0)
-    erased, _ = augment.random_erasing(0.6, area=[0.1, 0.2], ratio=[0.5, 2.0], noise=noise)(inputs, None, seeded())
+    erased, _ = torch_augment.random_erasing(0.6, area=[0.1, 0.2], ratio=[0.5, 2.0], noise=noise)(
+        inputs, None, seeded()
+    )
     boxes = erased[:, 0] != 9
     assert torch.equal(boxes, boxes.any(2)[:, :, None] & boxes.any(1)[:, None, :])
     hit = boxes.any(2).any(1)
@@ -126,11 +128,11 @@ def test_random_erasing_fills_one_rectangle_of_this_share(noise):
 
 def test_mixup_and_cutmix_mix_targets_by_the_share_of_the_images():
     inputs = torch.arange(6.0)[:, None, None, None].expand(6, 1, 10, 10) / 5
-    for mix in (augment.mixup(6, alpha=1.0), augment.cutmix(6)):
+    for mix in (torch_augment.mixup(6, alpha=1.0), torch_augment.cutmix(6)):
         mixed, targets = mix(inputs, torch.arange(6), seeded(3))
         assert (targets > 0).sum(1).min() > 1
         assert torch.allclose(targets @ (torch.arange(6.0) / 5), mixed.mean((1, 2, 3)), atol=1e-6)
-    both = augment.sequence(augment.cutmix(6), augment.mixup(6))
+    both = augment.sequence(torch_augment.cutmix(6), torch_augment.mixup(6))
     _, targets = both(inputs, torch.arange(6), seeded(3))
     assert torch.allclose(targets.sum(1), torch.ones(6)) and int((targets > 0).sum(1).max()) > 2
 
@@ -143,12 +145,12 @@ def test_mixup_and_cutmix_mix_targets_by_the_share_of_the_images():
         (lambda: augment.random_crop([3, 3], pad=-1), r"pad = -1: must be in \[0, inf\)"),
         (lambda: augment.random_flip(1.5), r"probability = 1.5: must be in \[0, 1\]"),
         (
-            lambda: augment.random_erasing(area=[0.5, 0.1]),
+            lambda: torch_augment.random_erasing(area=[0.5, 0.1]),
             r"area = \[0.5, 0.1\]: must be two numbers",
         ),
-        (lambda: augment.random_erasing(ratio=[0, 1]), r"ratio = \[0, 1\]: must be in \(0, inf\)"),
-        (lambda: augment.mixup(1), r"classes = 1: must be in \[2, inf\)"),
-        (lambda: augment.cutmix(3, alpha=0), r"alpha = 0: must be in \(0, inf\)"),
+        (lambda: torch_augment.random_erasing(ratio=[0, 1]), r"ratio = \[0, 1\]: must be in \(0, inf\)"),
+        (lambda: torch_augment.mixup(1), r"classes = 1: must be in \[2, inf\)"),
+        (lambda: torch_augment.cutmix(3, alpha=0), r"alpha = 0: must be in \(0, inf\)"),
         (lambda: augment.sequence(), "give each step a section of its own"),
         (lambda: augment.sequence("random_flip"), "give each step a section of its own"),
         (lambda: views.shift_views(0), r"pixels = 0: must be in \[1, inf\)"),
@@ -337,7 +339,7 @@ def test_masks_of_segmentation_move_with_their_images(name, dtype):
     images, before = marked()
     before[:, :2] = 255  # ignored already
     images[:, :, :2] = 0
-    both = segmentation.adapt_augment(augment.sequence(make(name), augment.random_erasing(0.0)))
+    both = segmentation.adapt_augment(augment.sequence(make(name), torch_augment.random_erasing(0.0)))
     moved, after = both(images, before.to(dtype), seeded())
     assert torch.equal(after, shown(moved).to(dtype)) and after.dtype == dtype
     assert torch.equal(moved, make(name)(images, before, seeded())[0])

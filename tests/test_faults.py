@@ -78,3 +78,14 @@ def test_none_and_nothing_for_a_number(value, word):
 
     where, text = problems_of(f"[a]\nepochs = {value}\n", declared={"a": A})
     assert where == [(2, "a.epochs")] and f"is {word}" in text and "expected a number" in text
+
+
+@pytest.mark.parametrize("text", ["[a\x1bb]\nx = 1\n", "[a]\nx\x1b = 1\n", "[a]\nx\x9by = 1\n"])
+def test_a_name_with_a_control_character_is_refused(text):
+    where, told = problems_of(text)
+    assert len(where) == 1 and "control character" in told and "\x1b" not in told and "\x9b" not in told
+
+
+def test_control_characters_in_values_are_printed_escaped():
+    printed = str(parse_string('[a]\nx = "\\u001b[2J"\ny = "\\u009b"\n'))
+    assert printed == '[a]\nx = "\\u001b[2J"\ny = "\\u009b"\n' and parse_string(printed).a.y == "\x9b"

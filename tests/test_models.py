@@ -1,7 +1,11 @@
 """Networks, their weights and how they are trained."""
 
 import copy
+import hashlib
+import http.server
 import sys
+import threading
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pantry  # noqa: F401  (registers)
@@ -9,10 +13,16 @@ import pytest
 import torch
 import torchvision
 from core import IngredientsError, registry
-from recipes import detection, segmentation
+from recipes import check, detection, segmentation
+from recipes.experiment import build as build_experiment
+from recipes.experiment import configure
 from recipes.parts.backbone import find_backbone
-from recipes.parts.finetune import freeze, head, load_weights, recompute, split_rates
+from recipes.parts.finetune import FEW, freeze, freeze_norms, head, recompute, split_rates
+from recipes.parts.weights import load_weights
+from recipes.settings import call_functions, read_ingredients
+from recipes.train import train, train_mode
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
 
 
 def families():
@@ -75,7 +85,7 @@ def test_options_reach_the_builder():
     "name, options, message",
     [
         ("small_cnn", {"width": [3]}, "width: small_cnn has no such option. Did you mean widths?"),
-        ("small_cnn", {"widths": 3}, "widths: `3` is an integer; a list of items that are each an integer is needed"),
+        ("small_cnn", {"widths": 3}, "widths: expected a list.*got an integer"),
         ("small_cnn", {"in_channels": 3}, "in_channels: small_cnn has no such option"),
         ("vgg11", {"dropout": "0.3"}, "dropout: `0.3` is text; write 0.3"),
         (
@@ -218,7 +228,8 @@ def test_files_that_cannot_be_used_are_refused(tmp_path):
 
 def test_safetensors_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.safetensors").write_bytes(b"x")
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for name in ("safetensors", "safetensors.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(IngredientsError, match="pip install safetensors"):
         load_weights(build("small_cnn"), tmp_path / "a.safetensors", "small_cnn")
 
@@ -253,6 +264,118 @@ def test_pretrained_weights_leave_the_head_new(monkeypatch):
     told = load_weights(model, "pretrained", "squeezenet1_1")
     assert told == "loaded 50 of 52 entries of pretrained; newly initialized: classifier"
     assert torch.equal(model[1].features[0].weight, source.features[0].weight)
+
+
+# where weights come from
+
+
+@pytest.fixture
+def server(tmp_path):
+    """(URL of a file of weights, its sha256, how often it was asked for, its network)."""
+    source, asked = build("small_cnn", seed=1), []
+    (tmp_path / "www").mkdir()
+    torch.save(source.state_dict(), tmp_path / "www/a.pth")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "www"))
+
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        digest = hashlib.sha256((tmp_path / "www/a.pth").read_bytes()).hexdigest()
+        yield f"http://127.0.0.1:{served.server_port}/a.pth", digest, asked, source
+        served.shutdown()
+        thread.join()
+
+
+def test_weights_of_a_url_are_verified_and_kept(server, tmp_path, monkeypatch):
+    url, digest, asked, source = server
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub/checkpoints"
+    for short in ("", "#sha256=12", "#sha256=xy"):
+        with pytest.raises(IngredientsError, match="expected https://.*#sha256="):
+            load_weights(build("small_cnn"), url + short, "small_cnn")
+    with pytest.raises(IngredientsError, match=f"(?s){url} .*invalid hash value.*{folder}"):
+        load_weights(build("small_cnn"), f"{url}#sha256={64 * '0'}", "small_cnn")
+    with pytest.raises(IngredientsError, match="b.pth .*404"):
+        load_weights(build("small_cnn"), f"{url.replace('a.pth', 'b.pth')}#sha256={digest}", "small_cnn")
+    assert list(folder.iterdir()) == []  # no half files
+    for content, times in ((None, 4), (None, 4), (b"another", 5)):
+        if content:
+            (folder / "a.pth").write_bytes(content)
+        model = build("small_cnn")
+        load_weights(model, f"{url}#sha256={digest.upper()}", "small_cnn")
+        assert same(model, source) and [file.name for file in folder.iterdir()] == ["a.pth"] and len(asked) == times
+
+
+def test_names_of_the_hub(tmp_path, monkeypatch):
+    """A cached file is read without asking the network; without one the message says where to get it."""
+    hub = pytest.importorskip("huggingface_hub")
+    safetensors = pytest.importorskip("safetensors.torch")
+    source, told = build("small_cnn", seed=1), {}
+    safetensors.save_file(source.state_dict(), tmp_path / "model.safetensors")
+
+    def no_network(*args, **settings):
+        raise hub.errors.LocalEntryNotFoundError("cannot find the requested files. Please check")
+
+    monkeypatch.setattr(hub, "hf_hub_download", no_network)
+    monkeypatch.setattr(
+        hub, "try_to_load_from_cache", lambda *args: told.update(asked=args) or str(tmp_path / "model.safetensors")
+    )
+    model = build("small_cnn")
+    load_weights(model, "hf:org/name", "small_cnn")
+    assert same(model, source) and told["asked"] == ("org/name", "model.safetensors")
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args: None)
+    with pytest.raises(
+        IngredientsError, match=r"https://huggingface.co/org/name/resolve/main/a/b.pth .*weights = <path>"
+    ):
+        load_weights(model, "hf:org/name/a/b.pth", "small_cnn")
+    with pytest.raises(IngredientsError, match="expected hf:organization/name"):
+        load_weights(model, "hf:name", "small_cnn")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(IngredientsError, match="pip install huggingface_hub"):
+        load_weights(model, "hf:org/name", "small_cnn")
+
+
+def test_backbones_of_timm(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    model = build("timm.mobilenetv2_050", 1, 7)
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 7) and head(model).out_features == 7
+    with pytest.raises(IngredientsError, match="no timm.mobilnetv2_050.*Did you mean timm.mobilenetv2_050"):
+        find_backbone("timm.mobilnetv2_050")
+    with pytest.raises(ValueError, match="refuses its options: .*bogus"):
+        build("timm.resnet18", bogus=1)
+    with pytest.raises(IngredientsError, match="there is no backbone"):  # a classifier, in another task
+        detection.find_detector("timm.resnet18")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_route)
+    with pytest.raises(
+        IngredientsError, match="huggingface.co/timm/mobilenetv2_050.lamb_in1k/.*no route.*weights = <path>"
+    ):
+        load_weights(model, "pretrained", "timm.mobilenetv2_050")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(IngredientsError, match="pip install timm"):
+        find_backbone("timm.resnet18")
+
+
+def no_route(*_args, **_settings):
+    raise URLError("no route to host")
+
+
+def test_weights_of_the_same_network_under_other_names_are_taken_by_their_order(tmp_path):
+    pytest.importorskip("timm")
+    source = build("mobilenet_v2", seed=1, width_mult=0.5)
+    torch.save(source.features.state_dict(), tmp_path / "a.pth")
+    model = build("timm.mobilenetv2_050")
+    told = load_weights(model, tmp_path / "a.pth", "timm.mobilenetv2_050")
+    assert "by their order" in told and told.endswith("newly initialized: classifier")
+    assert torch.equal(model.conv_head.weight, source.features[18][0].weight)
+    with pytest.raises(IngredientsError, match="no entry fits"):
+        load_weights(build("timm.mobilenetv2_075"), tmp_path / "a.pth", "timm.mobilenetv2_075")
 
 
 # how it is trained
@@ -311,6 +434,30 @@ def test_rates_are_split():
     assert moved[0] < 0.2 and moved[-1] == pytest.approx(0.2, rel=0.01)
     with pytest.raises(ValueError, match="factor = -1: must be at least 0"):
         split_rates(optimizer, of_head, -1)
+
+
+def test_frozen_norms_stay():
+    model, before = build("small_cnn"), build("small_cnn")
+    assert freeze_norms(model, "auto", FEW) == []
+    frozen = freeze_norms(model, "auto", FEW - 1)
+    assert frozen == [part for part in model if isinstance(part, nn.BatchNorm2d)]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for epoch in range(2):
+        facts = {"frozen_epochs": 1}
+        train_mode(
+            SimpleNamespace(
+                model=model, head=head(model), scheme=SimpleNamespace(**facts), optimizer=optimizer, frozen_norms=frozen
+            ),
+            epoch,
+        )
+        assert model.training and not any(norm.training for norm in frozen)
+        step(model, IMAGES, TARGETS)
+        optimizer.step()
+    norms = [key for key, _ in before.named_parameters() if key.startswith(("2.", "6.", "10."))]
+    statistics = [key for key, _ in before.named_buffers()]
+    assert same(model, before, but=set(before.state_dict()) - set(norms) - set(statistics))
+    with pytest.raises(IngredientsError, match="no batch norms"):
+        freeze_norms(build("squeezenet1_1"), True, 10)
 
 
 class Noisy(nn.Sequential):
@@ -372,11 +519,10 @@ def test_blocks_that_the_model_does_not_have():
 BODIES = ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+@pytest.mark.parametrize("name, body", [("faster_rcnn", BODIES[0]), *(("mask_rcnn", body) for body in BODIES)])
 def test_detectors_train_with_bodies_of_mobilenet(name, body):
     torch.manual_seed(0)
-    model = detection.find_detector(name, {"body": body})(3, 2)
+    model = detection.find_detector(name, {"body": body, "width": 32})(3, 2)
     model.transform.min_size, model.transform.max_size = (96,), 96
     target = {"boxes": torch.tensor([[8.0, 8, 60, 70]]), "labels": torch.tensor([1])}
     target["masks"] = torch.ones(1, 96, 96, dtype=torch.uint8)
@@ -384,14 +530,14 @@ def test_detectors_train_with_bodies_of_mobilenet(name, body):
     loss = detection.loss(model.train(), torch.rand(2, 3, 96, 96), [target, target])
     loss.backward()
     optimizer.step()
-    assert loss.isfinite() and model.backbone.body["0"][0].weight.grad.abs().sum() > 0
+    assert loss.isfinite() and next(model.backbone.body.parameters()).grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("body, first", [("resnet18", "conv1.weight"), ("mobilenet_v2", "features.0.0.weight")])
 def test_weights_of_a_classifier_start_the_body_of_a_detector(tmp_path, body, first):
     classifier = build(body, seed=1)
     torch.save({"model": classifier.state_dict()}, tmp_path / "a.pth")
-    model = detection.find_detector("faster_rcnn", {"body": body})(3, 2)
+    model = detection.find_detector("faster_rcnn", {"body": body, "width": 32})(3, 2)
     told = load_weights(model, tmp_path / "a.pth", "faster_rcnn", {"body": body})
     count = len(classifier.state_dict())
     assert told == (
@@ -428,3 +574,100 @@ def test_pretrained_starts_the_body_of_a_detector(tmp_path, monkeypatch):
     assert torch.equal(model.backbone.body.conv1.weight, source.conv1.weight)
     with pytest.raises(IngredientsError, match="no pretrained weights of small"):
         load_weights(detection.find_detector("fcos")(3, 2), "pretrained", "fcos")
+
+
+@pytest.mark.parametrize("body", ["squeezenet1_1", "timm.mobilenetv2_050", "efficientnet_b0"])
+def test_bodies_of_detectors_and_segmenters(body):
+    if body.startswith("timm."):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    target = {"boxes": torch.tensor([[8.0, 8, 60, 70]]), "labels": torch.tensor([1])}
+    for name in ("fcos", "retinanet"):
+        model = detection.find_detector(name, {"body": body, "width": 32})(3, 2)
+        model.transform.min_size, model.transform.max_size = (64,), 64
+        detection.loss(model.train(), torch.rand(2, 3, 64, 64), [target] * 2).backward()
+        assert next(model.backbone.body.parameters()).grad is not None, name
+        assert model.transform.image_mean[0] == 0.485
+    model = segmentation.find_segmenter("fpn", {"body": body, "width": 32})(1, 4)
+    assert model(torch.rand(2, 1, 50, 66)).shape == (2, 4, 50, 66)
+    in_body = set(map(id, model.backbone.body.parameters()))
+    assert in_body and not in_body & set(map(id, head(model).parameters()))
+
+
+def test_detectors_normalize_as_their_body_expects():
+    pytest.importorskip("timm")
+    model = detection.find_detector("fcos", {"body": "timm.tf_efficientnet_lite0", "width": 32})(3, 2)
+    assert (model.transform.image_mean, model.transform.image_std) == ([0.5] * 3, [0.5] * 3)
+    for body, message in (
+        ("resnet8", "Did you mean resnet18"),
+        ("timm.resnt18", "timm.resnet18|resnet18"),
+        ("vit_b_16", "several"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detection.find_detector("fcos", {"body": body})(3, 2)
+
+
+# through the ingredients
+
+INI = """[project]
+name = own
+[project.meta]
+task = classification
+[model.architecture]
+backbone = small_cnn
+[training.load_dataset]
+@load_dataset = load_image_folder
+source = images
+[training.preprocess]
+@preprocess = resize_and_scale
+mean = [0.2, 0.3, 0.4]
+std = [0.5, 0.5, 0.5]
+[training.optimizer]
+@optimizer = sgd
+[training.scheme]
+epochs = 1
+batch_size = 4
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """`read(setting=text, ...)` of INI, with six photos of two classes in a scratch folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.ini").write_text(INI)
+    for index in range(12):
+        (tmp_path / f"images/{'ab'[index % 2]}").mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (3, 16, 16), dtype=torch.uint8)
+        to_pil_image(pixels).save(tmp_path / f"images/{'ab'[index % 2]}/{index}.png")
+    return lambda **changes: read_ingredients(
+        "own.ini", [(key.replace("__", "."), text, True) for key, text in changes.items()]
+    )
+
+
+def test_normalization_travels_with_the_weights(own, capsys, tmp_path):
+    """A run starts from the model.pth of another; one with another normalization is told so, with file and line."""
+    ingredients = own()
+    train(ingredients, call_functions(ingredients))
+    start = {"model__architecture__weights": "models/model.pth"}
+    for changes, told in (({}, False), ({"training__preprocess__mean": "[0.1, 0.3, 0.4]"}, True)):
+        ingredients = own(**start, **changes)
+        experiment = build_experiment(configure(ingredients, call_functions(ingredients)))
+        assert experiment.new_weights.startswith("loaded 20 of 20 entries of models/model.pth; nothing")
+        assert ("mean = [0.2, 0.3, 0.4], std = [0.5, 0.5, 0.5]" in experiment.new_weights) == told, (
+            experiment.new_weights
+        )
+        assert len(experiment.frozen_norms) == 3  # a small set
+        capsys.readouterr()
+        assert (
+            check.answer(
+                "--check",
+                SimpleNamespace(ingredients="own.ini"),
+                [(key.replace("__", "."), text, True) for key, text in (start | changes).items()],
+            )
+            == 0
+        )
+        assert ("training.preprocess.mean" in capsys.readouterr().out) == told
+    ingredients = own(model__architecture__backbone="resnet18", model__architecture__weights="pretrained")
+    experiment = build_experiment(configure(ingredients, call_functions(ingredients), "meta"))
+    assert "own.ini:12: training.preprocess.mean" in experiment.new_weights  # nothing is downloaded for that
+    assert "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]" in experiment.new_weights

@@ -1,36 +1,10 @@
-"""The ready-made functions, by themselves."""
-
-from pathlib import Path
+"""pantry/preprocess.py: one sample, and many at once."""
 
 import pantry  # noqa: F401  (registers)
 import pytest
 import torch
 from core import registry
-from pantry import augment, preprocess
-
-
-def test_random_shift_moves_whole_images():
-    image = torch.zeros(1, 1, 5, 5)
-    image[0, 0, 2, 2] = 1
-    batch, targets = image.repeat(200, 1, 1, 1), torch.arange(200)
-    shift = augment.random_shift(pixels=1)
-    moved, same = shift(batch, targets, torch.Generator().manual_seed(0))
-    assert moved.shape == batch.shape and same is targets and moved.sum() == 200
-    places = {tuple(place.tolist()[2:]) for place in moved.nonzero()}
-    assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
-    again, _ = shift(batch, targets, torch.Generator().manual_seed(0))
-    assert torch.equal(moved, again)
-    with pytest.raises(ValueError, match="write 0 or more"):
-        augment.random_shift(pixels=-1)
-
-
-def test_random_flip():
-    batch = torch.rand(100, 3, 4, 4)
-    flipped, _ = augment.random_flip(1.0)(batch, None, torch.Generator())
-    assert torch.equal(flipped, batch.flip(-1))
-    some, _ = augment.random_flip(0.5)(batch, None, torch.Generator().manual_seed(1))
-    share = sum(torch.equal(one, other) for one, other in zip(some, batch, strict=True))
-    assert 30 < share < 70
+from pantry import preprocess
 
 
 def test_resize_and_scale_takes_tensors_and_arrays():
@@ -43,14 +17,6 @@ def test_resize_and_scale_takes_tensors_and_arrays():
     assert torch.equal(preprocess.resize_and_scale([10, 6])(image), image / 255)
     with pytest.raises(ValueError, match="height, width"):
         preprocess.resize_and_scale([5])
-
-
-def test_every_registered_function_has_a_docstring():
-    for kind in ("augment", "backbone", "download_function", "load_dataset", "loss", "optimizer", "schedule"):
-        for name in getattr(registry, kind):
-            function = getattr(registry, kind).get(name)
-            if Path(function.__code__.co_filename).parent.name == "pantry":
-                assert function.__doc__, f"{kind} {name}"
 
 
 def test_a_batch_is_preprocessed_as_its_samples_are():

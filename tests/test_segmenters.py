@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from core import IngredientsError, parse_string, registry, resolve
 from pantry import losses
 from recipes import segmentation
-from recipes.parts import finetune
+from recipes.parts import finetune, weights
 
 IGNORED = 255
 
@@ -112,7 +112,7 @@ def test_weights_with_a_head_of_another_size(tmp_path):
     build = segmentation.find_segmenter("lraspp_mobilenet_v3_large")
     source, model = build(in_channels=3, output_classes=21), build(in_channels=1, output_classes=4)
     torch.save(source.state_dict(), tmp_path / "a.pt")
-    told = finetune.load_weights(model, tmp_path / "a.pt", "lraspp_mobilenet_v3_large")
+    told = weights.load_weights(model, tmp_path / "a.pt", "lraspp_mobilenet_v3_large")
     assert told.endswith("newly initialized: classifier.low_classifier, classifier.high_classifier")
     own, theirs = model[1].state_dict(), source.state_dict()
     assert all(torch.equal(own[key], theirs[key]) for key in own if own[key].shape == theirs[key].shape)

@@ -40,18 +40,89 @@ SHORT = {
 }
 
 
-def ini(name: str, *dropped: str) -> str:
-    """The text of a shipped ini without some sections."""
-    text = (PROJECT / name).read_text(encoding="utf-8")
+def without(text: str, *dropped: str) -> str:
+    """An ini without some sections."""
     sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
     return "".join(section for section in sections if section.partition("]")[0][1:] not in dropped)
 
 
+def ini(name: str) -> str:
+    """A shipped ini without its download."""
+    return without((PROJECT / name).read_text(encoding="utf-8"), "project.data.download")
+
+
+def loaders(name: str, *splits: str) -> dict:
+    return {f"{split}.load_dataset.@load_dataset": name for split in ("training", "testing", *splits)}
+
+
 TASKS = {  # task -> (the text of its ini, what turns it to data that trains in a moment)
-    "classification": (ini("ingredients.ini", "project.data", "project.data.download"), IMAGES),
+    "classification": (without(ini("ingredients.ini"), "project.data"), IMAGES),
+    "tabular": (
+        ini("ingredients.tabular.ini"),
+        loaders("tiny_rows") | {"model.architecture.options": '{"widths": [4]}'},
+    ),
+    "text": (
+        ini("ingredients.text.ini"),
+        loaders("tiny_texts", "validation")
+        | {"project.meta.n_classes": 3, "model.architecture.options": '{"width": 4}'},
+    ),
+    "blank": (
+        ini("ingredients.blank.ini"),
+        loaders("tiny_rows") | {"model.architecture.backbone": "mlp", "model.architecture.options": '{"widths": [4]}'},
+    ),
+    "segmentation": (
+        without(ini("ingredients.segmentation.ini"), "training.augment"),
+        loaders("tiny_masks", "validation")
+        | {"project.meta.n_classes": 3, "model.architecture.options": '{"widths": [4, 4]}'},
+    ),
+    "detection": (
+        ini("ingredients.detection.ini"),
+        loaders("tiny_boxes", "validation")
+        | {
+            "project.meta.n_classes": 2,
+            "model.architecture.options": '{"body": "small", "width": 32}',
+            "training.scheme.best": "map",
+            "training.scheme.batch_size": 4,
+        },
+    ),
 }
+OF_IMAGES = ("classification", "segmentation", "detection")
 # setting -> (another value, what else it needs to act); OWN_VALUES has those of a single task.
-OWN_VALUES = {"classification": {}}
+OWN_VALUES = {
+    "classification": {},
+    "tabular": {
+        "model.architecture.backbone": ("resnet18", {"model.architecture.options": "None"}),
+        "model.architecture.options": ('{"widths": [8]}', {}),
+        "training.scheme.best": ("r2", {}),
+    },
+    "text": {
+        "model.architecture.backbone": ("mlp", {"model.architecture.options": "None"}),
+        "model.architecture.options": ('{"width": 8}', {}),
+    },
+    "blank": {
+        "model.architecture.backbone": ("small_cnn", {"model.architecture.options": "None"}),
+        "model.architecture.options": ('{"widths": [8]}', {}),
+    },
+    "segmentation": {
+        "model.architecture.backbone": ("small_cnn", {"model.architecture.options": "None"}),
+        "model.architecture.options": ('{"widths": [8, 4]}', {}),
+        "training.scheme.best": ("dice", {}),
+        # of a model with batch norms the loss falls even at a rate of 0
+        "training.scheme.early_stop": (True, {"training.scheme.best_is": "highest", "training.scheme.epochs": 4}),
+        "training.scheme.patience": (
+            2,
+            {"training.scheme.early_stop": True, "training.scheme.best_is": "highest", "training.scheme.epochs": 4},
+        ),
+    },
+    "detection": {
+        "model.architecture.backbone": ("retinanet", {}),
+        "model.architecture.options": ('{"body": "small", "width": 64}', {}),
+        "training.scheme.best": ("map50", {}),
+        "training.scheme.best_is": ("lowest", {"training.scheme.best": "map50"}),
+        "training.scheme.batch_size": (8, {}),
+        "training.scheme.clip_norm": (1000.0, {}),
+    },
+}
 VALUES = {
     "model.version": ("9.9.9", {}),
     "model.architecture.backbone": ("resnet_small", {"model.architecture.options": "None"}),
@@ -107,6 +178,9 @@ SAME_NUMBERS = {
     "training.scheme.workers",
     "training.model.checkpoint_minutes",
 }
+# What no task has a part in, and is tested with classification alone.
+GENERAL = {path for path in VALUES if path.startswith(("model.version", "training.model."))}
+GENERAL |= {f"training.scheme.{name}" for name in ("compile", "deterministic", "device", "resume", "seed")}
 # Unused for as long as another setting is as it is: setting -> (value, the other).
 UNUSED = {
     "training.scheme.patience": (3, {"training.scheme.early_stop": False}),
@@ -129,6 +203,51 @@ def tiny_images(**settings):
     return lambda: (images, targets)
 
 
+def tiny_rows(**settings):
+    X = torch.randn(48, 3, generator=torch.Generator().manual_seed(0))
+    return lambda: (X, X[:, 0] * X[:, 1])
+
+
+def tiny_texts(**settings):
+    X = torch.randint(1, 257, (48, 12), generator=torch.Generator().manual_seed(0))
+    X[:, 3] = 1 + torch.arange(48) % 3
+    return lambda: (X, torch.arange(48) % 3)
+
+
+def tiny_masks(**settings):
+    X = torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return lambda: (X, (X[:, 0] > 100).byte() + (X[:, 0] > 200).byte())
+
+
+class Boxes(torch.utils.data.Dataset):
+    """16 images (3, 48, 48), each with a square."""
+
+    classes = ["red", "green"]
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index: int):
+        from torchvision import tv_tensors
+
+        image, (left, label) = torch.zeros(3, 48, 48, dtype=torch.uint8), (index, index % 2)
+        image[label, 8:30, left : left + 20] = 255
+        boxes = tv_tensors.BoundingBoxes([[left, 8, left + 20, 30]], format="XYXY", canvas_size=(48, 48))
+        return tv_tensors.Image(image), {"boxes": boxes.float(), "labels": torch.tensor([label])}
+
+    @staticmethod
+    def collate(pairs):
+        images, targets = zip(*pairs, strict=True)
+        return torch.stack(images), list(targets)
+
+
+def tiny_boxes(**settings):
+    return Boxes
+
+
+TINY = {function.__name__: function for function in (tiny_images, tiny_rows, tiny_texts, tiny_masks, tiny_boxes)}
+
+
 def as_floats(**settings):
     return lambda image: image / 255
 
@@ -139,23 +258,28 @@ def functions():
     import_functions(PROJECT)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    registry.load_dataset.register("tiny_images")(tiny_images)
+    for name, function in TINY.items():
+        registry.load_dataset.register(name)(function)
     registry.preprocess.register("as_floats")(as_floats)
     yield
-    for functions, name in ((registry.load_dataset, "tiny_images"), (registry.preprocess, "as_floats")):
-        del functions[name]
+    for name in TINY:
+        del registry.load_dataset[name]
+    del registry.preprocess["as_floats"]
     torch.set_num_threads(before)
 
 
-def run(task: str, changes: dict, folder: Path) -> tuple[dict, IngredientsError | None]:
-    """(what a run left behind, None), or ({}, the error that refused it). Any other error is a fault."""
+def run(task: str, changes: dict, folder: Path, *dropped: str) -> tuple[dict, IngredientsError | None]:
+    """(what a run left behind, None), or ({}, the error that refused it). Any other error is a fault.
+
+    `dropped`: sections to leave out of the ini
+    """
     from recipes.train import train
 
     text, tiny = TASKS[task]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    (folder / "ingredients.ini").write_text(text, encoding="utf-8")
-    merged = SHORT | tiny | changes
+    (folder / "ingredients.ini").write_text(without(text, *dropped), encoding="utf-8")
+    merged = {path: value for path, value in (SHORT | tiny).items() if not path.startswith(dropped or " ")} | changes
     overrides = [(path, str(value), True) for path, value in merged.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -208,8 +332,9 @@ def test_every_declared_setting_has_a_row():
     assert set(VALUES) == set(declared_paths(SECTIONS))
 
 
-@pytest.mark.parametrize("path", VALUES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task, path", [(task, path) for task in TASKS for path in VALUES if task == "classification" or path not in GENERAL]
+)
 def test_a_setting_acts_is_refused_or_is_reported(task, path, tmp_path):
     if path == "training.scheme.compile":
         pytest.skip("a minute of compilation; that it is read is plain")
@@ -233,6 +358,13 @@ def check_setting(task: str, path: str, folder: Path) -> None:
     before, wrong = run(task, others, folder / "run")
     assert not wrong, wrong
     assert after != before or path in after["unused"], f"{path} = {value} has no effect, and nothing says so"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("path", ["training.scheme.batch_size", "training.optimizer.learning_rate"])
+def test_auto_acts_or_is_refused(task, path, tmp_path):
+    _, refused = run(task, {path: "auto"}, tmp_path / "run")
+    assert not refused or is_refused_at(refused, path), refused
 
 
 class reads:
@@ -275,6 +407,7 @@ TORCH = {  # some of what stands on the shelves of installed packages
 }
 PLACES = {kind: path.replace("*", "own") for path, kind in SECTIONS.items() if isinstance(kind, str)}
 PLACES |= {"load_dataset": "training.load_dataset", "preprocess": "training.preprocess"}
+OF_A_TASK = ("augment", "loss", "metric", "preprocess", "views")  # the others are tested with classification alone
 
 
 def arguments_of(function) -> dict:
@@ -292,9 +425,12 @@ def check_function(task: str, kind: str, name: str, folder: Path) -> None:
     """It runs, or is refused: with the place of the section that names it."""
     section, function = PLACES[kind], registry[kind].get(name)
     changes = {f"{section}.{key}": value for key, value in arguments_of(function).items()}
-    _, refused = run(task, {f"{section}.@{kind}": name, "testing.debug": True} | changes, folder / "run")
+    changes |= {f"{section}.@{kind}": name, "testing.debug": True}
+    _, refused = run(task, changes, folder / "run", *([] if kind == "load_dataset" else [section]))
     if refused:
         assert all(problem.place for problem in refused.problems) and refused.problems, refused
+    else:
+        assert kind not in ("augment", "views") or task in OF_IMAGES, "takes rows for images"
 
 
 def names_for(task: str, kind: str) -> list[str]:
@@ -306,8 +442,9 @@ def names_for(task: str, kind: str) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore")  # such as those of torch on arguments that are odd, but allowed
-@pytest.mark.parametrize("kind", PLACES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task, kind", [(task, kind) for task in TASKS for kind in PLACES if task == "classification" or kind in OF_A_TASK]
+)
 def test_a_function_runs_or_is_refused(task, kind, tmp_path):
     faults = []
     for name in names_for(task, kind):

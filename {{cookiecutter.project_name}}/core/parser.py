@@ -14,6 +14,7 @@ COMMAND_LINE = Place("command line")
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
 _SETTING = re.compile(r"([^=:]*)([=:]?)[ \t]*(.*)", re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys; \x85 is a line end of some systems
 _COMMENT, _INDENT = ("", "#", ";"), (" ", "\t")
 
 
@@ -114,10 +115,11 @@ def _set(nodes: dict, path: str, raw: str, may_add: bool, declared: list) -> Non
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     """The sections of `file`, merged over those of its base files."""
     nodes, merged = _Reader(file, problems).read(_load(file)), {}
-    meta, chain = nodes.pop("META", None), (*children, os.path.realpath(file))
-    bases = [] if meta is None else meta.get("base", [])
-    wrong = {} if meta is None else {key: "no such setting. There is base." for key in meta if key != "base"}
-    if meta is not None and "base" not in meta:
+    if "META" not in nodes:
+        return nodes
+    meta, chain = nodes.pop("META"), (*children, os.path.realpath(file))
+    bases, wrong = meta.get("base", []), {key: "no such setting. There is base." for key in meta if key != "base"}
+    if "base" not in meta:
         wrong["base"] = "missing: write base = FILE, or remove the section"
     for base in bases if type(bases) is list else [bases]:
         path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
@@ -223,6 +225,7 @@ class _Reader:
         is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
+            (_CONTROL.search(path), "a name cannot contain a control character; delete it"),
             (".__" in f".{path}", "names with two leading underscores are reserved; choose another"),
             (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
             (bracket and not is_plain, "a section name is plain words between dots, as in [training.scheme]"),
@@ -298,6 +301,7 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
         (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
         (not key, "the key is missing: write key = value"),
         (node is None, "a setting before any section; put a [section] line above it"),
+        (_CONTROL.search(key), "a name cannot contain a control character; delete it"),
         (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
         ("." in key, dots),
         (key in entries, f"{key} is already set at line {place.line} ({key} = {shortened(raw)}); remove one"),

@@ -14,20 +14,16 @@ MAX_SEARCH = 50_000  # names times problems that are searched for near ones: hal
 
 def resolve_references(nodes: dict, problems: list) -> None:
     """Put the values in place of the references, in all sections (`nodes`, by path)."""
-    scope, done = _Scope(nodes, problems), set()
-    users = [(path, key) for path, node in nodes.items() for key in node._entries if references_in(node[key])]
-    stack = {None: iter(users)}  # setting or section -> what must be resolved before: chains may exceed Python's stack
+    scope = _Scope(nodes, problems)
+    stack = {None: iter(list(scope.pending))}  # setting -> those it waits for: chains may exceed Python's stack
     while stack:
-        user = next(reversed(stack))
-        needed = next(stack[user], None)
+        needed = next(stack[next(reversed(stack))], None)
         if needed is None:
             stack.popitem()
-            scope.resolve(user)
-            done.add(user)
         elif needed in stack:
             scope.report_circle(list(stack)[list(stack).index(needed) :])
-        elif needed not in done:
-            stack[needed] = scope.needs(*needed)
+        elif needed in scope.pending:
+            stack[needed] = scope.resolve(*needed)
 
 
 def find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | None:
@@ -52,9 +48,13 @@ class _Scope:
 
     def __init__(self, nodes: dict, problems: list):
         self.nodes, self.problems, self.budget = nodes, problems, MAX_EXPANSION
-        self.targets = {}  # (path, key) of a setting -> {reference: (section, key) of what it means}
-        self.origins = {}  # (path, key) of a setting that is nothing but a reference -> (section, key) of its text
-        self.depths = {}  # path of a section that calls a function -> how deep it nests
+        self.origins = {}  # (path, key) of a reference -> (section, key) whose text it takes
+        self.levels = {}  # path of a section that calls a function -> the deepest level where it is shared
+        self.pending = {}  # (path, key) of a setting -> its references, until they are resolved
+        for path, node in nodes.items():
+            for key, value in node.items():
+                if not isinstance(value, Ingredients) and (references := references_in(value)):
+                    self.pending[path, key] = references
 
     def report(self, path: str, key: str, message: str) -> None:
         node = self.nodes[path]
@@ -62,7 +62,6 @@ class _Scope:
         node[key] = BROKEN
 
     def report_circle(self, circle: list) -> None:
-        circle = [(path, key) for path, key in circle if key in self.nodes[path]._entries]  # without sections
         names = [f"{path}.{key} ({self.nodes[path].where(key)})" for path, key in circle]
         if len(names) > 20:
             names[10:-10] = [f"… {len(names) - 20} more …"]
@@ -70,37 +69,29 @@ class _Scope:
         for path, key in circle:
             self.nodes[path][key] = BROKEN
 
-    def needs(self, path: str, key: str):
-        """The (path, key) that must be resolved before a setting, or before a section can be copied."""
-        node = self.nodes[path]
-        if isinstance(node[key], Ingredients):
-            yield from [(node[key]._path, inner) for inner in node[key]]
-            return
-        targets = self.targets[path, key] = {}
-        for reference in references_in(node[key]):
+    def resolve(self, path: str, key: str):
+        """Put the value of one setting; a generator of the (path, key) that must be resolved before."""
+        node, targets = self.nodes[path], {}
+        for reference in self.pending[path, key]:
             targets[reference] = find(self.nodes, reference, path, key)
             if targets[reference] is None:
                 self.report(path, key, self.not_found(reference, f"{path}.{key}"))
-        for reference in targets:
-            if node[key] is not BROKEN and reference.env is None:
-                yield targets[reference][0]._path, targets[reference][1]
-
-    def resolve(self, user: tuple | None) -> None:
-        """Put the value of one setting, whose targets have theirs."""
-        targets = self.targets.get(user)
-        if not targets or self.nodes[user[0]][user[1]] is BROKEN:  # whose cause is reported already
+        waits = [found for found in targets.values() if found]
+        for other, name in waits:  # which grows: of a section all that is written in it
+            if node[key] is not BROKEN and (other._path, name) in self.pending:
+                yield other._path, name
+            value = other[name]
+            if isinstance(value, Ingredients) and value._path == f"{other._path}.{name}".lstrip("."):
+                waits += [(value, inner) for inner in value]
+        reference = self.pending.pop((path, key))[0]
+        if node[key] is reference and targets[reference]:
+            other, name = targets[reference]
+            self.origins[path, key] = self.origins.get((other._path, name), (other, name))
+        if node[key] is BROKEN or any(other[name] is BROKEN for other, name in waits):
+            node[key] = BROKEN  # its cause is reported already
             return
-        (path, key), node = user, self.nodes[user[0]]
-        if any(other[name] is BROKEN for other, name in targets.values()):
-            node[key] = BROKEN
-            return
-        if isinstance(node[key], Reference):
-            [(other, name)] = targets.values()
-            self.origins[user] = self.origins.get((other._path, name), (other, name))
         try:
-            node[key] = self.fill(node[key], targets)
-            if path.count(".") + 1 + self.depth(node[key]) > MAX_DEPTH:
-                raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
+            node[key] = self.fill(node[key], path.count(".") + 1, targets)
         except ValueError as error:
             self.report(path, key, str(error))
 
@@ -123,35 +114,28 @@ class _Scope:
         if self.budget < 0:
             raise ValueError(f"the references grow to more than {MAX_EXPANSION:,} characters; shorten the chain")
 
-    def depth(self, value) -> int:
-        """How deep lists, objects and sections nest in a value."""
-        if not isinstance(value, dict | list):
-            return 0
-        path = value._path if isinstance(value, Ingredients) and call_key(value) else None
-        if path in self.depths:
-            return self.depths[path]
-        depth = 1 + max(map(self.depth, value.values() if isinstance(value, dict) else value), default=0)
-        if path is not None:  # shared by many, so looked at once
-            self.depths[path] = depth
-        return depth
-
-    def fill(self, value, targets: dict | None = None):
-        """`value` with its references replaced by `targets`; without targets a copy, which counts as growth."""
+    def fill(self, value, level: int, targets: dict | None = None):
+        """`value` below `level` others, its references replaced by `targets`; without targets a copy, which is paid."""
         if isinstance(value, Reference):
             node, key = targets[value]
-            return self.fill(node[key]) if isinstance(node[key], dict | list) else node[key]
+            return self.fill(node[key], level) if isinstance(node[key], dict | list) else node[key]
         if isinstance(value, Text):
             return "".join(part if isinstance(part, str) else self.text_of(*targets[part]) for part in value)
-        if isinstance(value, Ingredients) and call_key(value):  # shared, not copied: it is called once
-            return value
         is_nested = isinstance(value, dict | list)
+        if is_nested and level >= MAX_DEPTH:
+            raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
+        if isinstance(value, Ingredients) and call_key(value):  # shared, not copied: it is called once
+            if self.levels.get(value._path, 0) < level:
+                self.levels[value._path] = level
+                self.fill(dict(value), level, {})  # for its depth alone: what has targets costs nothing
+            return value
         if targets is None:  # 1: a list of empty lists is not free
             self.spend(1 + len("".join(value) if isinstance(value, dict) else "" if is_nested else str(value)))
         if isinstance(value, list):
-            return [self.fill(item, targets) for item in value]
+            return [self.fill(item, level + 1, targets) for item in value]
         if not is_nested:
             return value
-        items = {key: self.fill(item, targets) for key, item in value.items()}
+        items = {key: self.fill(item, level + 1, targets) for key, item in value.items()}
         return value.with_items(items) if isinstance(value, Ingredients) else items
 
     def text_of(self, node: Ingredients, key: str) -> str:

@@ -12,7 +12,7 @@ BROKEN = object()  # the value of a setting whose problem is reported already; i
 
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
-_STRING = r'"(?:\\.|[^"\\])*"'
+_STRING = r'"(?:\\.|[^"\\])*+"'
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
 _UNQUOTED = re.compile(_STRING + r"|(\$\{[^{}$]*\}|\$|-?Infinity|NaN)")  # what needs care in JSON, outside quotes

@@ -1,7 +1,7 @@
 """Augmentations of a batch, on its device: `augment(inputs, targets, generator) -> inputs, targets`.
 
 inputs: floats (N, C, H, W), usually in [0, 1]; targets: class indices (N,), or probabilities (N, classes) after mixup
-and cutmix. All randomness comes from `generator` and from torch's default generator; both are seeded at each step.
+and cutmix. All randomness comes from `generator` and from torch's default generator; both are seeded before each step.
 An augment that only moves pixels carries `augment.move(inputs, generator) -> inputs`, for targets that are images too.
 """
 
@@ -98,66 +98,3 @@ def _crop(inputs, pad: int, height: int, width: int, generator):
     left = torch.randint(lefts - width, (count,), generator=generator, device=inputs.device)
     windows = F.pad(inputs, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, tops, lefts, height, width)
     return windows.permute(0, 2, 3, 1, 4, 5)[sample, top, left]
-
-
-@registry.augment.register("random_erasing")
-def random_erasing(
-    probability: float = 0.5, area: list[float] = (0.02, 0.33), ratio: list[float] = (0.3, 3.3), noise: bool = False
-):
-    """Erase a rectangle of each image with this probability (Zhong et al. 2017, arXiv:1708.04896), by torchvision.
-
-    area: range of its share of the image; ratio: range of its height / width; noise: fill with normal noise, not 0.
-    Takes 0.1 ms per image; torchvision.transforms.v2.RandomErasing is the same in the workers that read samples.
-    """
-    from torchvision.transforms import v2
-
-    check_interval("[0, 1]", probability=probability, area=area)
-    check_interval("(0, inf)", ratio=ratio)
-    for name, ends in {"area": area, "ratio": ratio}.items():
-        if len(ends) != 2 or ends[0] > ends[1]:
-            raise ValueError(f"{name} = {list(ends)}: must be two numbers, the smaller first")
-    erase = v2.RandomErasing(probability, area, ratio, value="random" if noise else 0, inplace=True)
-
-    def augment(inputs, targets, generator):
-        inputs = inputs.clone()
-        for image in inputs:  # given a batch, torchvision would erase the same rectangle of all images
-            erase(image)
-        return inputs, targets
-
-    return augment
-
-
-@registry.augment.register("mixup")
-def mixup(classes: int, alpha: float = 0.2):
-    """Mix each image with its neighbor in the batch, and their targets alike (Zhang et al. 2017, arXiv:1710.09412).
-
-    The share of a batch is drawn from Beta(alpha, alpha); targets become probabilities (N, classes). By torchvision.
-    """
-    from torchvision.transforms import v2
-
-    return _mixing(v2.MixUp, classes, alpha)
-
-
-@registry.augment.register("cutmix")
-def cutmix(classes: int, alpha: float = 1.0):
-    """Paste a rectangle of its neighbor in the batch into each image (Yun et al. 2019, arXiv:1905.04899).
-
-    The share to keep is drawn from Beta(alpha, alpha); targets become probabilities (N, classes). By torchvision.
-    """
-    from torchvision.transforms import v2
-
-    return _mixing(v2.CutMix, classes, alpha)
-
-
-def _mixing(transform, classes: int, alpha: float):
-    import torch
-
-    check_interval("[2, inf)", classes=classes)
-    check_interval("(0, inf)", alpha=alpha)
-    mix = transform(alpha=alpha, num_classes=classes)
-
-    def augment(inputs, targets, generator):
-        inputs, targets = mix(inputs, targets)
-        return inputs.contiguous(memory_format=torch.channels_last), targets  # which torchvision does not keep
-
-    return augment

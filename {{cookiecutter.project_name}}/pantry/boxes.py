@@ -14,7 +14,7 @@ from typing import Literal
 from core import IngredientsError, registry
 from core.errors import suggest
 from pantry.download import is_visible
-from pantry.images import IMAGE_SUFFIXES, SPLITS, decode_image, find_images, read_header, refuse
+from pantry.images import IMAGE_SUFFIXES, SPLITS, decode_image, find_images, read_header, refuse, refuse_size
 
 GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
 
@@ -341,11 +341,6 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def refuse_size(image_size) -> None:
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise ValueError(f"image_size = {image_size}: must be [height, width] in pixels")
 
 
 def split_folder(folder: Path, split: str) -> Path:

@@ -5,77 +5,94 @@ images a list of (3, H, W) from 0 to 1. Its attribute `first_label` is 1 if labe
 """
 
 from core import registry
-from core.errors import suggest
 
 
 @registry.backbone.register("fcos")
-def fcos(in_channels: int, output_classes: int, body: str = "small", width: int = 64):
+def fcos(in_channels: int, output_classes: int, body: str = "small", width: int | None = None):
     """FCOS (Tian et al. 2019, arXiv:1904.01355): every place of a feature map tells a class and the way to four sides.
 
-    body: small, or a resnet or mobilenet_v3 of torchvision, to which a feature pyramid is added
-    width: channels of the small body
+    body: small, or a classification model of torchvision (resnet18, mobilenet_v2, ...) or timm (timm.mobilenetv2_100,
+        ...), to which a feature pyramid is added
+    width: channels of the feature maps, a multiple of 32; None: 64 of the small body, 256 of a pyramid. The cost of
+        the heads grows with its square
     """
     from torchvision.models.detection import FCOS
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-    features = _body(body, width, of_pyramid=True)
-    if body != "small":
-        return _ready(FCOS(features, output_classes), first_label=0)
-    return _ready(FCOS(features, output_classes, anchor_generator=AnchorGenerator(((8,),), ((1.0,),))), first_label=0)
+    features, count = _body(body, width, one_stage=True)
+    anchors = _anchors([(8 * 2**level,) for level in range(count)], (1.0,))
+    return _ready(FCOS(features, output_classes, anchor_generator=anchors, **_normalization(features)), first_label=0)
 
 
 @registry.backbone.register("retinanet")
-def retinanet(in_channels: int, output_classes: int, body: str = "resnet18", width: int = 64):
+def retinanet(in_channels: int, output_classes: int, body: str = "resnet18", width: int | None = None):
     """RetinaNet (Lin et al. 2017, arXiv:1708.02002): anchors on a feature pyramid, with the focal loss. See `fcos`."""
     from torchvision.models.detection import RetinaNet
 
-    features = _body(body, width, of_pyramid=True)
-    anchors = {"anchor_generator": _anchors()} if body == "small" else {}
-    return _ready(RetinaNet(features, output_classes, **anchors), first_label=0)
+    features, count = _body(body, width, one_stage=True)
+    sizes = [tuple(int(side * 2 ** (third / 3)) for third in range(3)) for side in (32, 64, 128, 256, 512)][:count]
+    anchors = _anchors([SMALL_SIZES] if body == "small" else sizes)
+    return _ready(RetinaNet(features, output_classes, anchor_generator=anchors, **_normalization(features)), 0)
 
 
 @registry.backbone.register("faster_rcnn")
-def faster_rcnn(in_channels: int, output_classes: int, body: str = "resnet18", width: int = 64):
+def faster_rcnn(in_channels: int, output_classes: int, body: str = "resnet18", width: int | None = None):
     """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497): regions first, then the class of each. See `fcos`."""
     from torchvision.models.detection import FasterRCNN
 
-    return _ready(FasterRCNN(_body(body, width), output_classes + 1, **_regions(body)), first_label=1)
+    features, settings = _regions(body, width)
+    return _ready(FasterRCNN(features, output_classes + 1, **settings), first_label=1)
 
 
 @registry.backbone.register("mask_rcnn")
-def mask_rcnn(in_channels: int, output_classes: int, body: str = "resnet18", width: int = 64):
+def mask_rcnn(in_channels: int, output_classes: int, body: str = "resnet18", width: int | None = None):
     """Mask R-CNN (He et al. 2017, arXiv:1703.06870): Faster R-CNN and a mask for each region. See `fcos`."""
     from torchvision.models.detection import MaskRCNN
+    from torchvision.ops import MultiScaleRoIAlign
 
-    settings = _regions(body)
-    if body == "small":
-        from torchvision.ops import MultiScaleRoIAlign
-
-        settings["mask_roi_pool"] = MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2)
-    return _ready(MaskRCNN(_body(body, width), output_classes + 1, **settings), first_label=1)
+    features, settings = _regions(body, width)
+    settings["mask_roi_pool"] = MultiScaleRoIAlign(settings["box_roi_pool"].featmap_names, 14, sampling_ratio=2)
+    return _ready(MaskRCNN(features, output_classes + 1, **settings), first_label=1)
 
 
-def _body(name: str, width: int, of_pyramid: bool = False):
-    """Feature maps of an image. of_pyramid: from stride 8 on, with two coarser levels, as one-stage detectors want."""
-    from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
-    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+SMALL_SIZES = (16, 24, 32, 48)  # pixels of the anchors on the one map of the small body
 
+
+def _body(name: str, width: int | None, one_stage: bool = False) -> tuple:
+    """(feature maps of an image, their number). one_stage: from stride 8 on, with two coarser maps than the body's."""
     if name == "small":
-        return _small_body(width)
-    from torch import nn
+        return _small_body(width or 64), 1
+    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-    names = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d")
-    names += ("wide_resnet50_2", "wide_resnet101_2")
-    mobile = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
-    if name in names:
-        more = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if of_pyramid else {}
-        settings = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 5}
-        return resnet_fpn_backbone(backbone_name=name, weights=None, **settings, **more)
-    if name in mobile and not of_pyramid:
-        settings = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 6}
-        return mobilenet_backbone(backbone_name=name, weights=None, fpn=True, **settings)
-    choices = ["small", *names, *(() if of_pyramid else mobile)]
-    raise ValueError(f"body = {name}: this detector has no such body. {suggest(name, choices)}")
+    from pantry.bodies import pyramid
+
+    width = width or 256
+    extra = LastLevelP6P7(width, width) if one_stage else LastLevelMaxPool()
+    features = pyramid(name, width, 8 if one_stage else 4, extra)
+    return features, features.count + (2 if one_stage else 1)
+
+
+def _anchors(sizes: list, ratios=(0.5, 1.0, 2.0)):
+    """sizes: of the anchors of each map, in pixels."""
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    return AnchorGenerator(tuple(sizes), (ratios,) * len(sizes))
+
+
+def _regions(body: str, width: int | None) -> tuple:
+    """(body, settings) of the R-CNNs."""
+    from torchvision.ops import MultiScaleRoIAlign
+
+    features, count = _body(body, width)
+    anchors = _anchors([SMALL_SIZES] if body == "small" else [(32 * 2**level,) for level in range(count)])
+    pooled = [str(level) for level in range(max(1, count - 1))]  # not from the coarsest
+    pool = MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2)
+    return features, {"rpn_anchor_generator": anchors, "box_roi_pool": pool} | _normalization(features)
+
+
+def _normalization(features) -> dict:
+    """What weights of a body expect; detectors normalize their images themselves."""
+    normalization = vars(features).get("normalization")
+    return {f"image_{key}": value for key, value in normalization.items()} if normalization else {}
 
 
 def _small_body(width: int):
@@ -98,25 +115,6 @@ def _small_body(width: int):
         layers += [nn.Conv2d(before, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
         before = channels
     return Body(*layers)
-
-
-def _anchors():
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-
-    return AnchorGenerator(((16, 24, 32, 48),), ((0.5, 1.0, 2.0),))
-
-
-def _regions(body: str) -> dict:
-    """Anchors and pooling of R-CNNs for bodies that do not give the five feature maps of a resnet's pyramid."""
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-    from torchvision.ops import MultiScaleRoIAlign
-
-    if body == "small":
-        pool = MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2)
-        return {"rpn_anchor_generator": _anchors(), "box_roi_pool": pool}
-    if body.startswith("mobilenet"):  # three maps; as in torchvision's fasterrcnn_mobilenet_v3_large_fpn
-        return {"rpn_anchor_generator": AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)}
-    return {}
 
 
 def _ready(model, first_label: int):

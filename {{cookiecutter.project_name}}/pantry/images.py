@@ -4,7 +4,6 @@ Whatever is heavy is imported inside the functions, so that reading the ingredie
 """
 
 import os
-import random
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -47,6 +46,19 @@ def refuse(problems: list[str], most: int = 20) -> None:
         raise IngredientsError("\n    ".join([*problems[:most], *more]))
 
 
+def refuse_size(image_size: list[int] | None) -> None:
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
+
+
+def shares_of(validation: float, testing: float) -> dict[str, float]:
+    """The share of the training data that each split takes, of those that take any."""
+    if min(validation, testing) < 0 or validation + testing >= 1:
+        raise ValueError(f"validation_share = {validation}, testing_share = {testing}: their sum must be in [0, 1)")
+    shares = {"validation": validation, "testing": testing}
+    return {split: share for split, share in shares.items() if share}
+
+
 @registry.load_dataset.register("load_image_folder")
 def load_image_folder(
     source: Path,
@@ -71,11 +83,8 @@ def load_image_folder(
 
     Raises IngredientsError with all folders, or all images, that cannot be used.
     """
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
-
-    refuse_shares(validation_share, testing_share)
-    shares = {"validation": validation_share, "testing": testing_share}
+    refuse_size(image_size)
+    shares = shares_of(validation_share, testing_share)
 
     def load(cache: Path | None = cache) -> ImageFolder:
         found = list_images(Path(source), split, shares, seed)
@@ -88,26 +97,24 @@ def load_image_folder(
 class ImageFolder:
     """A map-style data set of image files: `dataset[i] -> (uint8 tensor (C, H, W), target)`.
 
-    classes: names, in the order of the class indices; paths: of the N files; targets: class indices (N,)
+    classes: names, in the order of the class indices; paths: of the N files; targets: class indices (N,), or floats
+        (N, K) of K labels each
     resized: [H, W] to which images are brought, None: as they are; threads: how many may read at once
     """
 
     def __init__(self, classes, paths, labels, image_size=None, channels=None, cache=None, skip_corrupt=False):
-        import numpy
         import torch
 
         self.classes, self.paths, self.targets = classes, paths, torch.tensor(labels)
         self.resized, self.image_size, self.channels = image_size, image_size, channels
-        self.threads, self.cached = 1, None
-        file = cache and Path(cache) / f"{_fingerprint(paths, image_size, channels)}.npy"
-        if not (file and file.exists()):
-            self._check(skip_corrupt)
-            file = cache and Path(cache) / f"{_fingerprint(self.paths, image_size, channels)}.npy"
-            if file and not file.exists():
-                self._fill(file)
-        if file:
-            self.cached, self.threads = numpy.load(file, mmap_mode="r"), 1  # (N, C, H, W)
-            self.channels = self.cached.shape[1]
+        self.wanted, self.skip_corrupt, self.cached = (image_size, channels), skip_corrupt, None
+        if cache is None:
+            self.check()
+        else:
+            from pantry.image_sets import open_cache
+
+            self.cached = open_cache(Path(cache), self, visit_all)
+            self.channels, self.threads = self.cached.shape[1], 1
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -119,23 +126,14 @@ class ImageFolder:
             return torch.from_numpy(self.cached[index].copy()), self.targets[index]
         return decode_image(self.paths[index], self.channels, self.image_size), self.targets[index]
 
-    def _check(self, skip_corrupt: bool) -> None:
-        """Check all files and find out their size and channels."""
+    def check(self) -> None:
+        """Refuse files that are damaged, as far as header and end tell; find out size and channels of the images."""
+        if self.skip_corrupt:
+            from pantry.image_sets import skip_corrupt
 
-        def check(index: int) -> tuple:
-            if skip_corrupt:
-                decode_image(self.paths[index], 1)
-            return read_header(self.paths[index], complete=not skip_corrupt)
-
-        headers = visit_all(check, len(self), processors() if skip_corrupt else 1, skip=skip_corrupt)
-        good = [index for index, header in enumerate(headers) if isinstance(header, tuple)]
-        if len(good) < len(headers):
-            skipped = [path for path, header in zip(self.paths, headers, strict=True) if not isinstance(header, tuple)]
-            names = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
-            print(f"note: skipped {len(skipped)} of {len(headers)} images that cannot be read: {names}")
-            refuse([] if good else [str(header) for header in headers], most=10)
+            good = skip_corrupt(self.paths, decode_image, visit_all, processors())
             self.paths, self.targets = [self.paths[index] for index in good], self.targets[good]
-            headers = [headers[index] for index in good]
+        headers = visit_all(lambda index: read_header(self.paths[index], complete=not self.skip_corrupt), len(self))
         height, width, _ = headers[0]
         if self.image_size is None:
             first = f"but {self.paths[0]} has {height} x {width}; set image_size = [height, width] to resize all"
@@ -145,43 +143,17 @@ class ImageFolder:
         self.channels = self.channels or max(channels for *_, channels in headers)
         self.threads = processors() if height * width > SMALL else 1
 
-    def _fill(self, file: Path) -> None:
-        """Decode all images into the file of a cache."""
-        import numpy
-
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        try:
-            shape = (len(self), self.channels, *self.image_size)
-            pixels = numpy.lib.format.open_memmap(part, mode="w+", dtype=numpy.uint8, shape=shape)
-            visit_all(lambda index: pixels.__setitem__(index, self[index][0]), len(self), self.threads)
-            pixels.flush()
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
-
 
 def processors(most: int = 16) -> int:
     """How many processors this process may use."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, most)
+    try:
+        return min(len(os.sched_getaffinity(0)), most)
+    except AttributeError:  # not on this system
+        return min(os.cpu_count() or 1, most)
 
 
-def _fingerprint(paths: list[str], image_size, channels) -> str:
-    """What decoded images depend on: the files, by name, size and time of change, and what is made of them."""
-    import hashlib
-
-    digest = hashlib.sha256(repr((2, image_size, channels, os.getcwd())).encode())  # 2: the format of the cache
-    for path in paths:
-        status = os.stat(path)
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def visit_all(visit, n: int, threads: int = 1, skip: bool = False) -> list:
-    """`[visit(0), ..., visit(n - 1)]`, under a bar. Raises IngredientsError with all that could not be visited.
-
-    skip: these errors are among the results instead
-    """
+def visit_all(visit, n: int, threads: int = 1) -> list:
+    """`[visit(0), ..., visit(n - 1)]`, under a bar. Raises IngredientsError with all that could not be visited."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
@@ -195,7 +167,7 @@ def visit_all(visit, n: int, threads: int = 1, skip: bool = False) -> list:
     with ThreadPoolExecutor(threads) as pool:
         visited = (pool.map if threads > 1 else map)(attempt, range(n))
         visited = list(tqdm(visited, "reading", n, leave=False, disable=None, mininterval=0.5))
-    problems = [str(error) for error in visited if isinstance(error, IngredientsError) and not skip]
+    problems = [str(error) for error in visited if isinstance(error, IngredientsError)]
     refuse([f"{len(problems)} of {n} samples cannot be used:", *problems] if problems else [], most=11)
     return visited
 
@@ -268,7 +240,7 @@ def open_image(path):
     except UnidentifiedImageError as error:
         raise IngredientsError(f"{path}: this is no image of a known format ({', '.join(IMAGE_FORMATS)})") from error
     except Exception as error:  # damaged images raise anything from SyntaxError to struct.error
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         raise IngredientsError(f"{path}: the image cannot be read: {reason}") from error
 
 
@@ -281,7 +253,7 @@ def list_images(source: Path, split: str, shares: dict[str, float] | None = None
     shares: of each class of the training images, for splits that have no folder
     """
     folders = _find_splits(source)
-    shares = {name: share for name, share in (shares or {}).items() if share and name not in folders}
+    shares = {name: share for name, share in (shares or {}).items() if name not in folders}
     if split not in folders and not (split in shares and "training" in folders):
         wanted = " or ".join(f"{name}/" for name in SPLITS[split])
         advice = f"; or set {split}_share in the sections of all splits" if "training" in folders else ""
@@ -303,27 +275,11 @@ def list_images(source: Path, split: str, shares: dict[str, float] | None = None
     paths = [path for name in images for path in images[name]]
     labels = [index for index, name in enumerate(images) for _ in images[name]]
     if shares and folder == folders.get("training"):
+        from pantry.image_sets import share_out
+
         chosen = share_out(labels, split, shares, seed)
         paths, labels = [paths[index] for index in chosen], [labels[index] for index in chosen]
     return list(images), paths, labels
-
-
-def share_out(labels: list, split: str, shares: dict[str, float], seed: int) -> list[int]:
-    """The indices that a split takes: its share of each class, drawn by seed; training takes what others leave."""
-    order, classes = list(range(len(labels))), {}
-    random.Random(seed).shuffle(order)
-    for index in order:
-        classes.setdefault(labels[index], []).append(index)
-    names = [*shares, "training"]
-    low = sum(shares[name] for name in names[: names.index(split)])
-    high = low + shares.get(split, 1 - low)
-    parts = (members[round(low * len(members)) : round(high * len(members))] for members in classes.values())
-    return sorted(index for part in parts for index in part)
-
-
-def refuse_shares(validation: float, testing: float) -> None:
-    if not (0 <= validation < 1 and 0 <= testing < 1 and validation + testing < 1):
-        raise ValueError(f"validation_share = {validation}, testing_share = {testing}: their sum must be in [0, 1)")
 
 
 def _find_splits(source: Path) -> dict[str, Path]:

@@ -57,3 +57,35 @@ def unet(in_channels: int, output_classes: int, widths: list[int] = (64, 128, 25
             return logits if stride == 1 else F.interpolate(logits, images.shape[2:], mode="bilinear")
 
     return UNet()
+
+
+@registry.backbone.register("fpn")
+def fpn(in_channels: int, output_classes: int, body: str = "mobilenet_v2", width: int = 128):
+    """Semantic FPN (Kirillov et al. 2019, arXiv:1901.02446): the maps of a feature pyramid, added up.
+
+    body: a classification model of torchvision (resnet18, mobilenet_v2, ...) or timm (timm.mobilenetv2_100, ...)
+    width: channels of the pyramid, whose finest map has a quarter of the image's height and width
+    Grey images are repeated to three channels.
+    """
+    import torch.nn.functional as F
+    from torch import nn
+
+    from pantry.bodies import pyramid
+
+    if in_channels not in (1, 3):
+        raise ValueError(f"expected images of 1 or 3 channels, got {in_channels}")
+
+    class FPN(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = pyramid(body, width)
+            mixed = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            self.head = nn.Sequential(*mixed, nn.Conv2d(width, output_classes, 1))
+
+        def forward(self, images):
+            size, (finest, *rest) = images.shape[2:], self.backbone(images.expand(-1, 3, -1, -1)).values()
+            for features in rest:
+                finest = finest + F.interpolate(features, finest.shape[2:], mode="bilinear")
+            return F.interpolate(self.head(finest), size, mode="bilinear")
+
+    return FPN()

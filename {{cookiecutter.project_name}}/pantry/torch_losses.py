@@ -66,6 +66,8 @@ def _adopt_loss(cls):
             given = outputs, targets
             if name in _OF_NUMBERS:
                 outputs, targets = _as_numbers(outputs, targets, low=-1 if name == "SoftMarginLoss" else 0)
+            if name == "NLLLoss":  # whose backward pass does not take logits of images with the channels last
+                outputs = outputs.contiguous()
             if tensors:
                 criterion.to(outputs.device)
             try:

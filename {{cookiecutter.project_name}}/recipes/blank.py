@@ -30,6 +30,8 @@ def check_data(architecture, samples) -> int:
     """The number of outputs that the network needs. Refuse samples and targets that do not fit. Here: one number."""
     if samples.targets is not None and not samples.targets.is_floating_point():
         raise SettingError("training.load_dataset", f"y is {samples.targets.dtype}, expected floats")
+    if architecture.output_classes not in (None, 1):
+        raise SettingError("model.architecture.output_classes", "must be 1, or absent")
     return 1
 
 
@@ -40,8 +42,11 @@ def check_split(section: str, samples, meta: dict) -> None:
 
 
 def build_model(architecture, shape: list[int], outputs: int) -> nn.Module:
-    """The network for samples of `shape`. Here: the backbone that [model.architecture] names."""
-    return find_backbone(architecture.backbone, architecture.options)(shape[0], outputs)
+    """The network for samples of `shape`. Here: the backbone, tried once so that a misfit shows before training."""
+    model = find_backbone(architecture.backbone, architecture.options)(shape[0], outputs)
+    with torch.inference_mode():
+        model.eval()(torch.zeros(2, *shape))
+    return model
 
 
 def default_loss():

@@ -217,6 +217,8 @@ def _step(experiment: Experiment, found: Findings) -> None:
         outputs = model(inputs)
         found.lines[-1] += f", {experiment.meta['shape']} -> {list(outputs.shape[1:])}"
         prefix = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not match: "
+    if experiment.new_weights:
+        found.lines.append(experiment.new_weights)
     with found.blame("training.loss", prefix):
         loss = task.loss(model, inputs, targets, experiment.criterion)
         if loss.ndim != 0:

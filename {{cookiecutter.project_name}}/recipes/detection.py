@@ -20,6 +20,7 @@ REFUSED = {  # settings, sections and registered names that this task cannot use
     "training.loss": "a detector has losses of its own; remove the section",
     "training.scheme.first_size": "boxes would not be resized; use torchvision.transforms.v2.ScaleJitter",
     "training.preprocess.size": _SIZE,
+    "training.preprocess.mean": "a detector normalizes its images itself, as its body expects; remove mean and std",
     "testing.preprocess.size": _SIZE,
     "training.scheme.swa": "updating batch norms needs targets, which torch does not pass; use ema",
     "training.scheme.balanced": "an image has objects of several classes",

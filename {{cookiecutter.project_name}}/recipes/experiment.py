@@ -66,6 +66,7 @@ class Experiment:
     model: torch.nn.Module | None = None
     head: torch.nn.Module | None = None
     new_weights: str = ""  # what was loaded, and what was not
+    frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
     augment: object = None
     criterion: object = None
     optimizer: torch.optim.Optimizer | None = None
@@ -247,13 +248,13 @@ def _build_model(experiment: Experiment, new: bool) -> None:
         message = f"cannot take samples of {experiment.meta['shape']}: {str(error).splitlines()[0]}"
         raise SettingError("model.architecture.backbone", message) from error
     model.class_names = experiment.meta["classes"]  # by which metrics of single classes are named
-    if architecture.weights and new and experiment.device.type != "meta":
-        from recipes.parts.finetune import load_weights
+    if architecture.weights and new:
+        from recipes.parts.weights import load_weights
 
+        ingredients = None if "training.preprocess.mean" in experiment.task.REFUSED else experiment.ingredients
+        facts = architecture.weights, architecture.backbone, architecture.options, ingredients
         with blame("model.architecture.weights"):
-            experiment.new_weights = load_weights(
-                model, architecture.weights, architecture.backbone, architecture.options
-            )
+            experiment.new_weights = load_weights(model, *facts, fetch=experiment.device.type != "meta")
     # Convolutions run up to twice as fast with the channels last, on CPUs too.
     experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
     experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
@@ -281,6 +282,11 @@ def _build_training(experiment: Experiment, blame) -> None:
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device
         experiment.criterion = prepared("training.loss", criterion, *facts)
+    if scheme.frozen_norms is True or (scheme.frozen_norms == "auto" and experiment.architecture.weights):
+        from recipes.parts.finetune import freeze_norms
+
+        with blame("training.scheme.frozen_norms"):
+            experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
     with blame("training.optimizer"):
         experiment.optimizer = (functions.at("training.optimizer") or registry.optimizer.get("sgd")())(model)
         if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own

@@ -32,7 +32,7 @@ class Architecture:
     backbone: str = setting(MISSING, "a registered backbone, or a model of torchvision for this task")
     options: dict | None = setting(None, 'arguments of the backbone, such as {"dropout": 0.3}')
     output_classes: int | None = setting(None, "size of the head; None: the number of classes in the data")
-    weights: str | None = setting(None, "to start from: pretrained (torchvision's), or a .pt or .safetensors file")
+    weights: str | None = setting(None, "to start from: pretrained, a file, URL#sha256=..., or hf:organization/name")
     recompute: list[str] = setting((), "blocks, such as layer3, whose activations are recomputed to save memory")
 
 
@@ -53,6 +53,9 @@ class Scheme:
     ema: float = number(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
     swa: float = number(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off", "[0, 1)")
     frozen_epochs: int = number(0, "first epochs in which only the head is trained", "[0, inf)")
+    frozen_norms: bool | Literal["auto"] = setting(
+        "auto", "keep the batch norms of the body as they are; auto: if weights are loaded and the data is small"
+    )
     body_rate: float = number(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
     first_size: float = number(
         1.0, "share of height and width that images start with; 1 from half of training", "(0, 1]"

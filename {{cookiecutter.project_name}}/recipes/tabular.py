@@ -1,17 +1,16 @@
-"""What differs by task, here: one number for each row of a table."""
+"""What differs by task, here: a number, or a class, for each row of a table."""
 
 import torch
 
 from core import IngredientsError, SettingError
-from pantry.tables import numbers, read_csv, refuse, regressor
+from pantry.tables import check_lengths, encode, read_csv, refuse, standardised
 from recipes import classification
 
-METRICS = ("loss", "mae", "r2")  # what `evaluate` returns
+METRICS = ("loss", "mae", "r2", "accuracy", "f1")  # what `evaluate` returns: the first three of numbers
 BEST = "loss"  # the one that selects the best epoch if the ingredients name none
 
 REFUSED = {  # settings, sections and registered names that this task cannot use, and why
     "training.scheme.first_size": "rows cannot be resized",
-    "training.scheme.balanced": "the targets are numbers, not classes",
     "testing.views": "views are of images",
 }
 
@@ -24,53 +23,86 @@ def check(architecture, scheme) -> None:
 
 
 def check_data(architecture, samples) -> int:
-    """1, the number of outputs. Raises SettingError if rows, targets or the head do not fit."""
-    for what, given in (("a sample", samples.first), ("y", samples.targets)):
-        if given is not None and (given.ndim != 1 or not given.is_floating_point()):
-            message = f"{what} is {given.dtype} {list(given.shape)}, expected a row of floats"
-            raise SettingError("training.load_dataset", message)
+    """The number of outputs: 1 number, or the classes. Raises SettingError if rows, targets or the head do not fit."""
+    if samples.first.ndim != 1 or not samples.first.is_floating_point():
+        message = f"a sample is {samples.first.dtype} {samples.shape}, expected a row of floats"
+        raise SettingError("training.load_dataset", message)
+    if samples.labels is not None:
+        classes = classification.check_data(architecture, samples)
+        if classes < 2:
+            raise SettingError("training.load_dataset", "all rows are of one class")
+        return classes
+    if samples.targets is None or samples.targets.ndim != 1:
+        raise SettingError("training.load_dataset", "expected a target for each row: floats or class indices (N,)")
     if architecture.output_classes not in (None, 1):
-        raise SettingError("model.architecture.output_classes", "a row has one target; set it to 1")
+        raise SettingError("model.architecture.output_classes", "a row has one target, a number; set it to 1")
     return 1
 
 
 def check_split(section: str, samples, meta: dict) -> None:
-    """Refuse validation or test data of other columns than those in training."""
-    known = meta["input_format"].get("columns", meta["shape"])
-    columns = samples.input_format.get("columns", samples.shape)
-    if columns != known:
-        raise SettingError(section, f"a row is {columns}, but {known} in training")
+    """Refuse validation or test data of other columns, categories or classes than those in training."""
+    for name in ("columns", "categories", "missing"):
+        given, known = samples.input_format.get(name), meta["input_format"].get(name)
+        if given != known:
+            message = f"its {name} are {given}, but {known} in training; set like = the training file of load_csv"
+            raise SettingError(section, message)
+    if samples.shape != meta["shape"]:
+        raise SettingError(section, f"a row is {samples.shape}, but {meta['shape']} in training")
+    if samples.labels is not None:
+        classification.check_split(section, samples, meta)
 
 
 def build_model(architecture, shape: list[int], outputs: int) -> torch.nn.Module:
-    """The backbone between two standardisations: see `regressor` of pantry/tables.py."""
-    return regressor(classification.build_model(architecture, shape, outputs), shape[0])
+    """The backbone between two standardisations: see `standardised` of pantry/tables.py."""
+    network = classification.build_model(architecture, shape, outputs)
+    return standardised(network, shape[0], of_classes=outputs > 1)
 
 
 def default_loss():
-    return torch.nn.functional.mse_loss
+    """Mean squared error, or cross entropy of classes."""
+    F = torch.nn.functional
+    return lambda outputs, targets: (F.cross_entropy if outputs.ndim == 2 else F.mse_loss)(outputs, targets)
 
 
 def loss(model, inputs, targets, criterion) -> torch.Tensor:
     """The loss of one batch: inputs (N, columns), targets (N,). The criterion compares standardised numbers (N,)."""
-    return criterion(*model(inputs, targets))
+    return criterion(*model(inputs, targets)) if model.target else criterion(model(inputs), targets)
 
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
-    """Mean squared error of standardised targets, mean absolute error in their unit, r2, and `metrics`."""
-    seen = [(*model.eval()(inputs, targets), targets) for inputs, targets in batches]
-    outputs, standardised, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
+    """Of numbers: mean squared error of standardised targets, mean absolute error in their unit, r2. Of classes: cross
+    entropy, accuracy, and F1, the mean over classes."""
+    model.eval()
+    if model.target is None:
+        return evaluate_classes(model, batches, metrics)
+    seen = [(*model(inputs, targets), targets) for inputs, targets in batches]
+    outputs, standard, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
     predicted = model.target.undo(outputs)
     errors, deviations = (predicted - targets).double(), (targets - targets.mean()).double()
     r2 = 1 - float(errors.square().sum() / deviations.square().sum().clamp(min=1e-12))
     metrics.update(predicted, targets)
-    return {"loss": float((outputs - standardised).square().mean()), "mae": float(errors.abs().mean()), "r2": r2}
+    return {"loss": float((outputs - standard).square().mean()), "mae": float(errors.abs().mean()), "r2": r2}
+
+
+def evaluate_classes(model, batches, metrics) -> dict[str, float]:
+    seen = [(model(inputs).float(), targets) for inputs, targets in batches]
+    logits, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, classes), (N,)
+    metrics.update(logits, targets)
+    predicted = logits.argmax(1)
+    correct = predicted == targets
+    parts = (targets[correct], targets, predicted)
+    right, truth, guesses = (part.bincount(minlength=logits.shape[1]).double() for part in parts)
+    f1 = (2 * right / (truth + guesses))[truth + guesses > 0].mean()
+    value = torch.nn.functional.cross_entropy(logits, targets)
+    return {"loss": float(value), "accuracy": float(correct.double().mean()), "f1": float(f1)}
 
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The number for each of inputs (N, columns), with its unit, as text."""
+    """The number for each of inputs (N, columns), with its unit, or the class and its probability, as text."""
+    if model.target is None:
+        return classification.predict(model, inputs, classes)
     return [f"{value:.4g} {classes[0]}" for value in model.eval()(inputs).float()[:, 0].tolist()]
 
 
@@ -81,7 +113,10 @@ def read_sample(path: str, input_format: dict) -> dict:
     """The rows of a CSV file, by the columns of training; others are ignored: {file:line: row (columns,)}."""
     if "columns" not in input_format:
         raise IngredientsError(f"{path}: the loader names no columns; see Arrays in pantry/images.py")
-    header, lines = read_csv(path, input_format.get("delimiter", ","))
-    refuse([f"{path}: there is no column {name}" for name in input_format["columns"] if name not in header])
-    rows = numbers(path, header, lines, input_format["columns"])
+    header, lines = read_csv(path, input_format["delimiter"])
+    problems = [f"{path}: there is no column {name}" for name in input_format["columns"] if name not in header]
+    refuse(problems)
+    lines = check_lengths(path, header, lines, problems)
+    rows = encode(path, header, lines, input_format, problems)
+    refuse(problems)
     return {f"{path}:{number}": torch.tensor(row) for (number, _), row in zip(lines, rows, strict=True)}

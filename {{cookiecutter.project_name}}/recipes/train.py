@@ -158,7 +158,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
 
             # Validation
             eval_mode(experiment)
-            if scheme.swa and state.eval_model is not model:
+            if scheme.swa and state.eval_model is not model and not experiment.frozen_norms:
                 torch.optim.swa_utils.update_bn(read(order), state.eval_model, experiment.device)
             batches = read_validation(experiment.some(experiment.validation))
             batches = run.progress(batches, len(experiment.validation), "validation", state)
@@ -220,6 +220,8 @@ def introduce(run: Run, state: TrainState) -> None:
     run.log(f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}")
     if experiment.new_weights:
         run.log(experiment.new_weights)
+    if experiment.frozen_norms:
+        run.log(f"frozen: {len(experiment.frozen_norms)} batch norms of the body")
     for name, value in state.autotuned.items():
         run.log(f"{name} = auto: {value}")
     if experiment.scheme.workers == "auto" and not experiment.training.in_memory:
@@ -241,6 +243,8 @@ def train_mode(experiment: Experiment, epoch: int) -> None:
         from recipes.parts.finetune import freeze
 
         freeze(experiment.model, experiment.head, epoch < experiment.scheme.frozen_epochs)
+    for norm in experiment.frozen_norms:
+        norm.eval().requires_grad_(False)
     if isinstance(experiment.optimizer, TwoWeightSets):
         experiment.optimizer.train()
 

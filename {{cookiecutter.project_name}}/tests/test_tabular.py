@@ -7,7 +7,7 @@ import torch
 from helpers import metrics_of
 
 from core import IngredientsError
-from pantry.tables import load_csv, regressor
+from pantry.tables import load_csv, standardised
 from recipes import predict, validate
 from recipes.settings import call_functions, read_ingredients
 from recipes.train import train as train_recipe
@@ -67,7 +67,7 @@ def test_columns_in_their_order_and_delimiters(tmp_path):
 
 BAD_TABLES = {
     "cells": ("a,b\n1,x\n,2\n3,nan\n1,2,3\ninf,1\n",
-              [":2: b is 'x'", ":3: a is empty", ":4: b is 'nan'", ":5: 3 cells, but 2 columns", ":6: a is"]),
+              [":2: b is 'x'", ":4: b is missing", ":5: 3 cells, but 2 columns", ":6: a is 'inf'"]),
     "target": ("a,d\n1,2\n", ["there is no column b"]),
     "twice": ("a,b,a\n1,2,3\n", ["has column 'a' twice"]),
     "no rows": ("a,b\n", ["has no rows"]),
@@ -83,13 +83,41 @@ def test_everything_wrong_with_a_table_is_reported_at_once(tmp_path, name):
     assert [part for part in expected if part not in str(error.value)] == []
 
 
+PASSENGERS = "class,sex,age,fare,cabin,survived\n" + "".join(
+    f"{1 + i % 3},{'female' if i % 2 else 'male'},{'' if i % 5 == 0 else 20 + i % 40},{i % 7}.5,C{i},"
+    f"{'yes' if (i % 2) ^ (i % 11 == 0) else 'no'}\n"
+    for i in range(200)
+)
+
+
+def test_missing_values_and_categories(tmp_path):
+    file = table(tmp_path, PASSENGERS)
+    X, y = loaded = load_csv(file, "survived")()
+    assert loaded.classes == ["no", "yes"] and y.dtype == torch.int64 and len(y) == 160
+    layout = loaded.input_format
+    assert layout["categories"] == {"sex": ["female", "male"], "cabin": []} and layout["missing"] == ["age"]
+    assert X.shape == (160, 6)  # class, female, male, age, fare, and whether the age is missing
+    assert torch.equal(X[:, 3].isnan(), X[:, 5] == 1) and torch.equal(X[:, 1] + X[:, 2], torch.ones(160))
+    assert load_csv(file, "survived", "testing")().input_format == layout
+    other = tmp_path / "other.csv"
+    other.write_text("sex,age,cabin,class,fare,survived\nnone,30,C1,1,2,no\nbird,?,C1,2,3,yess\n")
+    with pytest.raises(IngredientsError, match="other.csv:3: survived is 'yess'.* Did you mean yes?"):
+        load_csv(other, "survived", "all", like=file)()
+    other.write_text("sex,age,cabin,class,fare,survived\nnone,30,C1,1,2,no\nbird,?,C1,2,3,yes\n")
+    columns = layout["columns"]
+    X, y = load_csv(other, "survived", "all", columns=columns, like=file)()
+    assert X[0].tolist() == [1, 0, 0, 30, 2, 0] and X[1, 1:3].tolist() == [0, 0] and y.tolist() == [0, 1]
+    numbers = load_csv(file, "class", target_kind="class")()
+    assert numbers.classes == ["1", "2", "3"]
+
+
 # ------------------------------------------------------------------------------------------------------------- network
 
 
-def test_the_regressor_knows_mean_and_deviation_of_its_training_data_alone():
+def test_the_network_knows_mean_and_deviation_of_its_training_data_alone():
     X = torch.randn(100, 3) * torch.tensor([1e-4, 1.0, 0.0]) + torch.tensor([0.0, 2000.0, 7.0])  # the last is constant
     y = torch.randn(100) * 50 + 300
-    model = regressor(torch.nn.Linear(3, 1), 3)
+    model = standardised(torch.nn.Linear(3, 1), 3)
     for start, end in ((0, 10), (10, 64), (64, 100)):
         model(X[start:end], y[start:end])
     assert torch.allclose(model.inputs.mean, X.mean(0), rtol=1e-4, atol=1e-6)
@@ -101,7 +129,10 @@ def test_the_regressor_knows_mean_and_deviation_of_its_training_data_alone():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert abs(float(targets.mean())) < 1e-3 and float(targets.std()) == pytest.approx(1, abs=0.01)
     assert torch.allclose(model(X)[:, 0], outputs * y.std(unbiased=False) + y.mean(), rtol=1e-4)
-    assert torch.isfinite(model(X)).all()
+    holed = X.clone()
+    holed[3, 0] = float("nan")
+    means = torch.where(holed.isnan(), model.inputs.mean, holed)
+    assert torch.isfinite(model(X)).all() and torch.allclose(model(holed), model(means))
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -135,6 +166,21 @@ def test_a_run_learns_is_evaluated_again_and_predicts_rows(train, monkeypatch, c
     assert f"{plain}: there is no column bmi" in capsys.readouterr().err
 
 
+def test_classes_of_rows_with_missing_values(train, monkeypatch, capsys, tmp_path):
+    file = table(tmp_path, PASSENGERS)
+    changes = {f"{split}.load_dataset.source": str(file) for split in ("training", "testing")}
+    changes |= {f"{split}.load_dataset.target": "survived" for split in ("training", "testing")}
+    run = train(changes | {"training.scheme.epochs": "30", "training.scheme.best": "f1"})
+    metrics = last_epoch(run)
+    assert metrics["accuracy"] > 0.8 and metrics["f1"] > 0.8
+    (tmp_path / "new.csv").write_text("age,sex,class,fare,cabin\n,female,2,3.5,X\n30,,1,,\n")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["predict", "new.csv", "--run", str(run), "--ingredients", str(INI)])
+    predict.main()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == ["new.csv:2", "yes"] and second.split()[1] in ("yes", "no")
+
+
 def test_the_unit_of_the_target_changes_nothing_but_the_unit(train, tmp_path):
     header, *rows = [line.split(",") for line in DATA.read_text().splitlines()]
     scaled = [[*row[:-1], str(float(row[-1]) * 1000 + 5)] for row in rows]
@@ -161,7 +207,7 @@ def test_another_loss_and_metrics_of_torchmetrics(train):
         ({"model.architecture.output_classes": "2"}, "model.architecture.output_classes", "set it to 1"),
         ({"model.architecture.backbone": "mpl"}, "model.architecture.backbone", "Did you mean mlp"),
         ({"training.load_dataset.@load_dataset": "whole"}, "training.load_dataset", "torch.int64 [3]"),
-        ({"training.load_dataset.@load_dataset": "classes"}, "training.load_dataset", "torch.int64 [8]"),
+        ({"training.load_dataset.@load_dataset": "classes"}, "training.load_dataset", "one class"),
         ({"testing.load_dataset.columns": '["bmi"]'}, "testing.load_dataset", "['bmi']"),
     ],
 )

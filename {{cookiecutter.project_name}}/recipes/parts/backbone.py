@@ -1,4 +1,4 @@
-"""The network that [model.architecture] names: a registered backbone, or a model of torchvision."""
+"""The network that [model.architecture] names: a registered backbone, or a model of torchvision or timm."""
 
 import inspect
 import typing
@@ -8,6 +8,7 @@ from torch import nn
 from core import IngredientsError, registry
 from core.arguments import Signature, fits, mend
 from core.errors import suggest
+from core.registry import need
 
 
 class GreyToRGB(nn.Module):
@@ -32,20 +33,23 @@ def torchvision_classifier(name: str, in_channels: int, output_classes: int, opt
 
 
 def torchvision_model(name: str, in_channels: int, **settings):
-    """A model of torchvision without weights, for images of 1 or 3 channels."""
+    """A model of torchvision, or of timm as timm.<name>, without weights, for images of 1 or 3 channels."""
     import torchvision
 
     if in_channels not in (1, 3):
         raise ValueError(f"expected images of 1 or 3 channels, got {in_channels}")
     try:
-        model = torchvision.models.get_model(name, weights=None, **settings)
+        if name.startswith("timm."):
+            model = need("timm").create_model(name.removeprefix("timm."), **settings)
+        else:
+            model = torchvision.models.get_model(name, weights=None, **settings)
     except TypeError as error:
         raise ValueError(f"refuses its options: {error}") from error
     return model if in_channels == 3 else nn.Sequential(GreyToRGB(), model)
 
 
 def find_backbone(name: str, options: dict | None = None, names: list[str] | None = None, make=torchvision_classifier):
-    """`build(in_channels, output_classes) -> nn.Module` of a registered backbone or of a model of torchvision.
+    """`build(in_channels, output_classes) -> nn.Module` of a registered backbone or a model of torchvision or timm.
 
     options: further arguments, such as {"dropout": 0.3}
     names, make: the models of torchvision to choose from, and `make(name, in_channels, output_classes, options)`;
@@ -57,6 +61,9 @@ def find_backbone(name: str, options: dict | None = None, names: list[str] | Non
         build = registry.backbone.get(name)
         check_options(name, build, options)
         return lambda in_channels, output_classes: build(in_channels, output_classes, **options)
+    if name.startswith("timm.") and names is None:
+        check_timm(name)
+        return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models) if names is None else names
@@ -64,6 +71,18 @@ def find_backbone(name: str, options: dict | None = None, names: list[str] | Non
         raise IngredientsError(f'there is no backbone "{name}". {suggest(name, [*registry.backbone, *names])}')
     check_options(name, torchvision.models.get_model_builder(name), options)
     return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)
+
+
+def check_timm(name: str) -> None:
+    """Raises IngredientsError with the nearest names if timm.<name> is none of its models."""
+    try:
+        timm = need("timm")
+    except ValueError as error:
+        raise IngredientsError(f"{name} {error}") from None
+    if not timm.is_model(name.removeprefix("timm.")):
+        raise IngredientsError(
+            f"there is no {name}. {suggest(name, [f'timm.{known}' for known in timm.list_models()])}"
+        )
 
 
 def check_options(name: str, build, options: dict) -> None:

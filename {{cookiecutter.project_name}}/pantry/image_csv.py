@@ -1,0 +1,127 @@
+"""Images that a file lists with their labels: a CSV file with a header, or a text file with a name in each line."""
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+from core import IngredientsError, registry
+from core.errors import suggest
+from pantry.image_sets import share_out
+from pantry.images import SPLITS, ImageFolder, refuse, refuse_size, shares_of
+
+NAMES = ("image", "file", "filename", "file_name", "path", "name")  # of the column of files
+
+
+@registry.load_dataset.register("load_image_csv")
+def load_image_csv(
+    source: Path,
+    split: Literal["training", "validation", "testing", "all"] = "all",
+    images: Path | None = None,
+    file: str | None = None,
+    label: str | list[str] = "label",
+    classes: list[str] | None = None,
+    image_size: list[int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    cache: Path | None = None,
+    skip_corrupt: bool = False,
+    validation_share: float = 0.0,
+    testing_share: float = 0.0,
+    seed: int = 0,
+):
+    """`load() -> ImageFolder`: the images that a CSV file names, and their labels.
+
+    A file that ends in .txt has no header: each line is a name, and a label after a blank, or else that of its folder.
+
+    split: the rows which say so in the column `split` (train, val, test, ...), or the shares below; all: every row
+    images: folder that the names start from, None: that of `source`
+    file, label: the columns; file = None: the first of image, file, filename, path, name. A list of labels makes
+        multi-label targets, float (N, labels): 1 or 0 in each of these columns
+    classes: names in the order of their indices; None: all labels of the file, sorted
+    The other settings are those of load_image_folder.
+
+    Raises IngredientsError with all lines, or all images, that cannot be used.
+    """
+    refuse_size(image_size)
+    shares = shares_of(validation_share, testing_share)
+
+    def load(cache: Path | None = cache) -> ImageFolder:
+        rows = _read_names(source) if source.suffix == ".txt" else _read_csv(source, file, label)
+        names, targets = _encode(source, rows, label, classes)
+        chosen = _choose(source, rows, split, shares, seed)
+        folder = source.parent if images is None else images
+        paths, targets = [str(folder / rows[index]["file"]) for index in chosen], [targets[index] for index in chosen]
+        return ImageFolder(names, paths, targets, image_size, channels, cache, skip_corrupt)
+
+    load.check = lambda: load(cache=None)
+    return load
+
+
+def _read_text(source: Path) -> str:
+    try:
+        return source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise IngredientsError(f"{source}: cannot be read: {error}") from error
+    except OSError as error:
+        raise IngredientsError(f"{source}: cannot be read: {error.strerror}") from error
+
+
+def _read_names(source: Path) -> list[dict]:
+    """Of each line that is not blank: its number, file and label."""
+    lines = [(number, line.split()) for number, line in enumerate(_read_text(source).splitlines(), 1) if line.strip()]
+    refuse([f"{source}: there are no names in it"] if not lines else [])
+    refuse([f"{source}:{number}: expected a name and a label" for number, words in lines if len(words) > 2])
+    return [{"line": n, "file": words[0], "label": (*words, Path(words[0]).parent.name)[1]} for n, words in lines]
+
+
+def _read_csv(source: Path, file: str | None, label: str | list[str]) -> list[dict]:
+    """Of each row: its line, file, label (a tuple of a list of labels), and split if there is such a column."""
+    text = _read_text(source)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True, restval="")
+    header = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = header
+    file = file or next((name for name in NAMES if name in header), NAMES[0])
+    wanted = [file, *([label] if isinstance(label, str) else label)]
+    unknown = [name for name in wanted if name not in header]
+    refuse([f"{source}: there is no column {name}. {suggest(name, header)}" for name in unknown])
+    rows = [row | {"line": reader.line_num} for row in reader]
+    refuse([f"{source}: there are no rows in it"] if not rows else [])
+    return [row | {"file": row[file].strip(), "label": _label(row, label)} for row in rows]
+
+
+def _label(row: dict, label: str | list[str]):
+    return row[label].strip() if isinstance(label, str) else tuple(row[name].strip() for name in label)
+
+
+def _encode(source: Path, rows: list[dict], label, classes: list[str] | None) -> tuple[list[str], list]:
+    """Names of the classes, and of each row the class index, or a list of 0.0 and 1.0."""
+    if isinstance(label, list):
+        wrong = [row for row in rows if not {*row["label"]} <= {"0", "1", "0.0", "1.0"}]
+        refuse([f"{source}:{row['line']}: labels are {', '.join(row['label'])}, expected 0 or 1" for row in wrong])
+        return list(label), [[float(cell) for cell in row["label"]] for row in rows]
+    found = {row["label"] for row in rows}
+    names = classes or sorted(
+        found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+    )
+    wrong = [row for row in rows if not row["label"] or row["label"] not in names]
+    reasons = [suggest(row["label"], names) if row["label"] else "the label is empty" for row in wrong]
+    refuse([f"{source}:{row['line']}: {reason}" for row, reason in zip(wrong, reasons, strict=True)])
+    places = {name: index for index, name in enumerate(names)}
+    return list(names), [places[row["label"]] for row in rows]
+
+
+def _choose(source: Path, rows: list[dict], split: str, shares: dict[str, float], seed: int) -> list[int]:
+    """The rows of a split, by the column `split` if there is one, else by shares of each class."""
+    known = {name: split for split, names in SPLITS.items() for name in names}
+    if split != "all" and "split" in rows[0]:
+        wrong = [row for row in rows if row["split"].strip().lower() not in known]
+        refuse(
+            [f"{source}:{row['line']}: split is {row['split']!r}, expected one of {', '.join(known)}" for row in wrong]
+        )
+        chosen = [index for index, row in enumerate(rows) if known[row["split"].strip().lower()] == split]
+        refuse([] if chosen else [f"{source}: no row is of the split {split}"])
+        return chosen
+    if split not in ("all", "training", *shares):
+        message = f"there is no column split; add one, or set {split}_share in the sections of all splits"
+        raise IngredientsError(f"{source}: {message}")
+    return list(range(len(rows))) if split == "all" else share_out([row["label"] for row in rows], split, shares, seed)

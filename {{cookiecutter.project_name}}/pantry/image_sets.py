@@ -1,0 +1,81 @@
+"""What some sets of images need: shares of one folder as splits, corrupt files left out, decoded images in a file."""
+
+import hashlib
+import os
+import random
+from pathlib import Path
+
+import numpy
+
+from core import IngredientsError
+
+
+def share_out(labels: list, split: str, shares: dict[str, float], seed: int) -> list[int]:
+    """The indices that a split takes: its share of each class, drawn by seed; training takes what others leave."""
+    order, classes = list(range(len(labels))), {}
+    random.Random(seed).shuffle(order)
+    for index in order:
+        classes.setdefault(labels[index], []).append(index)
+    names = [*shares, "training"]
+    low = sum(shares[name] for name in names[: names.index(split)])
+    high = low + shares.get(split, 1 - low)
+    parts = (members[round(low * len(members)) : round(high * len(members))] for members in classes.values())
+    return sorted(index for part in parts for index in part)
+
+
+def skip_corrupt(paths: list[str], decode_image, visit_all, threads: int) -> list[int]:
+    """The indices of the images that can be decoded; prints how many cannot, and which."""
+
+    def decode(index: int) -> str:
+        try:
+            decode_image(paths[index], 1)
+        except IngredientsError as error:
+            return str(error)
+        return ""
+
+    problems = visit_all(decode, len(paths), threads)
+    good = [index for index, problem in enumerate(problems) if not problem]
+    if not good:
+        raise IngredientsError("\n    ".join(["no image can be read:", *problems[:10]]))
+    skipped = [path for path, problem in zip(paths, problems, strict=True) if problem]
+    if skipped:
+        names = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
+        print(f"note: skipped {len(skipped)} of {len(paths)} images that cannot be read: {names}")
+    return good
+
+
+def open_cache(folder: Path, dataset, visit_all) -> numpy.ndarray:
+    """The decoded images of an ImageFolder, uint8 (N, C, H, W), mapped from a file; made if no file fits the images."""
+    file = folder / f"{_fingerprint(dataset)}.npy"
+    if not file.exists():
+        dataset.check()
+        file = folder / f"{_fingerprint(dataset)}.npy"  # corrupt images may be left out now
+    if not file.exists():
+        _fill(file, dataset, visit_all)
+    return numpy.load(file, mmap_mode="r")
+
+
+def _fill(file: Path, dataset, visit_all) -> None:
+    shape = (len(dataset), dataset.channels, *dataset.image_size)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        pixels = numpy.lib.format.open_memmap(part, mode="w+", dtype=numpy.uint8, shape=shape)
+
+        def fill(index: int) -> None:
+            pixels[index] = dataset[index][0]
+
+        visit_all(fill, len(dataset), dataset.threads)
+        pixels.flush()
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fingerprint(dataset) -> str:
+    """What decoded images depend on: the files, by name, size and time of change, and what is made of them."""
+    digest = hashlib.sha256(repr((2, *dataset.wanted, os.getcwd())).encode())  # 2: the format of the file
+    for path in dataset.paths:
+        status = os.stat(path)
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
