@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch is imported when it is needed
     import torch
     from torch import Tensor
 
-    from recipes.parts.metrics import Metrics
+    from recipes.parts.evaluation import Metrics
     from recipes.parts.samples import Samples
     from recipes.settings import Architecture, Scheme
 

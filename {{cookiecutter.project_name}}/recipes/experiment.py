@@ -18,8 +18,8 @@ from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment
 from recipes.parts import samples as data
+from recipes.parts.evaluation import Metrics, as_metric
 from recipes.parts.failures import errors_of
-from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import (
