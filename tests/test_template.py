@@ -67,7 +67,6 @@ TASKS_OF = {
 FOR_CLASSIFICATION = {
     "pantry/image_csv.py",
     "recipes/multilabel.py",
-    "tests/test_commands.py",
     "tests/test_interruptions.py",
     "tests/test_train.py",
 }
