@@ -15,6 +15,7 @@ interleaved in one process; the table holds medians of images per second and eac
 """
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -234,13 +235,9 @@ def with_fastai(case: str, epochs: int) -> list[float]:
     return seconds
 
 
-CONTENDERS = {
-    "by hand": by_hand,
-    "ours": ours,
-    "accelerate": with_accelerate,
-    "Lightning": with_lightning,
-    "fastai": with_fastai,
-}
+CONTENDERS = {"by hand": by_hand, "ours": ours}
+PEERS = {"accelerate": with_accelerate, "lightning": with_lightning, "fastai": with_fastai}  # where they are installed
+CONTENDERS |= {name: contender for name, contender in PEERS.items() if importlib.util.find_spec(name)}
 
 
 def main() -> None:

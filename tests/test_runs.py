@@ -61,12 +61,10 @@ def test_deterministic(monkeypatch):
 
 
 def test_checkpoints_within_an_epoch(train, monkeypatch):
-    from recipes.parts import checkpoint
+    from recipes.run import Run
 
-    steps, rotate = [], checkpoint.rotate
-    monkeypatch.setattr(
-        checkpoint, "rotate", lambda folder, state: steps.append(state["step"]) or rotate(folder, state)
-    )
+    steps, save = [], Run.save
+    monkeypatch.setattr(Run, "save", lambda run, state: steps.append(state.step) or save(run, state))
     train({"training.scheme.epochs": "1"})
     assert steps == [0]
     train({"training.scheme.epochs": "1", "training.model.checkpoint_minutes": "0.0"})

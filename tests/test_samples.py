@@ -155,4 +155,4 @@ def test_one_class_alone_is_refused():
 
     samples = data.replace(load((arrays()[0], arrays()[1] * 0)), classes=["cat"])
     with pytest.raises(IngredientsError, match="has one class alone, cat; expected 2 or more"):
-        classification.count_classes(SimpleNamespace(output_classes=None), samples)
+        classification.check_data(SimpleNamespace(output_classes=None), samples)

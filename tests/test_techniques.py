@@ -156,7 +156,7 @@ def test_averaged_weights_are_measured_and_the_others_kept(train):
         held = state_of(train({f"training.scheme.{name}": "0.5"}))
         assert not equal(held["model"], held["training"])
         kept = checkpoint.load(Path("models/0.0.0/model.pth"))
-        assert kept.keys() & {"training", "average", "optimizer"} == set()
+        assert kept.keys() & {"training", "optimizers"} == set()
 
 
 def test_an_average_of_decay_0_would_be_the_weights(train):

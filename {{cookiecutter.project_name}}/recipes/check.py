@@ -192,7 +192,7 @@ def _try_on(device: str, experiment: Experiment) -> Findings:
             if experiment.training:
                 found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
                 _check_testing(experiment, found)
-            if experiment.optimizer:
+            if experiment.phases:
                 _step(experiment, found)
     return found
 
@@ -205,7 +205,7 @@ def _check_testing(experiment: Experiment, found: Findings) -> None:
 
 def _step(experiment: Experiment, found: Findings) -> None:
     """One step on two samples; a line about the model."""
-    model, task = experiment.model.train(), experiment.task
+    model = experiment.model.train()
     first = torch.arange(min(2, len(experiment.training)))
     inputs, targets = next(reader(experiment.training, 2, torch.device("cpu"))(first))
     with found.blame("training.augment"):
@@ -220,12 +220,13 @@ def _step(experiment: Experiment, found: Findings) -> None:
     if experiment.new_weights:
         found.lines.append(experiment.new_weights)
     with found.blame("training.loss", prefix):
-        loss = task.loss(model, inputs, targets, experiment.criterion)
+        loss = sum(loss_of(model, inputs, targets, experiment.criterion) for _, _, loss_of in experiment.phases)
         if loss.ndim != 0:
             raise IngredientsError(f"returns {list(loss.shape)} for 2 samples, expected a scalar, such as the mean")
         loss.backward()
     with found.blame("training.optimizer"):
-        experiment.optimizer.step()
+        for optimizer in experiment.optimizers.values():
+            optimizer.step()
     with found.blame("training.schedule"):
         schedule = experiment.schedule(10, [])
         if wrong := [f"{schedule(at)} at {at}" for at in (0.0, 0.5, 1.0) if not -1e9 < schedule(at) < 1e9]:

@@ -1,31 +1,40 @@
-"""What each registered function returns, and what it may carry besides, as protocols.
+"""What functions of the registries, data sets and tasks are given and return, and what they may have besides.
 
-A registered function is a factory: it is called with the settings of its section and returns one of the callables
-below. A function carries something besides as an attribute (`preprocess.of_batch = ...`); `isinstance(preprocess,
-BatchPreprocess)` asks for it, and nothing else in the recipes does.
+A registered function is a factory: it is called with the settings of its section, and returns a function that
+`Registered` describes under the name of the registry. Such a function may carry more as an attribute
+(`preprocess.of_batch = ...`): `isinstance(preprocess, BatchPreprocess)` asks for it, and nothing else in the recipes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch is imported when it is needed
-    import torch
-    from torch import Tensor
+    from torch import Generator, Tensor
+    from torch.nn import Module
+    from torch.optim import Optimizer
 
     from recipes.parts.metrics import Metrics
     from recipes.parts.samples import Samples
     from recipes.settings import Architecture, Scheme
 
-# ---------------------------------------------------------------------------------------------------------------- data
 
+class Registered(Protocol):
+    """What the functions of a registry return."""
 
-class Download(Protocol):
-    """download_function: fetches the data and returns its folder."""
-
-    def __call__(self) -> Path: ...
+    def download_function(self) -> Path: ...  # the folder of the data
+    def load_dataset(self) -> tuple[Any, Any] | Dataset: ...  # arrays (X, y), first axis the sample, or a data set
+    def preprocess(self, sample) -> Any: ...  # the same result every time
+    def augment(self, inputs: Tensor, targets, generator: Generator) -> tuple[Tensor, Any]: ...  # of a batch, random
+    def backbone(self, in_channels: int, output_classes: int) -> Module: ...
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor: ...  # a scalar to minimize
+    def optimizer(self, model: Module) -> Optimizer: ...
+    def schedule(self, progress: float) -> float: ...  # factor of the learning rate; progress of training in [0, 1]
+    def metric(self, outputs: Tensor, targets: Tensor) -> Any: ...  # numbers, of all samples at once; or a Metric
+    def views(self, inputs: Tensor) -> list[Tensor]: ...  # the batches over which predictions are averaged
+    def tracker(self, folder: Path, ingredients) -> Callable[[dict, int], None]: ...  # log(metrics, epoch)
 
 
 @runtime_checkable
@@ -36,41 +45,23 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> tuple[Any, Any]: ...
 
 
-class Loader(Protocol):
-    """load_dataset: returns arrays (X, y), first axis the sample, or a map-style data set."""
-
-    def __call__(self) -> tuple[Any, Any] | Dataset: ...
-
-
 @runtime_checkable
 class Checkable(Protocol):
-    """A loader or download which tells what it would return, for --check; nothing large is read."""
+    """A loader or download that returns, for --check, what it would load; nothing large is read."""
 
     def check(self) -> Any: ...
 
 
-class Preprocess(Protocol):
-    """preprocess: the same result every time, for one sample."""
-
-    def __call__(self, sample) -> Any: ...
-
-
 @runtime_checkable
 class BatchPreprocess(Protocol):
-    """A preprocess for many samples (N, C, H, W) at once, which is faster."""
+    """A preprocess of many samples (N, C, H, W) at once, which is faster."""
 
     def of_batch(self, samples: Tensor) -> Tensor: ...
 
 
-class Augment(Protocol):
-    """augment: random, on a batch, on its device. Randomness comes from `generator` or torch's default generator."""
-
-    def __call__(self, inputs: Tensor, targets, generator: torch.Generator) -> tuple[Tensor, Any]: ...
-
-
 @runtime_checkable
 class SampleAugment(Protocol):
-    """An augment that works on one sample where samples are read, with torch's default generator."""
+    """An augment of one sample where samples are read. Its randomness comes from torch's default generator."""
 
     def per_sample(self, sample, target) -> tuple[Any, Any]: ...
 
@@ -79,29 +70,14 @@ class SampleAugment(Protocol):
 class MovingAugment(Protocol):
     """An augment that only moves pixels, filling with 0: of the inputs, or of targets that are images too."""
 
-    def move(self, inputs: Tensor, generator: torch.Generator) -> Tensor: ...
+    def move(self, inputs: Tensor, generator: Generator) -> Tensor: ...
 
 
 @runtime_checkable
 class Sequence(Protocol):
     """An augment made of others."""
 
-    steps: tuple[Augment, ...]
-
-
-# ------------------------------------------------------------------------------------------------------------ training
-
-
-class Loss(Protocol):
-    """loss: a scalar to minimize."""
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
-
-
-class Schedule(Protocol):
-    """schedule: the factor of the learning rate at a share of training, progress in [0, 1]."""
-
-    def __call__(self, progress: float) -> float: ...
+    steps: tuple[Callable, ...]
 
 
 @runtime_checkable
@@ -114,12 +90,6 @@ class Preparable(Protocol):
     def prepare(self, *facts) -> Any: ...
 
 
-class Optimizer(Protocol):
-    """optimizer: builds the optimizer of a model."""
-
-    def __call__(self, model: torch.nn.Module) -> torch.optim.Optimizer: ...
-
-
 @runtime_checkable
 class TwoWeightSets(Protocol):
     """An optimizer that trains on other weights than it evaluates, such as schedule-free ones."""
@@ -128,23 +98,14 @@ class TwoWeightSets(Protocol):
     def eval(self) -> None: ...
 
 
-# ---------------------------------------------------------------------------------------------------------- evaluation
-
-
 @runtime_checkable
 class Metric(Protocol):
-    """metric: this, as in torchmetrics, or a function (outputs, targets) -> number of all samples at once."""
+    """A metric of batches, as in torchmetrics."""
 
     def update(self, outputs: Tensor, targets: Tensor) -> None: ...
     def compute(self) -> Any: ...
     def reset(self) -> None: ...
     def to(self, device) -> Any: ...
-
-
-class Views(Protocol):
-    """views: the batches over which predictions are averaged."""
-
-    def __call__(self, inputs: Tensor) -> list[Tensor]: ...
 
 
 @runtime_checkable
@@ -154,12 +115,6 @@ class ReversibleViews(Protocol):
     def back(self, outputs: list[Tensor]) -> list[Tensor]: ...
 
 
-class Tracker(Protocol):
-    """tracker: opened with the run's folder and ingredients; the log it returns is called once an epoch."""
-
-    def __call__(self, folder: Path, ingredients) -> Any: ...
-
-
 @runtime_checkable
 class Closable(Protocol):
     """A tracker's log that wants to be closed."""
@@ -167,39 +122,32 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-# --------------------------------------------------------------------------------------------------------------- tasks
-
-
 class Task(Protocol):
-    """A module recipes/<task>.py: what differs by task. Refusals are raised as SettingError(path, message)."""
+    """A module recipes/<task>.py: what differs by task; recipes/blank.py explains each. Refuses by SettingError."""
 
     METRICS: tuple[str, ...]  # names of what `evaluate` returns
     BEST: str  # the one that selects the best epoch: the lowest "loss", the highest of any other
     REFUSED: dict[str, str]  # setting, section or registered name -> why this task cannot use it
 
-    def check(self, architecture: Architecture, scheme: Scheme) -> None:
-        """Refuses what can be refused before any data is read."""
-
-    def check_data(self, architecture: Architecture, samples: Samples) -> int:
-        """Refuses samples that do not fit; returns the number of outputs that the network needs."""
-
-    def check_split(self, section: str, samples: Samples, meta: dict) -> None:
-        """Refuses validation or test data unlike the training data."""
-
-    def build_model(self, architecture: Architecture, shape: list[int], outputs: int) -> torch.nn.Module: ...
-    def default_loss(self) -> Loss | None: ...
-    def loss(self, model, inputs, targets, criterion) -> Tensor: ...
-    def evaluate(self, model, batches: Iterable, metrics: Metrics, views=None) -> dict[str, float]:
-        """METRICS over all batches, each sample counted once.
-
-        `metrics.update(outputs, targets)` adds a batch to those of [validation.metrics]. `views`: those of
-        [testing.views], over whose batches predictions are averaged, or None.
-        """
-
+    def check(self, architecture: Architecture, scheme: Scheme) -> None: ...  # before any data is read
+    def check_data(self, architecture: Architecture, samples: Samples) -> int: ...  # the network's number of outputs
+    def check_split(self, section: str, samples: Samples, meta: dict) -> None: ...  # is it like the training data?
+    def build_model(self, architecture: Architecture, shape: list[int], outputs: int) -> Module: ...
+    def default_loss(self) -> Callable | None: ...
+    def loss(self, model, inputs, targets, criterion) -> Tensor: ...  # a scalar
+    def evaluate(self, model, batches: Iterable, metrics: Metrics, views=None) -> dict[str, float]: ...
     def predict(self, model, inputs, classes: list[str], views=None) -> list[str]: ...
+    def read_sample(self, path: str, input_format: dict) -> Any: ...  # before preprocess; or several: {name: sample}
 
-    def read_sample(self, path: str, input_format: dict):
-        """The sample that an argument of `recipes.predict` names, before preprocess; or {name: sample}."""
+
+@runtime_checkable
+class TrainsInTurn(Protocol):
+    """A task of networks that take turns in each step, such as a GAN: each has an optimizer of its own.
+
+    LOSSES, in order: (the name of a part of the model, its loss, called as `Task.loss`). A part may come twice.
+    """
+
+    LOSSES: list[tuple[str, Callable]]
 
 
 @runtime_checkable
@@ -213,12 +161,12 @@ class Draws(Protocol):
 class AdaptsAugment(Protocol):
     """A task whose targets move with the inputs: returns the augment that moves both."""
 
-    def adapt_augment(self, augment: Augment) -> Augment: ...
+    def adapt_augment(self, augment: Callable) -> Callable: ...
 
 
 @runtime_checkable
 class StandsIn(Protocol):
-    """A task which makes a data set of black images (N, C, H, W), for --check before the data is there."""
+    """A task that makes a data set of black images (N, C, H, W), for --check before the data is there."""
 
     def stand_in(self, images: Tensor, classes: int) -> Any: ...
 

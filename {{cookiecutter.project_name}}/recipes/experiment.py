@@ -4,8 +4,7 @@ Training, --check (on the meta device), validate and predict take them from here
 """
 
 import importlib
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -16,32 +15,14 @@ from core import Ingredients, IngredientsError, SettingError, registry
 from core.arguments import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import AdaptsAugment, Preparable, SampleAugment
+from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
-from recipes.parts.failures import errors_of
+from recipes.parts.blame import blame
 from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
-from recipes.parts.step import (
-    build_amp,
-    build_ema,
-    choose_device,
-    keep_freed_memory,
-    resize_progressively,
-    seeder,
-)
+from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
 from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
-
-
-@contextmanager
-def blame(path: str):
-    """Errors from inside that name no setting are reported at the setting or section `path`."""
-    try:
-        yield
-    except IngredientsError as error:
-        if error.problems:
-            raise
-        raise SettingError(path, str(error)) from error
 
 
 @dataclass
@@ -69,13 +50,19 @@ class Experiment:
     frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
     augment: object = None
     criterion: object = None
-    optimizer: torch.optim.Optimizer | None = None
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # one, "", unless the task has LOSSES
+    phases: list[tuple] = field(default_factory=list)  # of a step: (network, its optimizer, its loss)
     scaler: torch.amp.GradScaler | None = None
     autocast: object = None
     ema_model: torch.nn.Module | None = None
     ema_start: float = 0.0  # share of training from which on weights are averaged
     seed_all: object = None  # seeds the generators that layers draw from
     generator: torch.Generator | None = None  # for augmentation, on the device
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """Those of all optimizers."""
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
     def preprocess(self, split: str):
         """The preprocess of a split."""
@@ -93,7 +80,7 @@ class Experiment:
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
-        return data.reader(samples, batch_size, self.device, 0 if self.debug or samples.in_memory else self.workers)
+        return data.reader(samples, batch_size, self.device, 0 if samples.in_memory else self.workers)
 
     @cached_property
     def workers(self) -> int:
@@ -120,7 +107,7 @@ class Experiment:
             inputs = resize_progressively(inputs, self.scheme.first_size, progress)
         if not self.augment:
             return inputs, targets
-        with errors_of("training.augment", inputs):
+        with blame("training.augment", inputs):
             augmented, targets = self.augment(inputs, targets, self.generator)
         if augmented.ndim != inputs.ndim:  # of images, given rows
             raise SettingError("training.augment", f"turns {list(inputs.shape)} into {list(augmented.shape)}")
@@ -174,6 +161,8 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
     )
     with blame("training.scheme"):
         check_settings(ingredients, scheme, experiment.task)
+    if experiment.debug:  # one step, in this process
+        experiment.scheme = replace(scheme, epochs=1e-9, workers=0)
     with blame("model.architecture.backbone"):
         experiment.task.check(experiment.architecture, scheme)
     with blame("training.scheme.device"):
@@ -194,15 +183,15 @@ def build(experiment: Experiment, meta: dict | None = None, new: bool = True, bl
     new: False if the weights come from a checkpoint
     blame: as of `configure`
     """
-    if meta is None:
-        _load_data(experiment, blame)
-        if not experiment.outputs:  # not known; --check has collected why
-            return experiment
-    else:
+    if meta is not None:
         experiment.meta, experiment.outputs = meta, len(meta["classes"])
+        _build_model(experiment, new=False)
+        return experiment
+    _load_data(experiment, blame)
     with blame("model.architecture.backbone"):
-        _build_model(experiment, new and meta is None)
-    if meta is None and experiment.model is not None:
+        if experiment.outputs:  # else not known; --check has collected why
+            _build_model(experiment, new)
+    if experiment.model is not None:
         _build_training(experiment, blame)
     return experiment
 
@@ -275,11 +264,7 @@ def _build_training(experiment: Experiment, blame) -> None:
         if experiment.augment and isinstance(experiment.task, AdaptsAugment):
             experiment.augment = experiment.task.adapt_augment(experiment.augment)
         if isinstance(experiment.augment, SampleAugment):
-            per_sample = experiment.augment.per_sample
-            augmented = data.replace(experiment.training, per_sample=per_sample, seed=scheme.seed)
-            with errors_of("training.augment", experiment.training.first):
-                augmented[0]  # tried once, so that a misfit shows before training
-            experiment.training = augmented
+            experiment.training = augmented(experiment.training, experiment.augment.per_sample, scheme.seed)
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device
@@ -290,12 +275,17 @@ def _build_training(experiment: Experiment, blame) -> None:
         with blame("training.scheme.frozen_norms"):
             experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
     with blame("training.optimizer"):
-        experiment.optimizer = (functions.at("training.optimizer") or registry.optimizer.get("sgd")())(model)
+        build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
+        losses = experiment.task.LOSSES if isinstance(experiment.task, TrainsInTurn) else [("", experiment.task.loss)]
+        networks = {name: model.get_submodule(name) for name, _ in losses}  # "" is all of it
+        experiment.optimizers = {name: build_optimizer(network) for name, network in networks.items()}
+        experiment.phases = [(networks[name], experiment.optimizers[name], loss) for name, loss in losses]
         if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own
             from recipes.parts.finetune import head, split_rates
 
             experiment.head = head(model)
-            split_rates(experiment.optimizer, list(experiment.head.parameters()), scheme.body_rate)
+            for optimizer in experiment.optimizers.values():
+                split_rates(optimizer, list(experiment.head.parameters()), scheme.body_rate)
     if device.type != "meta":
         experiment.ema_model, experiment.ema_start = build_ema(model, scheme), 1 - scheme.swa if scheme.swa else 0.0
         if scheme.compile:
@@ -347,11 +337,15 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
     return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
 
 
+def augmented(samples: Samples, per_sample, seed: int) -> Samples:
+    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
+    found = data.replace(samples, per_sample=per_sample, seed=seed)
+    with blame("training.augment", samples.first):
+        found[0]
+    return found
+
+
 def prepared(path: str, function, *facts):
     """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
-    if not isinstance(function, Preparable):
-        return function
-    try:
-        return function.prepare(*facts)
-    except ValueError as error:
-        raise SettingError(path, str(error)) from error
+    with blame(path):
+        return function.prepare(*facts) if isinstance(function, Preparable) else function

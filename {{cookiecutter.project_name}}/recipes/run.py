@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,7 +25,6 @@ from recipes.parts.origins import resolved_text
 from recipes.settings import Saving, Scheme
 
 CHECKPOINTS = "checkpoints"
-STOP = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
 
 
 class Run:
@@ -33,34 +32,24 @@ class Run:
 
     def __init__(self, experiment: Experiment):
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
-        self.minutes, self.debug = experiment.saving.checkpoint_minutes, experiment.debug
         weights_file(experiment.saving)  # refused now, not after training
+        self.saving, self.debug = experiment.saving, experiment.debug
         self.folder, self.state, self.tracker = None, None, None
-        self.saved, self.asked_to_save, self.asked_to_stop = time.monotonic(), False, 0
+        self.saved_at, self.asked_to_save = time.monotonic(), False
+        self.asked_to_stop = None  # (exit code, why)
 
     # ------------------------------------------------------------------------------------------- begin or resume
 
-    def resume(self, ingredients: Ingredients, name: str | None) -> None:
-        """Take the folder and the state of the run `name`, or of the newest one for ""; None: neither."""
+    def resume(self, ingredients: Ingredients, name: str | None, scheme: Scheme) -> bool:
+        """Go on with the run `name`, or with the newest one for ""; None: a new run. Returns whether it is finished."""
         if name is None or self.debug:
-            return
-        from recipes.parts.resume import open_run
+            return False
+        from recipes.parts.resume import is_finished, open_run
 
         self.folder, self.state, lines = open_run(self.parent, name, ingredients)
-        if self.folder is not None:
-            # An epoch whose checkpoint was not written is repeated.
-            kept = [*self.state["history"], *(line for line in self._lines() if "train_loss" not in line)]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            checkpoint.write_text(self.folder / "metrics.jsonl", text)
         for line in lines:
             self.log(line)
-
-    def is_over(self, scheme: Scheme) -> bool:
-        """Whether the run came to its end, with test metrics and weights written."""
-        if self.state is None:
-            return False
-        epoch, stopped = self.state["epoch"], scheme.early_stop and self.state["since_best"] >= scheme.patience
-        return (epoch >= scheme.epochs or stopped) and any(line.get("finished") == epoch for line in self._lines())
+        return self.folder is not None and is_finished(self.folder, self.state, scheme)
 
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time, with all that is needed to repeat the run."""
@@ -83,10 +72,37 @@ class Run:
 
     def log(self, text: str) -> None:
         """Print a line, without breaking a progress bar, and keep it in the run's log."""
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-            file.write(text + "\n")
-        tqdm.write(text)
-        sys.stdout.flush()  # so that `| tee` shows it now
+        self._append("log.txt", text)
+        try:
+            tqdm.write(text)
+            sys.stdout.flush()  # so that `| tee` shows it now
+        except OSError as error:
+            self._close_output(f"standard output cannot be written ({error.strerror})")
+
+    def record(self, **values) -> None:
+        """Append a line to metrics.jsonl."""
+        self._append("metrics.jsonl", json.dumps(values))
+
+    def report(self, history: list[dict], epochs: int, is_best: bool) -> None:
+        """Report the last epoch of `history`: to metrics.jsonl, metrics.csv, the tracker and the terminal."""
+        values = history[-1]
+        self.record(**values)
+        columns = dict.fromkeys(key for line in history for key in line)
+        lines = [",".join(columns), *(",".join(str(line.get(key, "")) for key in columns) for line in history)]
+        with checkpoint.replacing(self.folder / "metrics.csv") as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
+        if self.tracker:
+            self.tracker({key: value for key, value in values.items() if key != "epoch"}, values["epoch"])
+        shown = {key: value for key, value in values.items() if key not in ("epoch", "train_loss", "seconds")}
+        start = f"epoch {values['epoch']:>3}/{epochs}  train loss {values['train_loss']:.4f}"
+        end = f"{values['seconds']:.1f} s" + ("  best" if is_best else "")
+        self.log(f"{start}  validation {format_metrics(shown)}  {end}")
+
+    def _append(self, name: str, line: str) -> None:
+        with checkpoint.naming(self.folder / name), open(self.folder / name, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    # --------------------------------------------------------------------------------------- checkpoints, signals
 
     def progress(self, batches, count: int, text: str, state=None):
         """The batches, under a bar if somebody watches. count: of samples.
@@ -96,62 +112,36 @@ class Run:
         with tqdm(total=count, desc=text, leave=False, disable=None, mininterval=0.25, unit=" samples") as bar:
             for batch in batches:
                 yield batch
-                if state is not None and self.is_save_due() and math.isfinite(state.loss_sum):
+                if state is not None and self._is_save_due() and math.isfinite(state.loss_sum):
                     self.save(state)
                     self.exit_if_requested(f"step {state.step} of epoch {state.epoch + 1}")
                 if bar.update(len(batch[0])) and state is not None and state.step:
                     bar.set_postfix_str(f"loss {state.mean_loss():.4f}", refresh=False)
 
-    def record(self, **values) -> None:
-        """Append a line to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-    def report(self, history: list[dict], epochs: int, is_best: bool) -> None:
-        """Report the last epoch of `history`: to metrics.jsonl, metrics.csv, the tracker and the terminal."""
-        values = history[-1]
-        self.record(**values)
-        columns = dict.fromkeys(key for line in history for key in line)
-        lines = [",".join(columns), *(",".join(str(line.get(key, "")) for key in columns) for line in history)]
-        checkpoint.write_text(self.folder / "metrics.csv", "\n".join(lines) + "\n")
-        if self.tracker:
-            self.tracker({key: value for key, value in values.items() if key != "epoch"}, values["epoch"])
-        shown = {key: value for key, value in values.items() if key not in ("epoch", "train_loss", "seconds")}
-        start = f"epoch {values['epoch']:>3}/{epochs}  train loss {values['train_loss']:.4f}"
-        end = f"{values['seconds']:.1f} s" + ("  best" if is_best else "")
-        self.log(f"{start}  validation {format_metrics(shown)}  {end}")
-
-    def _lines(self) -> list[dict]:
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]  # one may be cut
-
-    # --------------------------------------------------------------------------------------- checkpoints, signals
+    def _is_save_due(self) -> bool:
+        due = time.monotonic() > self.saved_at + 60 * self.saving.checkpoint_minutes
+        return due or self.asked_to_save or self.asked_to_stop is not None
 
     def save(self, state) -> None:
-        """Write last.pt, from which the run can be resumed. `state` has a `state_dict`."""
-        checkpoint.rotate(self.folder / CHECKPOINTS, state.state_dict())
-        self.saved = time.monotonic()
+        """Write last.pt, from which the run can be resumed; the one before becomes previous.pt."""
+        last = self.folder / CHECKPOINTS / "last.pt"
+        if last.exists():
+            checkpoint.link(last, last.with_name("previous.pt"))  # so that there always is an intact one
+        checkpoint.save(last, state.state_dict())
+        self.saved_at = time.monotonic()
 
-    def is_save_due(self) -> bool:
-        """Every few minutes, and when a signal asks for it."""
-        due = time.monotonic() > self.saved + 60 * self.minutes
-        return due or self.asked_to_save or self.asked_to_stop > 0
-
-    def name_checkpoint(self, epoch: int, is_best: bool, keep_all: bool) -> None:
-        """best.pt, and one for each epoch, as further names of last.pt."""
-        folder = self.folder / CHECKPOINTS
-        if is_best:
-            checkpoint.link(folder / "last.pt", folder / "best.pt")
-        if keep_all:
-            checkpoint.link(folder / "last.pt", folder / f"epoch-{epoch:03}.pt")
+    def name_checkpoint(self, epoch: int, is_best: bool) -> None:
+        """Further names of last.pt: best.pt, and one for each epoch if all are kept."""
+        names = ["best.pt"] * is_best + [f"epoch-{epoch:03}.pt"] * self.saving.save_all_checkpoints
+        for name in names:
+            checkpoint.link(self.folder / CHECKPOINTS / "last.pt", self.folder / CHECKPOINTS / name)
 
     def exit_if_requested(self, after: str) -> None:
-        """End the process if a signal asked for that, now that all is saved. Its exit code is 128 + the signal's."""
+        """End the process if a signal asked for that, now that all is saved."""
         if self.asked_to_stop:
-            name = signal.Signals(self.asked_to_stop).name
-            self.log(f"{name}: saved after {after}; python train.py --resume continues")
-            raise SystemExit(128 + self.asked_to_stop)
+            code, reason = self.asked_to_stop
+            self.log(f"{reason}: saved after {after}; python train.py --resume continues")
+            raise SystemExit(code)
         if self.asked_to_save:
             self.log(f"saved after {after}")
             self.asked_to_save = False
@@ -162,27 +152,41 @@ class Run:
 
         A second signal to stop acts at once. A signal that the caller ignores, as nohup does SIGHUP, stays ignored.
         """
-
-        def stop(number, frame):
-            self.asked_to_stop = number
-            signal.signal(number, before[number])
-            if signal.Signals(number).name == "SIGHUP":  # the terminal is gone
-                sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-
-        def save(number, frame):
-            self.asked_to_save = True
-
-        handlers = {getattr(signal, name): stop for name in STOP}
-        handlers |= {signal.SIGUSR1: save} if hasattr(signal, "SIGUSR1") else {}
-        before = {number: signal.getsignal(number) for number in handlers}
+        self.handlers = {}  # as they were before
+        known = signal.Signals.__members__  # Windows lacks some
+        for number in (known[name] for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if name in known):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self.handlers[number] = signal.signal(number, self._on_signal)
         try:
-            for number, handler in handlers.items():
-                if before[number] != signal.SIG_IGN:
-                    signal.signal(number, handler)
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in self.handlers.items():
                 signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame) -> None:
+        name = signal.Signals(number).name
+        if name == "SIGUSR1":
+            self.asked_to_save = True
+            return
+        self.asked_to_stop = 128 + number, name  # the exit code that shells expect
+        signal.signal(number, self.handlers[number])
+        if name == "SIGHUP":  # the terminal is gone
+            self._close_output(name)
+
+    def _close_output(self, reason: str) -> None:
+        """Nobody can read what is printed: say so if possible, print no more, save and stop."""
+        with suppress(OSError):
+            print(reason, file=sys.stderr, flush=True)
+        self.asked_to_stop = self.asked_to_stop or (1, reason)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):  # not sys.stdout: a progress bar may hold another one
+            os.dup2(nowhere, descriptor)
+
+    def refuse_loss(self, *facts):
+        """Raise an error about a loss that is not finite. See failures.py."""
+        from recipes.parts.failures import refuse_loss
+
+        refuse_loss(self.folder, *facts)
 
     @contextmanager
     def translate_oom_and_disk_errors(self):
@@ -192,7 +196,7 @@ class Run:
         except (RuntimeError, OSError) as error:
             from recipes.parts.failures import translate
 
-            if (translated := translate(error, self.folder)) is error:
+            if (translated := translate(error)) is error:
                 raise
             raise translated from error
         finally:

@@ -18,12 +18,13 @@ import torch
 from core import Ingredients, SettingError
 from recipes.contracts import TwoWeightSets
 from recipes.experiment import Experiment, build, configure
-from recipes.parts import checkpoint, failures, pictures
+from recipes.parts import checkpoint, pictures
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler, summary
 from recipes.parts.step import LossWatch, microbatches
 from recipes.run import CHECKPOINTS, Run, format_metrics, weights_file
 
+COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
 RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
@@ -34,7 +35,7 @@ class TrainState:
     experiment: Experiment
     epoch: int = 0  # epochs that are complete
     step: int = 0  # steps of the epoch under way
-    loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))  # over the microbatches of these steps
+    loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(()))  # over these steps
     history: list = field(default_factory=list)  # the metrics of each epoch
     best: dict | None = None  # the metrics of the best epoch
     since_best: int = 0  # epochs
@@ -48,7 +49,7 @@ class TrainState:
         return self.experiment.model if ema_model is None or not ema_model.n_averaged else ema_model.module
 
     def mean_loss(self) -> float:
-        return float(self.loss_sum) / (self.step * self.experiment.scheme.accumulate)
+        return float(self.loss_sum) / self.step
 
     def end_epoch(self, metrics: dict) -> bool:
         """Count the epoch that is complete; returns whether it is the best one."""
@@ -62,35 +63,35 @@ class TrainState:
         return is_best
 
     def state_dict(self) -> dict:
-        names = ("epoch", "step", "history", "best", "since_best", "autotuned")
-        state = {name: vars(self)[name] for name in names}
-        state |= {"loss_sum": self.loss_sum.cpu(), "meta": self.experiment.meta, "model": self.eval_model.state_dict()}
-        optimizer = self.experiment.optimizer.state_dict()
+        experiment = self.experiment
         # The rate of a step follows from the step: without it a resumed run writes the same bytes as an unbroken one.
-        groups = [group | {"lr": group["initial_lr"]} for group in optimizer["param_groups"]]
-        state |= {"optimizer": optimizer | {"param_groups": groups}, "scaler": self.experiment.scaler.state_dict()}
-        if self.eval_model is not self.experiment.model:
-            state["training"] = self.experiment.model.state_dict()
-        if self.experiment.ema_model is not None:
-            state["ema_model"] = self.experiment.ema_model.state_dict()
+        set_learning_rate(experiment, 1.0)
+        state = {name: vars(self)[name] for name in COUNTS} | {"loss_sum": self.loss_sum.cpu(), "meta": experiment.meta}
+        state |= {"model": self.eval_model.state_dict(), "scaler": experiment.scaler.state_dict()}
+        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in experiment.optimizers.items()}
+        if experiment.ema_model is not None:
+            state["training"] = experiment.model.state_dict()
+            state["n_averaged"] = experiment.ema_model.n_averaged
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        for name in ("epoch", "step", "history", "best", "since_best", "autotuned"):
+        experiment = self.experiment
+        for name in COUNTS:
             setattr(self, name, state[name])
-        self.loss_sum = state["loss_sum"].to(self.experiment.device)
-        groups = self.experiment.optimizer.param_groups
-        rates = [{key: group[key] for key in RATES if key in group} for group in groups]
+        self.loss_sum = state["loss_sum"].to(experiment.device)
+        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
         try:
-            self.experiment.model.load_state_dict(state.get("training", state["model"]))
-            self.experiment.optimizer.load_state_dict(state["optimizer"])
-            self.experiment.scaler.load_state_dict(state["scaler"])
-            if self.experiment.ema_model is not None:
-                self.experiment.ema_model.load_state_dict(state["ema_model"])
+            experiment.model.load_state_dict(state.get("training", state["model"]))
+            for name, optimizer in experiment.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            experiment.scaler.load_state_dict(state["scaler"])
+            if experiment.ema_model is not None:
+                experiment.ema_model.module.load_state_dict(state["model"])
+                experiment.ema_model.n_averaged.copy_(state["n_averaged"])
         except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
             message = f"the checkpoint does not fit: {str(error).splitlines()[0]}; set it to False"
             raise SettingError("training.scheme.resume", message) from error
-        for group, own in zip(self.experiment.optimizer.param_groups, rates, strict=True):
+        for group, own in zip(experiment.param_groups, rates, strict=True):
             group.update(own)
 
 
@@ -100,17 +101,16 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     `resume`: the folder of a run to resume; "" for the newest; None for what the ingredients say.
     """
     experiment = configure(ingredients, functions)
-    scheme, task = experiment.scheme, experiment.task
+    scheme = experiment.scheme
     run = Run(experiment)
-    run.resume(ingredients, "" if resume is None and scheme.resume else resume)
-    if run.is_over(scheme):
+    if run.resume(ingredients, "" if resume is None and scheme.resume else resume, scheme):
         run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue")
         return run.folder
     build(experiment, new=run.state is None)
-    state, model, optimizer = TrainState(experiment), experiment.model, experiment.optimizer
+    state, model = TrainState(experiment), experiment.model
     batch_size = begin(run, state)  # of a step: all its microbatches
-    steps_per_epoch = 1 if experiment.debug else len(experiment.training) // batch_size  # the rest is left out
-    steps = 1 if experiment.debug else max(1, round(scheme.epochs * steps_per_epoch))
+    steps_per_epoch = len(experiment.training) // batch_size  # the rest is left out
+    steps = max(1, round(scheme.epochs * steps_per_epoch))
     schedule = experiment.schedule(steps_per_epoch, state.history)
     order_of = epoch_sampler(experiment.training, scheme.seed, scheme.balanced)
     read = experiment.read(experiment.training, batch_size)
@@ -130,30 +130,33 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             batches = read(order[state.step * batch_size :])
             for inputs, targets in run.progress(batches, len(order), f"epoch {epoch + 1}", state):
                 step = epoch * steps_per_epoch + state.step
-                set_learning_rate(optimizer, schedule(step / steps))
+                set_learning_rate(experiment, schedule(step / steps))
                 experiment.seed("step", step)  # what is random in a step depends on nothing before it
                 inputs, targets = experiment.transform(inputs, targets, step / steps)
                 if step == 0:
                     pictures.save(run.folder / "batch.png", experiment, inputs, targets)
 
-                for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
-                    with experiment.autocast:
-                        loss = task.loss(model, micro_inputs, micro_targets, experiment.criterion)
-                    experiment.scaler.scale(loss / scheme.accumulate).backward()
-                    state.loss_sum += loss.detach()
+                for network, optimizer, loss_of in experiment.phases:  # one; of a GAN two, which take turns
+                    for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
+                        with experiment.autocast:
+                            loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
+                        if scheme.accumulate > 1:
+                            loss = loss / scheme.accumulate
+                        experiment.scaler.scale(loss).backward()
+                        state.loss_sum += loss.detach()
+                    if scheme.clip_norm is not None:
+                        experiment.scaler.unscale_(optimizer)
+                        torch.nn.utils.clip_grad_norm_(network.parameters(), scheme.clip_norm)
+                    experiment.scaler.step(optimizer)
+                    experiment.scaler.update()
+                    model.zero_grad(set_to_none=True)
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
-                    failures.refuse_loss(run.folder, state, watch.recent, order, batch_size)
-                if scheme.clip_norm is not None:
-                    experiment.scaler.unscale_(optimizer)
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), scheme.clip_norm)
-                experiment.scaler.step(optimizer)
-                experiment.scaler.update()
-                optimizer.zero_grad(set_to_none=True)
+                    run.refuse_loss(state, watch.recent, order, batch_size)
                 if experiment.ema_model is not None and step / steps >= experiment.ema_start:
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
-                failures.refuse_loss(run.folder, state, watch.recent, order, batch_size)
+                run.refuse_loss(state, watch.recent, order, batch_size)
             state.seconds = time.perf_counter() - started
 
             # Validation
@@ -162,12 +165,11 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 torch.optim.swa_utils.update_bn(read(order), state.eval_model, experiment.device)
             batches = read_validation(experiment.some(experiment.validation))
             batches = run.progress(batches, len(experiment.validation), "validation", state)
-            metrics = experiment.evaluate(state.eval_model, batches)
+            is_best = state.end_epoch(experiment.evaluate(state.eval_model, batches))
 
             # Checkpoint
-            is_best = state.end_epoch(metrics)
             run.save(state)
-            run.name_checkpoint(epoch + 1, is_best, experiment.saving.save_all_checkpoints)
+            run.name_checkpoint(epoch + 1, is_best)
             run.report(state.history, math.ceil(scheme.epochs), is_best)
             if is_best:
                 batches = read_validation(pictures.some_of(len(experiment.validation)))
@@ -201,7 +203,7 @@ def begin(run: Run, state: TrainState) -> int:
 
         plot = run.folder / "learning_rate.png"
         state.autotuned["learning_rate"] = tune.learning_rate(experiment, batch_size, plot)
-    for group in experiment.optimizer.param_groups:
+    for group in experiment.param_groups:
         group["initial_lr"] = group["lr"] * state.autotuned.get("learning_rate", 1.0)
     state.loss_sum = state.loss_sum.to(experiment.device)
     if run.state is not None:
@@ -231,8 +233,8 @@ def introduce(run: Run, state: TrainState) -> None:
 # ------------------------------------------------------------------------------------------------ in and after the loop
 
 
-def set_learning_rate(optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
+def set_learning_rate(experiment: Experiment, factor: float) -> None:
+    for group in experiment.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
@@ -245,14 +247,16 @@ def train_mode(experiment: Experiment, epoch: int) -> None:
         freeze(experiment.model, experiment.head, epoch < experiment.scheme.frozen_epochs)
     for norm in experiment.frozen_norms:
         norm.eval().requires_grad_(False)
-    if isinstance(experiment.optimizer, TwoWeightSets):
-        experiment.optimizer.train()
+    for optimizer in experiment.optimizers.values():
+        if isinstance(optimizer, TwoWeightSets):
+            optimizer.train()
 
 
 def eval_mode(experiment: Experiment) -> None:
     """Put the weights that are evaluated in place, if the optimizer has two sets; `evaluate` does so for the model."""
-    if isinstance(experiment.optimizer, TwoWeightSets):
-        experiment.optimizer.eval()
+    for optimizer in experiment.optimizers.values():
+        if isinstance(optimizer, TwoWeightSets):
+            optimizer.eval()
 
 
 def finish(run: Run, experiment: Experiment) -> None:
@@ -267,8 +271,7 @@ def finish(run: Run, experiment: Experiment) -> None:
     if not experiment.debug:
         weights = weights_file(experiment.saving)
         for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
-            kept = {key: value for key, value in state.items() if key not in ("optimizer", "training", "ema_model")}
-            checkpoint.save(path, kept)
+            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
         run.log(f"weights: {weights}")
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")

@@ -96,4 +96,3 @@ def own():
         for added in functions.keys() - before.get(name, {}).keys() - functions._shelves.keys():
             del functions[added]
         functions.update(before.get(name, {}))
-        functions._signatures.clear()

@@ -104,20 +104,6 @@ def test_killed_a_few_times(read):
     assert killed_as_often(read, BUSY, kills=3, name="few") > 0
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("seed", range(int(os.environ.get("KILL_RUNS", 2))))
-def test_killed_often(read, workers, seed):
-    """`python -m pytest -m long tests/test_interruptions.py`; KILL_RUNS=6 for 200 kills and more."""
-    changes = BUSY | {"training.scheme.workers": workers, "training.scheme.seed": str(seed)}
-    changes |= {"training.scheme.epochs": "60"}
-    if workers != "0":
-        changes |= {"training.scheme.memory": "0.0"}
-    hits = killed_as_often(read, changes, kills=17, name=f"often-{workers}-{seed}", seed=seed)
-    print(f"{hits} kills")
-    assert hits >= 10
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_ends(read, number):
     whole = whole_run(read, BUSY, "whole")
@@ -128,18 +114,9 @@ def test_a_signal_finishes_the_step_saves_and_ends(read, number):
     code, said = finish(process, ini)
     assert code == 128 + number and f"{number.name}: saved after" in said, said
     code, said = finish(start(ini, resume=""), ini)
-    assert code == 0 and "continue runs/asked/" in said, said
+    assert code == 0 and "resume runs/asked/" in said, said
     [folder] = Path("runs/asked").iterdir()
     assert metrics_of(folder) == metrics_of(whole) and equal(state_of(folder), state_of(whole))
-
-
-def test_sigusr1_saves_and_goes_on(read):
-    ini = write(read, BUSY | {"training.model.checkpoint_minutes": "1000.0"}, "saved")
-    process = start(ini)
-    wait_for(process, "saved", 0.02)
-    os.kill(process.pid, signal.SIGUSR1)
-    code, said = finish(process, ini)
-    assert code == 0 and "saved after " in said, said
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(read, train, capsys):
@@ -154,29 +131,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(read, train, cap
     capsys.readouterr()
     assert train(changes | {"training.scheme.resume": "True"}) == folder
     said = capsys.readouterr().out
-    assert "last.pt: is damaged" in said and "going on from the one before" in said and "after epoch 2" in said
+    assert "last.pt: damaged" in said and "the one before" in said and "after epoch 2" in said
     assert equal(state_of(folder), state_of(whole))
-
-
-def test_full_disk_stops_with_the_last_good_checkpoint(train, monkeypatch):
-    original, calls = os.fsync, []
-
-    def full(descriptor):
-        calls.append(1)
-        if len(calls) > 20:
-            raise OSError(28, "No space left on device")
-        return original(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full)
-        with pytest.raises(
-            IngredientsError, match=r"cannot be written \(No space left on device\); the last checkpoint is whole"
-        ):
-            train()
-    [folder] = Path("runs/tiny").iterdir()
-    assert checkpoint.load_newest(folder / "checkpoints")[0]["epoch"] > 0
-    whole = train({"project.name": "whole"})
-    assert equal(state_of(train({"training.scheme.resume": "True"})), state_of(whole))
 
 
 def test_a_loss_that_is_no_number_stops_within_one_step(read, tmp_path):
@@ -190,24 +146,12 @@ def test_a_loss_that_is_no_number_stops_within_one_step(read, tmp_path):
         return criterion(logits, targets) * (float("nan") if len(calls) == 9 else 1)
 
     functions.training["loss"] = poisoned
-    with pytest.raises(IngredientsError, match="epoch 2, step 3 is no finite number; lower the learning rate"):
+    with pytest.raises(IngredientsError, match="epoch 2, step 3 is not finite; lower the learning rate"):
         recipe(ingredients, functions)
     assert len(calls) == 9
     [folder] = Path("runs/tiny").iterdir()
     state = checkpoint.load(folder / "checkpoints/last.pt")
-    assert (state["epoch"], state["done"]) == (1, 2)
+    assert (state["epoch"], state["step"]) == (1, 2)
     assert all(torch.isfinite(value).all() for value in state["model"].values())
     bad = checkpoint.load(folder / "bad_batch.pt")
     assert bad["inputs"][-1].shape == (8, 1, 16, 16) and all(Path(name).is_file() for name in bad["samples"][-1])
-
-
-def test_out_of_memory_says_what_to_lower(read):
-    ingredients = read()
-    functions = resolve(ingredients)
-
-    def greedy(logits, targets):
-        return torch.empty(2**60)
-
-    functions.training["loss"] = greedy
-    with pytest.raises(IngredientsError, match="training.scheme.batch_size = 8\n.*lower batch_size"):
-        recipe(ingredients, functions)

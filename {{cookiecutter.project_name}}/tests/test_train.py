@@ -40,7 +40,7 @@ def test_run_folder(train, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"run: {folder}" and printed == (folder / "log.txt").read_text()
     best = checkpoint.load(tmp_path / "models/0.0.0/model.pth")
-    assert equal(best["model"], state_of(folder, "best.pt")["model"]) and "optimizer" not in best
+    assert equal(best["model"], state_of(folder, "best.pt")["model"]) and "optimizers" not in best
 
 
 def test_the_same_ingredients_give_the_same_numbers(train):

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,56 +17,70 @@ class _Hashing:
     """A file that hashes what is written to it, so that no second copy of a checkpoint is held in memory."""
 
     def __init__(self, file):
-        self.file, self.sha256 = file, hashlib.sha256()
+        self.file, self.flush, self.sha256 = file, file.flush, hashlib.sha256()
 
     def write(self, data) -> int:
         self.sha256.update(data)
         return self.file.write(data)
 
-    def flush(self) -> None:
-        self.file.flush()
-
 
 def save(path: Path, state: dict) -> None:
     """Write `state` (tensors and plain values). A crash leaves the file as it was before."""
-
-    def write(file):
+    with replacing(path) as file:
         hashing = _Hashing(file)
         torch.save(state, hashing)
         file.seek(-2, os.SEEK_END)  # a zip file ends with the length of its comment
         file.write(DIGEST.to_bytes(2, "little") + hashing.sha256.hexdigest().encode())
 
-    _replace(path, write)
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-    _replace(path, lambda file: file.write(text.encode()))
-
-
-def _replace(path: Path, write) -> None:
-    """Let `write(file)` fill a file beside `path`, flush it to the disk, and give it the name."""
+@contextmanager
+def replacing(path: Path):
+    """A file to write, which gets the name `path` once all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with naming(path):
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _rename(part, path)
     finally:
         part.unlink(missing_ok=True)
-    _flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":  # which cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def naming(path: Path):
+    """Errors of writing from inside name the file."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save raises another over it
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
+
+
+def _rename(part: Path, path: Path) -> None:
+    os.replace(part, path)
+    if os.name != "nt":  # which cannot open a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def link(source: Path, path: Path) -> None:
+    """Give a written file a second name: without a second copy if the disk can do that."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+        _rename(part, path)
 
 
 def load(path: Path, device="cpu") -> dict:
@@ -88,33 +104,3 @@ def _is_intact(file) -> bool:
         left -= len(block)
     sha256.update(b"\0\0")
     return left == 0 and file.read()[2:] == sha256.hexdigest().encode()
-
-
-def rotate(folder: Path, state: dict) -> None:
-    """Write `state` as last.pt; the one before stays as previous.pt, so that there always is an intact one."""
-    if (folder / "last.pt").exists():
-        link(folder / "last.pt", folder / "previous.pt")
-    save(folder / "last.pt", state)
-
-
-def load_newest(folder: Path) -> tuple[dict, list[str]]:
-    """The state of last.pt or, if that is damaged, of previous.pt; and what is wrong with those passed over."""
-    errors = []
-    for name in ("last.pt", "previous.pt"):
-        try:
-            return load(folder / name), errors
-        except IngredientsError as error:
-            errors.append(str(error))
-    raise IngredientsError("\n".join(errors))
-
-
-def link(source: Path, path: Path) -> None:
-    """Give a written file a second name: without a second copy if the disk can do that."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:
-        part.write_bytes(source.read_bytes())
-    os.replace(part, path)
-    _flush_folder(path.parent)

@@ -1,8 +1,6 @@
 """What to report when training fails: a loss that diverged, too little memory, a full disk."""
 
 import errno
-import traceback
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,33 +33,13 @@ def refuse_loss(folder: Path, state, recent, order: torch.Tensor, batch_size: in
     raise SettingError(f"training.optimizer{key}", message)
 
 
-@contextmanager
-def errors_of(path: str, *given: torch.Tensor):
-    """Report what a registered function raises at `path`, its section, with the shapes of what it was given.
-
-    Errors of the user's own functions stay as they are, with their traceback.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (IngredientsError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        own = any("custom_functions" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-        if own or (isinstance(error, IngredientsError) and error.problems):
-            raise
-        shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        cannot = f"cannot take {shapes}: " if given and not isinstance(error, IngredientsError) else ""
-        raise SettingError(path, cannot + reason) from error
-
-
-def translate(error: Exception, folder: Path) -> Exception:
+def translate(error: Exception) -> Exception:
     """The error to raise in its place: what to lower if memory ran out, how to continue if the disk is full."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate as much)"
         message += ", set precision = bf16, or name blocks in model.architecture.recompute"
         return SettingError("training.scheme.batch_size", message)
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # without: standard output
         message = "the last checkpoint is intact: free some space, then run python train.py --resume"
-        return IngredientsError(f"{error.filename or folder}: cannot be written ({error.strerror}); {message}")
+        return IngredientsError(f"{error.filename}: cannot be written ({error.strerror}); {message}")
     return error

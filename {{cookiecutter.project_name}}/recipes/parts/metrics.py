@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from recipes.contracts import Metric
-from recipes.parts.failures import errors_of
+from recipes.parts.blame import blame
 
 
 class Metrics(dict):
@@ -14,14 +14,14 @@ class Metrics(dict):
     def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Add a batch."""
         for name, metric in self.items():
-            with errors_of(f"validation.metrics.{name}", outputs, targets):
+            with blame(f"validation.metrics.{name}", outputs, targets):
                 metric.update(outputs, targets)
 
     def compute(self) -> dict[str, float]:
         """The values, and a new start; NAME_0, NAME_1, ... of a metric with several, such as one for each class."""
         computed = {}
         for name, metric in self.items():
-            with errors_of(f"validation.metrics.{name}"):
+            with blame(f"validation.metrics.{name}"):
                 values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
             computed |= {name: values[0]} if len(values) == 1 else {f"{name}_{i}": v for i, v in enumerate(values)}
             metric.reset()

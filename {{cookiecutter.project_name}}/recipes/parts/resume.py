@@ -1,11 +1,13 @@
 """Find the run to resume, and refuse it if the weights so far depend on settings that have changed."""
 
+import json
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, SettingError, parse, parse_string
 from core.errors import suggest
 from recipes.parts import checkpoint
 from recipes.parts.origins import resolved_text
+from recipes.settings import Scheme
 
 CHECKPOINTS = "checkpoints"
 # What the weights so far depend on: with another value of these a run cannot be resumed.
@@ -29,7 +31,7 @@ def open_run(parent: Path, name: str, ingredients: Ingredients) -> tuple:
     if not (folder / CHECKPOINTS).is_dir():
         names = [str(path) for path in parent.glob("*") if (path / CHECKPOINTS).is_dir()]
         raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
-    state, damaged = checkpoint.load_newest(folder / CHECKPOINTS)
+    state, damaged = _load_newest(folder / CHECKPOINTS)
     changed = differences(parse(folder / "ingredients.ini"), parse_string(resolved_text(ingredients)))
     changed = [line for line in changed if not line.startswith("training.scheme.resume")]
     if other := [line for line in changed if line.startswith(FIXED)]:
@@ -37,10 +39,39 @@ def open_run(parent: Path, name: str, ingredients: Ingredients) -> tuple:
         raise SettingError("training.scheme.resume", message)
     if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
         checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
+    # An epoch whose checkpoint was not written is repeated.
+    kept = [*state["history"], *(line for line in _recorded(folder) if "train_loss" not in line)]
+    with checkpoint.replacing(folder / "metrics.jsonl") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
     steps = f" and {state['step']} steps" if state["step"] else ""
     lines = [f"{text}; resuming from the one before" for text in damaged]
     lines += [f"resume {folder} after epoch {state['epoch']}{steps}", *(f"  changed since: {line}" for line in changed)]
     return folder, state, lines
+
+
+def is_finished(folder: Path, state: dict, scheme: Scheme) -> bool:
+    """Whether a run came to its end, with test metrics and weights written."""
+    stopped = scheme.early_stop and state["since_best"] >= scheme.patience
+    finished = [line["finished"] for line in _recorded(folder) if "finished" in line]
+    return (state["epoch"] >= scheme.epochs or stopped) and state["epoch"] in finished
+
+
+def _recorded(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, of which the last may be cut."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def _load_newest(folder: Path) -> tuple[dict, list[str]]:
+    """The state of last.pt or, if that is damaged, of previous.pt; and what is wrong with those passed over."""
+    errors = []
+    for name in ("last.pt", "previous.pt"):
+        try:
+            return checkpoint.load(folder / name), errors
+        except IngredientsError as error:
+            errors.append(str(error))
+    raise IngredientsError("\n".join(errors))
 
 
 def find_checkpoint(parent: Path, name: str | None) -> Path:

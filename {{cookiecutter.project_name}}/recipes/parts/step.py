@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import deque
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 
@@ -20,11 +21,10 @@ def choose_device(name: str) -> torch.device:
         # check_available: without it torch names cuda on a machine that has no GPU
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        torch.empty(0, device=name)
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         message = f"not available ({str(error).splitlines()[0]}); set it to auto or cpu"
         raise SettingError("training.scheme.device", message) from None
-    return torch.device(name)
 
 
 def seeder(device, deterministic: bool):
@@ -54,6 +54,8 @@ def end_with_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != torch.multiprocessing.parent_process().pid:  # it ended before
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def build_amp(precision: str, device) -> tuple:
@@ -91,7 +93,7 @@ def microbatches(inputs, targets, count: int):
     if count == 1:
         return ((inputs, targets),)
     cuts = [len(inputs) * part // count for part in range(count + 1)]
-    return [(inputs[start:end], targets[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [(inputs[start:end], targets[start:end]) for start, end in pairwise(cuts)]
 
 
 class LossWatch:
@@ -102,7 +104,8 @@ class LossWatch:
     """
 
     def __init__(self, device):
-        self.device, self.recent, self.copied = device, deque(maxlen=2), None
+        self.device, self.copied = device, None
+        self.recent = deque(maxlen=1 if device.type == "cpu" else 2)  # more would push the data out of the cache
         self.held = torch.zeros((), pin_memory=device.type == "cuda")
 
     def diverged(self, loss_sum, batch) -> bool:

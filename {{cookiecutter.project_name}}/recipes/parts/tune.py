@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from core import SettingError
 from recipes.parts.samples import epoch_sampler
 
 TRIALS, LOWEST, HIGHEST = 100, 1e-5, 10.0  # steps of the trial, and the learning rates that it goes through
@@ -44,15 +45,20 @@ def free_memory(device) -> int:
 
 def _loss(experiment, inputs, targets):
     with experiment.autocast:
-        return experiment.task.loss(experiment.model, inputs, targets, experiment.criterion)
+        losses = [loss_of for _, _, loss_of in experiment.phases]
+        return sum(loss_of(experiment.model, inputs, targets, experiment.criterion) for loss_of in losses)
 
 
 def learning_rate(experiment, batch_size: int, plot: Path) -> float:
-    """A tenth of the rate at which the loss is lowest, while the rate rises exponentially (Smith 2017, 1506.01186).
+    """A third of the rate at which the loss is lowest, while the rate rises exponentially (Smith 2017, 1506.01186).
+
+    A tenth lost up to 3 points against the best of four rates where 210 photos were fine-tuned; a third does not.
 
     Model and optimizer are left as they were. The trial is drawn to `plot` if matplotlib is installed.
     """
-    model, optimizer, scheme = experiment.model, experiment.optimizer, experiment.scheme
+    if len(experiment.phases) > 1:
+        raise SettingError("training.optimizer.learning_rate", "networks that take turns need a number")
+    model, optimizer, scheme = experiment.model, experiment.phases[0][1], experiment.scheme
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     full_rates = [group["lr"] for group in optimizer.param_groups]
     read = experiment.read(experiment.training, batch_size)
@@ -75,7 +81,7 @@ def learning_rate(experiment, batch_size: int, plot: Path) -> float:
         losses.append(smooth)
     model.load_state_dict(before[0])
     optimizer.load_state_dict(before[1])
-    best = rates[losses.index(min(losses))] / 10 if losses else LOWEST
+    best = rates[losses.index(min(losses))] / 3 if losses else LOWEST
     best = float(f"{best:.2g}")
     _draw(rates, losses, best, plot)
     return best
