@@ -18,7 +18,7 @@ from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
 from recipes.parts.blame import blame
-from recipes.parts.metrics import Metrics, as_metric
+from recipes.parts.evaluation import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
