@@ -54,7 +54,8 @@ class Scheme:
     swa: float = number(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off", "[0, 1)")
     frozen_epochs: int = number(0, "first epochs in which only the head is trained", "[0, inf)")
     frozen_norms: bool | Literal["auto"] = setting(
-        "auto", "keep the batch norms of the body as they are; auto: if weights are loaded and the data is small"
+        "auto",
+        "keep the batch norms of the body as they are; auto: where weights are loaded and samples are few (< 5,000)",
     )
     body_rate: float = number(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
     first_size: float = number(
