@@ -18,11 +18,11 @@ from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
 from recipes.parts.blame import blame
-from recipes.parts.metrics import Metrics, as_metric
+from recipes.parts.evaluation import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
-from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
+from recipes.settings import Architecture, Saving, Scheme, Testing
 
 
 @dataclass
@@ -80,12 +80,14 @@ class Experiment:
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
-        return data.reader(samples, batch_size, self.device, self.workers)
+        return data.reader(samples, batch_size, self.device, 0 if samples.in_memory else self.workers)
 
     @cached_property
     def workers(self) -> int:
         """Processes that read samples that are not kept in memory."""
-        return data.choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
+        from recipes.parts.workers import choose_workers
+
+        return choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -312,7 +314,7 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
         message = f"the body would never be trained in {scheme.epochs} epochs; freeze fewer"
         wrong.append(("training.scheme.frozen_epochs", message))
     for path, reason in task.REFUSED.items():
-        off = default_of(path)
+        off = vars(Scheme).get(path.removeprefix("training.scheme."))
         if ingredients.at(path, off) not in (off, None):
             wrong.append((path, reason))
     for path in sections(ingredients):
@@ -332,7 +334,13 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
     lowest = best == "loss" if higher is None else not higher
     if scheme.best_is:
         lowest = scheme.best_is == "lowest"
-    return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
+
+    def rank(values: dict[str, float]) -> tuple[float, float]:
+        if best not in values:
+            raise SettingError("training.scheme.best", f"this run has no such metric. {suggest(best, values)}")
+        return -values[best] if lowest else values[best], -values.get("loss", 0.0)
+
+    return best, rank
 
 
 def augmented(samples: Samples, per_sample, seed: int) -> Samples:
