@@ -50,7 +50,9 @@ class Scheme:
     ema: Share = setting(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off")
     swa: Share = setting(0.0, "share of training, at its end, in which weights are averaged evenly; 0: off")
     frozen_epochs: CountFrom0 = setting(0, "first epochs in which only the head is trained")
-    frozen_norms: bool | Literal["auto"] = setting("auto", "keep the body's norms; auto: of loaded weights, small data")
+    frozen_norms: bool | Literal["auto"] = setting(
+        "auto", "keep the norms of the body; auto: if weights are loaded and samples few"
+    )
     body_rate: Amount = setting(1.0, "learning rate of the body, as a share of that of the head")
     first_size: ShareTo1 = setting(1.0, "share of their size that images start with; 1 from half of training")
     balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
