@@ -16,6 +16,7 @@ import torch
 from core import Ingredients, IngredientsError, SettingError, locate, resolve
 from core.ingredients import is_call
 from core.values import BROKEN
+from pantry.images import NotHere
 from recipes.contracts import Checkable, StandsIn
 from recipes.experiment import Experiment, build, configure, load_task
 from recipes.parts.samples import reader, summary, to_device
@@ -165,17 +166,24 @@ def _stand_in(ingredients: Ingredients, functions: Functions, findings: Findings
             findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
         with found.blame(path):
-            loaded = loader.check()
-            functions.made[path] = lambda loaded=loaded: loaded
+            try:
+                loaded = loader.check()
+                functions.made[path] = lambda loaded=loaded: loaded
+            except NotHere:
+                is_here = is_here and download is not None  # which has put it elsewhere
+                raise
         findings.problems += found.problems if is_here else []
-        if path == TRAINING and found.problems and not is_here:
-            line = "not checked, the data is not here yet: its classes; images (3, 224, 224) stand in for it"
-            findings.lines.append(line)
-            classes, is_known = ingredients.at("model.architecture.output_classes") or 10, False
-            images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
-            task = load_task(ingredients)
-            loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
-            functions.made[TRAINING] = functions.made[VALIDATION] = lambda loaded=loaded: loaded
+        is_known = is_known and (path != TRAINING or is_here or not found.problems)
+    if not is_known:
+        place = ingredients.at(f"{TRAINING}.source", "")
+        line = f"not checked, the data is not here yet ({place}): its classes; images (3, 224, 224) stand in for it"
+        findings.lines.append(line)
+        classes = ingredients.at("model.architecture.output_classes") or 10
+        images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
+        task = load_task(ingredients)
+        loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
+        functions.made[TRAINING] = functions.made[VALIDATION] = lambda loaded=loaded: loaded
+        functions.made.pop(TESTING, None)
     return is_known
 
 
@@ -191,6 +199,7 @@ def _try_on(device: str, experiment: Experiment) -> Findings:
             build(experiment, blame=found.blame)
             if experiment.training:
                 found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
+                found.lines += [experiment.splits] if experiment.splits else []
                 _check_testing(experiment, found)
             if experiment.phases:
                 _step(experiment, found)
@@ -200,7 +209,8 @@ def _try_on(device: str, experiment: Experiment) -> Findings:
 def _check_testing(experiment: Experiment, found: Findings) -> None:
     if TESTING in experiment.functions.made:
         with found.blame(TESTING):
-            experiment.task.check_split(TESTING, experiment.load("testing"), experiment.meta)
+            if (samples := experiment.load("testing")) is not None:
+                experiment.task.check_split(TESTING, samples, experiment.meta)
 
 
 def _step(experiment: Experiment, found: Findings) -> None:
