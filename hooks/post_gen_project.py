@@ -18,7 +18,6 @@ ONLY_FOR = {
             "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
-            "tests/test_commands.py",
             "tests/test_interruptions.py",
             "tests/test_train.py",
         ],

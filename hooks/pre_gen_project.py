@@ -73,6 +73,10 @@ def refusal(answers):
         for char in answers[key]:
             if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
                 return f"{key} holds {char!a}: one line of text is needed, without control characters"
+        # Typed at a prompt it stays text, but an update would read it as a template. (This file is one, too.)
+        for mark in ("{" + second for second in "#%{"):
+            if mark in answers[key]:
+                return f"{key} holds {mark!a}, which cookiecutter reads as the start of a template: leave it out"
     return None
 
 

@@ -357,6 +357,9 @@ def test_backbones_of_timm(tmp_path, monkeypatch):
         IngredientsError, match="huggingface.co/timm/mobilenetv2_050.lamb_in1k/.*no route.*weights = <path>"
     ):
         load_weights(model, "pretrained", "timm.mobilenetv2_050")
+    monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: None)  # a network without weights
+    with pytest.raises(IngredientsError, match="no pretrained weights of timm.mobilenetv2_050"):
+        load_weights(model, "pretrained", "timm.mobilenetv2_050")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(IngredientsError, match="pip install timm"):
         find_backbone("timm.resnet18")

@@ -57,6 +57,12 @@ def loaders(name: str, *splits: str) -> dict:
 
 TASKS = {  # task -> (the text of its ini, what turns it to data that trains in a moment)
     "classification": (without(ini("ingredients.ini"), "project.data"), IMAGES),
+    "multilabel": (
+        without(ini("ingredients.ini"), "project.data", "training.loss"),
+        {path: value for path, value in IMAGES.items() if path != "training.loss.@loss"}
+        | loaders("tiny_labels")
+        | {"project.meta.task": "multilabel"},
+    ),
     "tabular": (
         ini("ingredients.tabular.ini"),
         loaders("tiny_rows") | {"model.architecture.options": '{"widths": [4]}'},
@@ -86,10 +92,11 @@ TASKS = {  # task -> (the text of its ini, what turns it to data that trains in 
         },
     ),
 }
-OF_IMAGES = ("classification", "segmentation", "detection")
+OF_IMAGES = ("classification", "multilabel", "segmentation", "detection")
 # setting -> (another value, what else it needs to act); OWN_VALUES has those of a single task.
 OWN_VALUES = {
     "classification": {},
+    "multilabel": {"training.scheme.best": ("f1", {})},
     "tabular": {
         "model.architecture.backbone": ("resnet18", {"model.architecture.options": "None"}),
         "model.architecture.options": ('{"widths": [8]}', {}),
@@ -139,6 +146,7 @@ VALUES = {
     "training.scheme.ema": (0.5, {}),
     "training.scheme.swa": (0.5, {}),
     "training.scheme.frozen_epochs": (1, {}),
+    "training.scheme.frozen_norms": (True, {}),
     "training.scheme.body_rate": (0.1, {}),
     "training.scheme.first_size": (0.5, {}),
     "training.scheme.balanced": (True, {}),
@@ -153,6 +161,7 @@ VALUES = {
     ),
     "training.scheme.resume": (True, {}),
     "training.scheme.validation_fraction": (0.5, {}),
+    "training.scheme.fold": ("2/4", {}),
     "training.scheme.seed": (1, {}),
     "training.scheme.device": ("cuda:99", {}),
     "training.scheme.workers": (1, {"training.scheme.memory": 0}),
@@ -203,6 +212,11 @@ def tiny_images(**settings):
     return lambda: (images, targets)
 
 
+def tiny_labels(**settings):
+    images, targets = tiny_images()()
+    return lambda: (images, torch.stack([targets == 1, targets == 2, targets != 0], 1).long())
+
+
 def tiny_rows(**settings):
     X = torch.randn(48, 3, generator=torch.Generator().manual_seed(0))
     return lambda: (X, X[:, 0] * X[:, 1])
@@ -245,7 +259,10 @@ def tiny_boxes(**settings):
     return Boxes
 
 
-TINY = {function.__name__: function for function in (tiny_images, tiny_rows, tiny_texts, tiny_masks, tiny_boxes)}
+TINY = {
+    function.__name__: function
+    for function in (tiny_images, tiny_labels, tiny_rows, tiny_texts, tiny_masks, tiny_boxes)
+}
 
 
 def as_floats(**settings):
@@ -258,12 +275,12 @@ def functions():
     import_functions(PROJECT)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, function in TINY.items():
-        registry.load_dataset.register(name)(function)
+    for function in TINY:
+        registry.load_dataset.register(function.__name__)(function)
     registry.preprocess.register("as_floats")(as_floats)
     yield
-    for name in TINY:
-        del registry.load_dataset[name]
+    for function in TINY:
+        del registry.load_dataset[function.__name__]
     del registry.preprocess["as_floats"]
     torch.set_num_threads(before)
 
@@ -435,7 +452,7 @@ def check_function(task: str, kind: str, name: str, folder: Path) -> None:
 
 def names_for(task: str, kind: str) -> list[str]:
     """Those that a project of the task has: shelves of other tasks are not rendered."""
-    own = set(ONLY_FOR["task"][task])
+    own = set(ONLY_FOR["task"]["classification" if task == "multilabel" else task])
     others = {file for files in ONLY_FOR["task"].values() for file in files} - own
     shelves = {name: f"{shelf.replace('.', '/')}.py" for name, shelf in registry[kind]._shelves.items()}
     return [*(name for name in registry[kind] if shelves.get(name) not in others), *TORCH.get(kind, ())]

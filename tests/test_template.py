@@ -63,7 +63,6 @@ TASKS_OF = {
 }
 # Files whose names do not say it.
 FOR_CLASSIFICATION = {
-    "tests/test_commands.py",
     "tests/test_interruptions.py",
     "tests/test_train.py",
 }

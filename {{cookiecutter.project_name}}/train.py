@@ -2,7 +2,8 @@
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C prints no traceback of an import
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C prints no traceback of an import
 
 import os  # noqa: E402
 from contextlib import nullcontext, redirect_stdout  # noqa: E402

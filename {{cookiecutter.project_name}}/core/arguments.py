@@ -176,9 +176,9 @@ def mend(value, raw: str, hint) -> str:
     return f"{problem}. {suggest(value, choices)}" if choices else problem
 
 
-def setting(default, doc: str):
-    """A field of a declared section; `doc` gives its meaning and unit in one line."""
-    return field(default=default, metadata={"doc": doc})
+def setting(default, doc: str, interval: str = ""):
+    """A field of a declared section: its meaning and unit in one line; where a number must lie, such as "[0, 1)"."""
+    return field(default=default, metadata={"doc": doc, "interval": interval})
 
 
 def read_section(ingredients: Ingredients, path: str, declared: type):

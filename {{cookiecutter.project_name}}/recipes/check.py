@@ -14,29 +14,23 @@ from dataclasses import replace
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, locate, resolve
-from core.ingredients import is_call
+from core.arguments import kind_of
+from core.errors import escaped
+from core.ingredients import call_key
 from core.values import BROKEN
 from pantry.images import NotHere
 from recipes.contracts import Checkable, StandsIn
-from recipes.experiment import Experiment, build, configure, load_task
+from recipes.experiment import Experiment, build, configure
+from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
 from recipes.parts.step import choose_device
-from recipes.run import runs_folder, weights_file
+from recipes.parts.trained import Functions
+from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, read_ingredients
 
+DOWNLOAD = "project.data.download"
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
 SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
-
-
-class Functions:
-    """In place of resolved ingredients: the functions that could be made, by the paths of their sections."""
-
-    def __init__(self):
-        self.made = {}
-
-    def at(self, path: str, default=None):
-        inside = {key[len(path) + 1 :]: made for key, made in self.made.items() if key.startswith(f"{path}.")}
-        return self.made.get(path, inside or default)
 
 
 class Findings:
@@ -46,19 +40,19 @@ class Findings:
         self.problems, self.lines = [], []
 
     @contextmanager
-    def blame(self, path: str, prefix: str = ""):
+    def blame(self, path: str):
         """What goes wrong inside becomes a problem, of the setting or section `path` if it names no other."""
         try:
             yield
         except IngredientsError as error:
-            self.problems += error.problems or SettingError(path, f"{prefix}{error}").problems
+            self.problems += error.problems or SettingError(path, str(error)).problems
         except Exception as error:  # a function of the user's own may raise anything
             frames = traceback.extract_tb(error.__traceback__)
             frames = [frame for frame in frames if "custom_functions" in frame.filename]
             reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
             if frames:
                 reason = f"{type(error).__name__}: {reason} (custom_functions.py:{frames[-1].lineno})"
-            self.problems += SettingError(path, prefix + reason).problems
+            self.problems += SettingError(path, reason).problems
 
 
 def answer(option: str, arguments, overrides=(), checks=()) -> int:
@@ -71,80 +65,62 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
             raise
         findings.problems += error.problems
     [ingredients] = held
-    broken = [problem.key.strip("-[]") for problem in findings.problems]
-    for path in broken + [path for path, value in _walk(ingredients) if value is BROKEN]:
-        _drop(ingredients, path)  # so that the rest can be checked
-    functions = _make_functions(ingredients, findings)
+    broken = take_out_mistakes(ingredients, findings.problems)
     for own in checks:
         with findings.blame(""):
             findings.lines.append(own(arguments, ingredients))
+    functions = Functions(ingredients)
+    for path in [path for path in sections(ingredients) if call_key(ingredients.at(path))]:
+        functions.made.setdefault(path)  # None, unless it can be made
+        with findings.blame(path):
+            functions.made[path] = resolve(ingredients.at(path))
+            if path in SECTIONS:
+                check_callable(path, functions.made[path])
     if any(path.startswith(SHAPES) for path in broken):
         findings.lines.append("not checked before this is mended: shapes")
     else:
         with findings.blame("project.meta.task"):
-            _check_experiment(ingredients, functions, findings)
-    return _report(ingredients, findings)
-
-
-def _report(ingredients: Ingredients, findings: Findings) -> int:
+            check_experiment(ingredients, functions, findings)
     lines = findings.lines
     if findings.problems:
         problems = locate(IngredientsError(findings.problems), ingredients).problems
-        problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.place)
-        print(IngredientsError(problems), file=sys.stderr)
+        print(IngredientsError(sorted(set(problems), key=lambda problem: problem.place)), file=sys.stderr)
         lines = [line for line in lines if line.startswith("not ")]
+    elif any(line.startswith("not checked") for line in lines):
+        lines.append("ok, except for what could not be checked")
     else:
-        everything = not any(line.startswith("not checked") for line in lines)
-        lines = [*lines, "ok" if everything else "ok, except for what could not be checked"]
-    print("".join(f"{line}\n" for line in lines), end="")
+        lines.append("ok")
+    print("".join(f"{escaped(line)}\n" for line in lines), end="")
     return 1 if findings.problems else 0
 
 
-def _walk(node: Ingredients, path: str = ""):
-    for key, value in list(node.items()):
-        yield (where := f"{path}.{key}".lstrip(".")), value
-        if isinstance(value, Ingredients):
-            yield from _walk(value, where)
+def take_out_mistakes(ingredients: Ingredients, problems: list) -> list[str]:
+    """Take settings that are wrong, and calls with an argument that is, out of the ingredients; their paths."""
+    broken = [problem.key.strip("-") for problem in problems]
+    broken += [f"{section}.{key}" for section, key in settings(ingredients) if ingredients.at(section)[key] is BROKEN]
+    calling = [path for path in sections(ingredients) if isinstance(kind_of(SECTIONS, path), str)]
+    broken += [path for path in calling if not call_key(ingredients.at(path))]
+    for path in broken:
+        parts, above = path.split("."), ingredients
+        while len(parts) > 1 and isinstance(above.get(parts[0]), Ingredients) and not call_key(above[parts[0]]):
+            above = above[parts.pop(0)]
+        above.pop(parts[0], None)
+    return broken
 
 
-def _drop(node: Ingredients, path: str) -> None:
-    """Take out a setting, or the whole call that it is an argument of."""
-    key, _, rest = path.partition(".")
-    inner = node.get(key)
-    if rest and isinstance(inner, Ingredients) and not is_call(inner):
-        _drop(inner, rest)
-    else:
-        node.pop(key, None)
-
-
-def _make_functions(ingredients: Ingredients, findings: Findings) -> Functions:
-    functions = Functions()
-    for path, node in _walk(ingredients):
-        if isinstance(node, Ingredients) and is_call(node):
-            with findings.blame(path):
-                functions.made[path] = resolve(node)
-                if path in SECTIONS:
-                    check_callable(path, functions.made[path])
-    return functions
-
-
-# ---------------------------------------------------------------------------------------------------------- the whole
-
-
-def _check_experiment(ingredients: Ingredients, functions: Functions, findings: Findings) -> None:
+def check_experiment(ingredients: Ingredients, functions: Functions, findings: Findings) -> None:
+    """Build the experiment, and let it take a step; on the CPU if the meta device will not do."""
     experiment = configure(ingredients, functions, "meta", findings.blame)
     with findings.blame("training.scheme.device"):
         choose_device(experiment.scheme.device)
-    with findings.blame("training.model.save_name"):
-        weights_file(experiment.saving)
-    with findings.blame("training.model.runs"):
-        runs_folder(ingredients, experiment.saving.runs)
-    is_known = _stand_in(ingredients, functions, findings)
-    if TRAINING not in functions.made and ingredients.at(TRAINING) is not None:
+    with findings.blame("training.model"):
+        Run(experiment)  # refuses folders and files that cannot be written
+    is_known = stand_in(experiment, findings)
+    if functions.at(TRAINING) is None and ingredients.at(TRAINING) is not None:
         return  # of what shape the data is stays unknown
-    found = _try_on("meta", experiment)
+    found = try_on("meta", experiment)
     if found.problems:  # perhaps of a model that cannot be built without numbers; two samples cost little
-        found = _try_on("cpu", experiment)
+        found = try_on("cpu", experiment)
     for problem in found.problems:
         if is_known or not problem.key.startswith(SHAPES):
             findings.problems.append(problem)
@@ -153,83 +129,73 @@ def _check_experiment(ingredients: Ingredients, functions: Functions, findings: 
     findings.lines += found.lines[0 if is_known else 1 :]
 
 
-def _stand_in(ingredients: Ingredients, functions: Functions, findings: Findings) -> bool:
+def stand_in(experiment: Experiment, findings: Findings) -> bool:
     """Put what the loaders' `check` returns in place of the data; whether the shapes are those of the data."""
-    download, is_here, is_known = functions.made.pop("project.data.download", None), True, True
-    if download is not None:
-        is_here = False
-        with findings.blame("project.data.download"):
+    made, is_here = experiment.functions.made, True
+    if download := made.get(DOWNLOAD):
+        made[DOWNLOAD], is_here = None, False
+        with findings.blame(DOWNLOAD):
             is_here = isinstance(download, Checkable) and download.check()
-    for path in [path for path in SPLITS if path in functions.made]:
-        loader, found = functions.made.pop(path), Findings()
+    for path in [path for path in SPLITS if made.get(path)]:
+        loader, made[path], found = made[path], None, Findings()
         if not isinstance(loader, Checkable):
             findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
         with found.blame(path):
             try:
                 loaded = loader.check()
-                functions.made[path] = lambda loaded=loaded: loaded
+                made[path] = lambda loaded=loaded: loaded
             except NotHere:
                 is_here = is_here and download is not None  # which has put it elsewhere
                 raise
-        findings.problems += found.problems if is_here else []
-        is_known = is_known and (path != TRAINING or is_here or not found.problems)
-    if not is_known:
-        place = ingredients.at(f"{TRAINING}.source", "")
-        line = f"not checked, the data is not here yet ({place}): its classes; images (3, 224, 224) stand in for it"
-        findings.lines.append(line)
-        classes = ingredients.at("model.architecture.output_classes") or 10
-        images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
-        task = load_task(ingredients)
-        loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
-        functions.made[TRAINING] = functions.made[VALIDATION] = lambda loaded=loaded: loaded
-        functions.made.pop(TESTING, None)
-    return is_known
+        if is_here:
+            findings.problems += found.problems
+        elif path == TRAINING and found.problems:
+            place = experiment.ingredients.at(f"{TRAINING}.source")
+            line = f"not checked, the data is not here yet ({place}): its classes; images (3, 224, 224) stand in for it"
+            findings.lines.append(line)
+            classes, task = experiment.architecture.output_classes or 10, experiment.task
+            images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
+            loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
+            made[TRAINING] = made[VALIDATION] = lambda loaded=loaded: loaded
+            made[TESTING] = None
+            return False
+    return True
 
 
-def _try_on(device: str, experiment: Experiment) -> Findings:
+def try_on(device: str, experiment: Experiment) -> Findings:
     """Build the experiment on a device and let it take one step."""
     found = Findings()
     scheme = replace(experiment.scheme, memory=0.0, workers=0, compile=False, device=device)
     experiment = replace(experiment, scheme=scheme, device=torch.device(device))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), found.blame(TRAINING):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
-        with found.blame(TRAINING):
-            build(experiment, blame=found.blame)
-            if experiment.training:
-                found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
-                found.lines += [experiment.splits] if experiment.splits else []
-                _check_testing(experiment, found)
-            if experiment.phases:
-                _step(experiment, found)
+        build(experiment, blame=found.blame)
+        if experiment.training:
+            found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
+            found.lines += [experiment.splits] if experiment.splits else []
+            with found.blame(TESTING):
+                if experiment.functions.at(TESTING) and (samples := experiment.load("testing")) is not None:
+                    experiment.task.check_split(TESTING, samples, experiment.meta)
+        if experiment.phases:
+            take_step(experiment, found)
     return found
 
 
-def _check_testing(experiment: Experiment, found: Findings) -> None:
-    if TESTING in experiment.functions.made:
-        with found.blame(TESTING):
-            if (samples := experiment.load("testing")) is not None:
-                experiment.task.check_split(TESTING, samples, experiment.meta)
-
-
-def _step(experiment: Experiment, found: Findings) -> None:
+def take_step(experiment: Experiment, found: Findings) -> None:
     """One step on two samples; a line about the model."""
-    model = experiment.model.train()
-    first = torch.arange(min(2, len(experiment.training)))
-    inputs, targets = next(reader(experiment.training, 2, torch.device("cpu"))(first))
+    model, samples, device = experiment.model.train(), experiment.training, experiment.device
+    inputs, targets = next(reader(samples, 2, torch.device("cpu"))(torch.arange(min(2, len(samples)))))
     with found.blame("training.augment"):
         inputs, targets = experiment.transform(inputs, targets, 1.0)
-    inputs, targets, prefix = to_device(inputs, experiment.device), to_device(targets, experiment.device), ""
+    inputs, targets = to_device(inputs, device), to_device(targets, device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    found.lines.append(f"model: {experiment.architecture.backbone}, {parameters:,} parameters")
-    if torch.is_tensor(targets):
-        outputs = model(inputs)
-        found.lines[-1] += f", {experiment.meta['shape']} -> {list(outputs.shape[1:])}"
-        prefix = f"outputs {list(outputs.shape)} and targets {list(targets.shape)} do not match: "
+    shapes = f", {experiment.meta['shape']} -> {list(model(inputs).shape[1:])}" if torch.is_tensor(targets) else ""
+    found.lines.append(f"model: {experiment.architecture.backbone}, {parameters:,} parameters{shapes}")
     if experiment.new_weights:
         found.lines.append(experiment.new_weights)
-    with found.blame("training.loss", prefix):
+    with found.blame("training.loss"):
         loss = sum(loss_of(model, inputs, targets, experiment.criterion) for _, _, loss_of in experiment.phases)
         if loss.ndim != 0:
             raise IngredientsError(f"returns {list(loss.shape)} for 2 samples, expected a scalar, such as the mean")

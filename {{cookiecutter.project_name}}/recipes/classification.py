@@ -20,7 +20,7 @@ def check(architecture, scheme) -> None:
 def check_data(architecture, samples) -> int:
     """The number of classes of the training data. Raises SettingError if the head or the targets do not fit."""
     targets, wanted = samples.targets, architecture.output_classes
-    if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
+    if targets is not None and samples.labels is None:
         message = f"y is {targets.dtype} {list(targets.shape)}, expected class indices (N,), integers from 0"
         raise SettingError("training.load_dataset", message)
     lowest, counted = 0, len(samples.classes) if samples.classes else None
@@ -29,12 +29,9 @@ def check_data(architecture, samples) -> int:
     if lowest < 0 or (lowest == 1 and wanted == counted - 1):
         message = f"the classes in y are {lowest} to {counted - 1}, expected 0 to {counted - lowest - 1}"
         raise SettingError("training.load_dataset", message)
-    if counted == 1:
-        message = f"has one class alone, {samples.classes[0] if samples.classes else 0}; expected 2 or more"
-        raise SettingError("training.load_dataset", message)
     if wanted is None and counted is None:
         raise SettingError("model.architecture", "set output_classes: this data set does not know its classes")
-    if wanted is not None and counted is not None and wanted != counted:
+    if wanted not in (None, counted) and counted is not None:
         names = ", ".join((samples.classes or list(map(str, range(counted))))[:12])
         message = f"the data has {counted} classes ({names}{', ...' if counted > 12 else ''}); set it to {counted}"
         raise SettingError("model.architecture.output_classes", message)
@@ -43,15 +40,15 @@ def check_data(architecture, samples) -> int:
 
 def check_split(section: str, samples, meta: dict) -> None:
     """Refuse validation or test data of other classes than those in training, or of other channels."""
-    known, targets = meta["classes"], samples.targets
+    known, targets, message = meta["classes"], samples.targets, ""
     if samples.classes and list(samples.classes) != list(known):
         message = f"its classes are {', '.join(samples.classes)}, but those of training are {', '.join(known)}"
-        raise SettingError(section, message)
-    if targets is not None and not 0 <= int(targets.min()) <= int(targets.max()) < len(known):
+    elif targets is not None and not 0 <= int(targets.min()) <= int(targets.max()) < len(known):
         message = f"its classes are {int(targets.min())} to {int(targets.max())}, training has 0 to {len(known) - 1}"
+    elif samples.shape[0] != meta["shape"][0]:
+        message = f"a sample is {samples.shape}, but {meta['shape']} in training"
+    if message:
         raise SettingError(section, message)
-    if samples.shape[0] != meta["shape"][0]:
-        raise SettingError(section, f"a sample is {samples.shape}, but {meta['shape']} in training")
 
 
 def build_model(architecture, shape: list[int], classes: int, dtype=torch.float32) -> torch.nn.Module:
@@ -110,11 +107,7 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     if inputs.ndim != 4:
         return []
     truth = [classes[index] for index in (targets if targets.ndim == 1 else targets.argmax(1)).tolist()]
-    if model is None:
-        return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, truth, strict=True)]
-    drawn = []
-    for sample, text, prediction in zip(inputs, truth, predict(model, inputs, classes), strict=True):
-        name = prediction.rpartition("  ")[0]
-        caption = name if name == text else f"{name}, not {text}"
-        drawn.append(captioned(as_pixels(sample), caption, name == text))
-    return drawn
+    texts = truth if model is None else [text.rpartition("  ")[0] for text in predict(model, inputs, classes)]
+    captions = [text if text == right else f"{text}, not {right}" for text, right in zip(texts, truth, strict=True)]
+    good = [None if model is None else text == right for text, right in zip(texts, truth, strict=True)]
+    return list(map(captioned, map(as_pixels, inputs), captions, good))

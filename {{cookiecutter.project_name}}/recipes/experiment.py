@@ -22,7 +22,7 @@ from recipes.parts.metrics import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
-from recipes.settings import Architecture, Saving, Scheme, Testing, default_of
+from recipes.settings import Architecture, Saving, Scheme, Testing
 
 
 @dataclass
@@ -230,7 +230,7 @@ def _load_data(experiment: Experiment, blame) -> None:
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
     experiment.has_testing = experiment.functions.at("testing.load_dataset") is not None
-    if experiment.ingredients.at("testing.load_dataset.optional"):
+    if experiment.has_testing and experiment.ingredients.at("testing.load_dataset.optional"):
         from recipes.parts.splits import find_splits
 
         with blame("testing.load_dataset"):
@@ -326,7 +326,7 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
         message = f"the body would never be trained in {scheme.epochs} epochs; freeze fewer"
         wrong.append(("training.scheme.frozen_epochs", message))
     for path, reason in task.REFUSED.items():
-        off = default_of(path)
+        off = vars(Scheme).get(path.removeprefix("training.scheme."))
         if ingredients.at(path, off) not in (off, None):
             wrong.append((path, reason))
     for path in sections(ingredients):
@@ -346,7 +346,13 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
     lowest = best == "loss" if higher is None else not higher
     if scheme.best_is:
         lowest = scheme.best_is == "lowest"
-    return best, lambda values: (-values[best] if lowest else values[best], -values.get("loss", 0.0))
+
+    def rank(values: dict[str, float]) -> tuple[float, float]:
+        if best not in values:
+            raise SettingError("training.scheme.best", f"this run has no such metric. {suggest(best, values)}")
+        return -values[best] if lowest else values[best], -values.get("loss", 0.0)
+
+    return best, rank
 
 
 def augmented(samples: Samples, per_sample, seed: int) -> Samples:

@@ -1,12 +1,12 @@
-"""What --print, --explain and --list answer: the settings as they hold, where one comes from, what can be called."""
+"""What --help, --print, --explain and --list answer: the settings there are, their values and origins, functions."""
 
 import inspect
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from core.arguments import FREE, declared_paths, describe, kind_of
-from core.errors import IngredientsError, suggest
+from core.arguments import FREE, declared_paths, describe, kind_of, signature_of
+from core.errors import IngredientsError, escaped, suggest
 from core.ingredients import Ingredients, call_key
 from core.registry import registry, source
 from core.values import as_written
@@ -22,8 +22,21 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
         return 0
     ingredients = read_ingredients(arguments.ingredients, overrides)
     text = resolved_text(ingredients) if option == "print" else explain(ingredients, arguments.explain)
-    print(text.rstrip("\n"))
+    print(text.rstrip("\n") if option == "print" else escaped(text))
     return 0
+
+
+def all_settings() -> str:
+    """The declared settings, for --help: name, default, type, meaning."""
+    lines = ["settings, each also as --section.key VALUE:"]
+    for path, kind in SECTIONS.items():
+        calls = f"  @{kind} = name of a function (--list {kind}), and its arguments" if isinstance(kind, str) else ""
+        lines.append(f"\n[{path}]{calls}")
+        for item in () if calls else fields(kind):
+            default = "" if item.default is MISSING else f" = {item.default}"
+            words = describe(signature_of(kind).hints[item.name])
+            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
+    return "\n".join(lines)
 
 
 def listing(name: str) -> str:
@@ -33,24 +46,13 @@ def listing(name: str) -> str:
     functions, lines = registry[name], []
     for key in sorted(functions):
         function = functions.get(key)
-        text = inspect.getdoc(function) or ""
-        lines += [f"{key}{_arguments(function)}", f"    {text.partition(chr(10))[0]}", f"    {source(function)}"]
-    return "\n".join(
-        [
-            *lines,
-            *(
-                f"{name}\n    see the documentation of {name[:-5]}"
-                for name in functions.names()
-                if name.endswith(".NAME")
-            ),
-        ]
-    )
-
-
-def _arguments(function) -> str:
-    """`(name: type = default, ...)`, a text as long as it reads well."""
-    parameters = inspect.signature(function).parameters.values()
-    return "(" + ", ".join(map(str, parameters)) + ")"
+        arguments = ", ".join(map(str, inspect.signature(function).parameters.values()))
+        meaning = (inspect.getdoc(function) or "no docstring").partition("\n")[0]
+        lines += [f"{key}({arguments})", f"    {meaning}", f"    {source(function)}"]
+    for key in functions.names():
+        if key.endswith(".NAME"):
+            lines += [key, f"    see the documentation of {key[:-5]}"]
+    return "\n".join(lines)
 
 
 def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> str:

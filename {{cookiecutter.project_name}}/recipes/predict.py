@@ -1,4 +1,4 @@
-"""Predict images, or what else the task takes: files of rows, texts.
+"""Predict what the task takes: images, files of rows, texts.
 
 python -m recipes.predict a.png b.jpg                    with the best weights of the newest run
 python -m recipes.predict photos "*.png"                 the images of a folder; of a pattern
@@ -9,6 +9,7 @@ import glob
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, Place, Problem
+from core.errors import escaped
 from recipes.parts.command import Command
 
 
@@ -28,7 +29,7 @@ def main() -> None:
             samples += sample.items() if isinstance(sample, dict) else [(path, sample)]
         width = max(len(name) for name, _ in samples)
         for name, sample in samples:
-            print(f"{name:<{width}}  {predict(experiment, name, sample)}")
+            print(escaped(f"{name:<{width}}  {predict(experiment, name, sample)}"))
 
 
 def predict(experiment, name: str, sample) -> str:
@@ -57,10 +58,12 @@ def find_inputs(names: list[str], task) -> list[str]:
         return names
     paths, problems = [], []
     for name in names:
-        found = find_images(Path(name)) if Path(name).is_dir() else [name] if Path(name).exists() else glob.glob(name)
-        paths += sorted(found)
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name))
+        inside = {path: find_images(Path(path)) for path in matches if Path(path).is_dir()}
+        found = [file for path in matches for file in inside.get(path, [path])]
+        paths += map(str, found)
         if not found:
-            message = "there is no image in this folder" if Path(name).is_dir() else "there is no such file or folder"
+            message = "there is no image in this folder" if inside else "there is no such file or folder"
             problems.append(Problem(Place("command line"), name, "", message))
     if problems:
         raise IngredientsError(problems)

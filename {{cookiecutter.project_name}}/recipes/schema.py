@@ -22,7 +22,7 @@ HEAD = """# Written by `python -m recipes.schema` from {file}; Python does not r
 from os import PathLike
 
 from core.errors import IngredientsError as IngredientsError, Place as Place, Problem as Problem
-from core.errors import SettingError as SettingError
+from core.errors import SettingError as SettingError, check_interval as check_interval
 from core.ingredients import Ingredients as Section, locate as locate
 from core.registry import registry as registry
 

@@ -4,22 +4,17 @@ Imports nothing of torch, so that a misspelt setting is reported at once.
 """
 
 import importlib
-import importlib.util
 import os
 import sys
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Literal
 
-from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
+from core import Ingredients, IngredientsError, Place, Problem, SettingError, check_interval, parse, registry, resolve
 from core.arguments import setting
 from core.registry import check_functions
-
-
-def number(default, doc: str, interval: str):
-    """A number that must lie in an interval, such as "[0, 1)"."""
-    return field(default=default, metadata={"doc": doc, "interval": interval})
 
 
 @dataclass(frozen=True)
@@ -38,48 +33,35 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Scheme:
-    epochs: float = number(10, "passes over the training data; 0.5 is half a pass", "(0, inf)")
-    batch_size: int | Literal["auto"] = number(
-        128, "samples per batch; auto: as many as fit in half of the free memory", "[1, inf)"
-    )
-    evaluation_batch_size: int | None = number(
-        None, "samples per batch in evaluation; None: batch_size", "[1, inf)"
-    )  # a larger one is rarely faster, and runs out of memory where training does not
-    accumulate: int = number(1, "batches whose gradients are accumulated for one step", "[1, inf)")
+    epochs: float = setting(10, "passes over the training data; 0.5 is half a pass", "(0, inf)")
+    batch_size: int | Literal["auto"] = setting(128, "samples; auto: as many as fit in half of the memory", "[1, inf)")
+    # A larger one is rarely faster, and runs out of memory where training does not.
+    evaluation_batch_size: int | None = setting(None, "samples per batch in evaluation; None: batch_size", "[1, inf)")
+    accumulate: int = setting(1, "batches whose gradients are accumulated for one step", "[1, inf)")
     precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
-        "float32", "of the forward pass, weights stay float32; auto: bf16 if the processor supports it"
+        "float32", "of the forward pass; auto: bf16 if fast"
     )
-    clip_norm: float | None = number(None, "maximum norm of the gradients of a step", "(0, inf)")
-    ema: float = number(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
-    swa: float = number(0.0, "share of training, at its end, over which weights are averaged evenly; 0: off", "[0, 1)")
-    frozen_epochs: int = number(0, "first epochs in which only the head is trained", "[0, inf)")
-    frozen_norms: bool | Literal["auto"] = setting(
-        "auto", "keep the batch norms of the body as they are; auto: if weights are loaded and the data is small"
-    )
-    body_rate: float = number(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
-    first_size: float = number(
-        1.0, "share of height and width that images start with; 1 from half of training", "(0, 1]"
-    )
+    clip_norm: float | None = setting(None, "maximum norm of the gradients of a step", "(0, inf)")
+    ema: float = setting(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
+    swa: float = setting(0.0, "share of training, at its end, in which weights are averaged evenly; 0: off", "[0, 1)")
+    frozen_epochs: int = setting(0, "first epochs in which only the head is trained", "[0, inf)")
+    frozen_norms: bool | Literal["auto"] = setting("auto", "keep the body's norms; auto: of loaded weights, small data")
+    body_rate: float = setting(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
+    first_size: float = setting(1.0, "share of their size that images start with; 1 from half of training", "(0, 1]")
     balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
     compile: bool = setting(False, "compile the model with torch.compile: a minute once, then faster steps on GPUs")
     deterministic: bool = setting(True, "the same numbers each time on a GPU as well, at some cost in speed")
     best: str | None = setting(None, "metric that selects the best epoch: accuracy, loss, one of [validation.metrics]")
     best_is: Literal["highest", "lowest"] | None = setting(None, "None: lowest for losses and errors, else highest")
     early_stop: bool = setting(False, "stop when validation has not improved for `patience` epochs")
-    patience: int = number(5, "epochs without improvement that early_stop allows", "[1, inf)")
+    patience: int = setting(5, "epochs without improvement that early_stop allows", "[1, inf)")
     resume: bool = setting(False, "resume the newest run of this project; False: start a new one")
-    validation_fraction: float = number(
-        0.2, "share of the training data that is held back if there is no [validation.load_dataset]", "(0, 1)"
-    )
+    validation_fraction: float = setting(0.2, "share of the data held back if no section loads validation", "(0, 1)")
     fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
-    workers: int | Literal["auto"] = number(
-        "auto", "processes that read samples that are not kept in memory; auto: as many as help", "[0, inf)"
-    )
-    memory: float = number(
-        4.0, "GB of preprocessed samples to keep in memory; a larger set is read each epoch", "[0, inf)"
-    )
+    workers: int | Literal["auto"] = setting("auto", "processes that read samples; auto: as many as help", "[0, inf)")
+    memory: float = setting(4.0, "GB of samples to keep in memory; a larger set is read each epoch", "[0, inf)")
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ class Saving:
     save_dir: str = setting("models", "folder of save_name, if that names none")
     save_name: str = setting("model.pth", "file for the best weights; the last ones are saved beside it as NAME-last")
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
-    checkpoint_minutes: float = number(10.0, "between checkpoints within an epoch, which ends with one", "[0, inf)")
+    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch, which ends with one", "[0, inf)")
     runs: str = setting("runs", "folder in which each run gets a folder")
 
 
@@ -117,7 +99,6 @@ SECTIONS = {
     "testing.load_dataset": "load_dataset",
     "testing.preprocess": "preprocess",
 }
-FUNCTIONS_FILE = "custom_functions.py"
 
 
 def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
@@ -126,32 +107,24 @@ def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
     The functions are those of the custom_functions.py beside the file (as in a run folder), else of the project's.
     `checks`: as of `parse`; they come first.
     """
-    functions = lambda ingredients: _check_functions(ingredients, file)  # noqa: E731
-    return parse(file, overrides, SECTIONS, checks=[*checks, check_intervals, functions])
+    return parse(file, overrides, SECTIONS, [*checks, check_intervals, partial(_check_functions, Path(file).parent)])
 
 
-def _check_functions(ingredients: Ingredients, file: str | Path) -> list[Problem]:
+def _check_functions(folder: Path, ingredients: Ingredients) -> list[Problem]:
     try:
-        import_functions(Path(file).parent)
+        import_functions(folder)
     except SyntaxError as error:
         place = Place(os.path.relpath(error.filename or "?"), error.lineno or 0)
         return [Problem(place, (error.text or "").strip(), "", f"{error.msg}; Python cannot read this file")]
     except IngredientsError:  # such as a name that is taken; it names its place
         raise
     except Exception as error:  # the file may run anything; an error elsewhere is a bug of the project
-        frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith(FUNCTIONS_FILE)]
+        frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith("custom_functions.py")]
         if not frames:
             raise
         place = Place(os.path.relpath(frames[-1].filename), frames[-1].lineno or 0)
         return [Problem(place, frames[-1].line or "", "", f"{type(error).__name__}: {error}")]
     return check_functions(ingredients)
-
-
-def default_of(path: str):
-    """The default of a declared setting; None for anything else."""
-    section, _, key = path.rpartition(".")
-    items = fields(SECTIONS[section]) if isinstance(SECTIONS.get(section), type) else ()
-    return next((item.default for item in items if item.name == key), None)
 
 
 def check_intervals(ingredients: Ingredients) -> list[Problem]:
@@ -161,29 +134,27 @@ def check_intervals(ingredients: Ingredients) -> list[Problem]:
         section = ingredients.at(path) if isinstance(kind, type) else None
         for item in fields(kind) if isinstance(section, Ingredients) else ():
             interval, value = item.metadata.get("interval"), section.get(item.name)
-            if interval and type(value) in (int, float) and not _inside(value, interval):
-                problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
+            if interval and type(value) in (int, float):
+                try:
+                    check_interval(interval, **{item.name: value})
+                except ValueError:
+                    problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
     return problems
 
 
-def _inside(value: float, interval: str) -> bool:
-    low, high = map(float, interval[1:-1].split(", "))
-    return low <= value <= high and (value != low or interval[0] == "[") and (value != high or interval[-1] == "]")
-
-
 def import_functions(folder: Path) -> None:
-    """Register the pantry's functions, then yours: of custom_functions.py in `folder` if there is one."""
+    """Register the pantry's functions, then yours: of custom_functions.py in `folder`, else of the project's."""
     for name in ("backbone", *(kind for kind in SECTIONS.values() if isinstance(kind, str))):
         registry.create(name)
     importlib.import_module("pantry")
-    own = folder / FUNCTIONS_FILE
-    if "custom_functions" in sys.modules or not own.is_file():
-        if importlib.util.find_spec("custom_functions") is not None:  # a project without functions of its own is fine
-            importlib.import_module("custom_functions")
-        return
-    spec = importlib.util.spec_from_file_location("custom_functions", own)
-    sys.modules["custom_functions"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(folder))
+    try:
+        importlib.import_module("custom_functions")
+    except ModuleNotFoundError as error:
+        if error.name != "custom_functions":  # a project without functions of its own is fine
+            raise
+    finally:
+        sys.path.remove(str(folder))
 
 
 def call_functions(ingredients: Ingredients) -> Ingredients:

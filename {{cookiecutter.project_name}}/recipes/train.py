@@ -54,7 +54,8 @@ class TrainState:
     def end_epoch(self, metrics: dict) -> bool:
         """Count the epoch that is complete; returns whether it is the best one."""
         rank = self.experiment.selection[1]
-        is_best = self.best is None or rank(metrics) > rank(self.best)
+        score = rank(metrics)  # of the first epoch too: it refuses a metric that there is not
+        is_best = self.best is None or score > rank(self.best)
         line = {"epoch": self.epoch + 1, "train_loss": self.mean_loss(), **metrics, "seconds": round(self.seconds, 3)}
         self.history.append(line)
         self.epoch, self.step = self.epoch + 1, 0

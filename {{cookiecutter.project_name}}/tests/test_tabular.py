@@ -204,6 +204,7 @@ def test_another_loss_and_metrics_of_torchmetrics(train):
     "changes, path, message",
     [
         ({"training.scheme.best": "mae"}, "training.scheme.best", "best_is = lowest"),
+        ({"training.scheme.best": "accuracy"}, "training.scheme.best", "no such metric"),
         ({"model.architecture.output_classes": "2"}, "model.architecture.output_classes", "set it to 1"),
         ({"model.architecture.backbone": "mpl"}, "model.architecture.backbone", "Did you mean mlp"),
         ({"training.load_dataset.@load_dataset": "whole"}, "training.load_dataset", "torch.int64 [3]"),

@@ -1,18 +1,16 @@
 """The command line that all scripts share: an ini file, overrides by path, and errors without a traceback."""
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import itertools
 import os
-import re
 import signal
 import sys
-from dataclasses import MISSING, fields
 
 from core import Ingredients, IngredientsError, locate, parse
-from core.arguments import Signature, describe
-from core.errors import suggest
+from core.errors import escaped, suggest
 from recipes.settings import SECTIONS, read_ingredients
 
 # Options that answer and exit: name -> (the script that answers, its argument, help). A script may be deleted.
@@ -22,16 +20,7 @@ ANSWERS = {
     "explain": ("recipes.explain", "PATH", "print where a setting comes from and what reads it"),
     "list": ("recipes.explain", "REGISTRY", "print the functions of a registry, such as loss, and their arguments"),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        unknown = re.search(r"unrecognized arguments: (--[^ =]+)", message)
-        if unknown:
-            message += (
-                f"\n    {suggest(unknown[1], [name for name in self._option_string_actions if name[:2] == '--'])}"
-            )
-        super().error(message)
+STDOUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF, errno.EINVAL)
 
 
 class Command:
@@ -41,12 +30,10 @@ class Command:
     """
 
     def __init__(self, description: str, argv: list[str] | None = None):
-        self.overrides, self.rest = _split_overrides(list(sys.argv[1:] if argv is None else argv))
-        self.traceback, self.ingredients = "--traceback" in self.rest, None
-        settings = help_text(SECTIONS) if {"-h", "--help"} & {*self.rest} else ""  # which takes a while
-        self.parser = _Parser(
+        self.overrides, self.rest = split_overrides(sys.argv[1:] if argv is None else argv)
+        self.ingredients = None
+        self.parser = argparse.ArgumentParser(
             description=description,
-            epilog="settings, each also as --section.key VALUE:\n\n" + settings,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             usage="%(prog)s [options] [--section.key VALUE ...]",
@@ -66,10 +53,18 @@ class Command:
         `with_functions`: check what the file calls too; False if a run brings the functions of its own.
         `checks`: this script's own for --check: (arguments, ingredients) -> a line, or IngredientsError.
         """
-        arguments = self.parser.parse_args(self.rest)
-        for name, (script, metavar, _) in ANSWERS.items():
-            asked = vars(arguments).get(name)
-            if asked or (metavar and asked is not None):
+        if {"-h", "--help"} & {*self.rest}:  # not left to argparse, which takes no notice of a write that fails
+            if importlib.util.find_spec("recipes.explain"):
+                self.parser.epilog = importlib.import_module("recipes.explain").all_settings()
+            print(self.parser.format_help(), end="")
+            raise SystemExit(0)
+        arguments, unknown = self.parser.parse_known_args(self.rest)
+        if unknown:
+            names = [name for name in self.parser._option_string_actions if name[:2] == "--"]
+            nearest = f"\n    {suggest(unknown[0].partition('=')[0], names)}" if unknown[0][:1] == "-" else ""
+            self.parser.error(escaped(f"unrecognized arguments: {' '.join(unknown)}{nearest}"))
+        for name, (script, _, _) in ANSWERS.items():
+            if vars(arguments).get(name) not in (None, False):
                 raise SystemExit(importlib.import_module(script).answer(name, arguments, self.overrides, checks))
         if with_functions:
             self.ingredients = read_ingredients(arguments.ingredients, self.overrides)
@@ -78,7 +73,10 @@ class Command:
         return arguments, self.ingredients
 
     def __enter__(self) -> "Command":
-        self.before = signal.signal(signal.SIGINT, _quit)
+        # Ctrl-C while modules are imported: some of them would print a traceback of their own, or go on.
+        self.before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if sys.stdout is None:
+            raise SystemExit("standard output is closed; > /dev/null discards what is printed")
         return self
 
     def interruptible(self) -> None:
@@ -87,63 +85,50 @@ class Command:
 
     def __exit__(self, kind, error, traceback) -> None:
         signal.signal(signal.SIGINT, self.before)
-        if kind is KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGINT) from None  # as shells count
-        broken = error if isinstance(error, OSError) and error.filename is None else None
         try:
             sys.stdout.flush()
         except OSError as unwritten:
-            broken = unwritten
-        if broken is not None:
+            error = unwritten
+        if error is not None and (code := self.report(error)):
+            raise SystemExit(code) from None
+
+    def report(self, error) -> int:
+        """Print what is wrong and can be mended; returns the exit code, 0 for any other error."""
+        code = 1
+        if isinstance(error, KeyboardInterrupt):
+            message, code = "interrupted", 128 + signal.SIGINT  # as shells count
+        elif isinstance(error, OSError) and error.filename is None and error.errno in STDOUT_ERRORS:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
-            if isinstance(broken, BrokenPipeError):  # as of `| head -1`
-                raise SystemExit(128 + 13) from None  # SIGPIPE, which Windows does not have
-            print(f"cannot write to standard output: {broken.strerror}", file=sys.stderr)
-            raise SystemExit(1) from None
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith(("pantry.", "recipes.")):
-            print(f"{error.name.replace('.', '/')}.py is missing, and this needs it ({error})", file=sys.stderr)
-            raise SystemExit(1) from None
-        if isinstance(error, IngredientsError) and not self.traceback:
-            print(error if self.ingredients is None else locate(error, self.ingredients), file=sys.stderr)
-            raise SystemExit(1) from None
+            message = f"cannot write to standard output: {error.strerror}"
+            if error.errno == errno.EPIPE:  # as of `| head -1`
+                return 128 + 13  # SIGPIPE, which Windows does not have
+        elif isinstance(error, ModuleNotFoundError) and str(error.name).startswith(("pantry.", "recipes.")):
+            message = f"{error.name.replace('.', '/')}.py is missing, and this needs it ({error})"
+        elif isinstance(error, IngredientsError) and "--traceback" not in self.rest:
+            message = error if self.ingredients is None else locate(error, self.ingredients)
+        else:
+            return 0
+        print(message, file=sys.stderr)
+        return code
 
 
-def _quit(number, frame) -> None:
-    """Ctrl-C while modules are imported: some of them would print a traceback of their own, or go on."""
-    os._exit(128 + number)
-
-
-def help_text(declared: dict) -> str:
-    """The declared settings, a line each: name, type, default, meaning."""
-    lines = []
-    for path, kind in declared.items():
-        calls = f"  @{kind} = name of a function, and its arguments" if isinstance(kind, str) else ""
-        lines.append(f"\n[{path}]{calls}")
-        for item in () if calls else fields(kind):
-            default = "" if item.default is MISSING else f" = {item.default}"
-            words = describe(Signature(kind).hints[item.name])
-            lines.append(f"  {item.name}{default}  ({words})\n      {item.metadata.get('doc', '')}")
-    return "\n".join(lines).lstrip("\n")
-
-
-def _split_overrides(argv: list[str]) -> tuple[list, list]:
+def split_overrides(argv: list[str]) -> tuple[list, list]:
     """`--a.b.c value`, `--a.b.c=value` and `--add a.b=value` out of the arguments; the rest as it was."""
     overrides, rest, tokens = [], [], iter(argv)
     for token in tokens:
-        if token == "--add" or token.startswith("--add="):
-            path, equals, value = (next(tokens, "") if token == "--add" else token[6:]).partition("=")
-            if not path or not equals:
-                raise SystemExit(f"--add {path}: expected --add {path or 'section.key'}=VALUE")
-            overrides.append((path, value, True))
-        elif token == "--explain":  # its path looks like an override if somebody writes --training...
+        name, equals, value = token.partition("=")
+        if token == "--explain":  # its path looks like an override if somebody writes --training...
             rest += [token, *(path.removeprefix("--") for path in itertools.islice(tokens, 1))]
-        elif token.startswith("--") and "." in token.partition("=")[0]:
-            path, equals, value = token[2:].partition("=")
+        elif name == "--add":
+            path, equals, value = (value if equals else next(tokens, "")).partition("=")
+            if not path or not equals:
+                raise SystemExit(escaped(f"--add {path}: expected --add {path or 'section.key'}=VALUE"))
+            overrides.append((path, value, True))
+        elif name.startswith("--") and "." in name:
             value = value if equals else next(tokens, None)
             if value is None:
-                raise SystemExit(f"{token}: a value is missing; expected {token} VALUE")
-            overrides.append((path, value, False))
+                raise SystemExit(escaped(f"{token}: a value is missing; expected {token} VALUE"))
+            overrides.append((name[2:], value, False))
         else:
             rest.append(token)
     return overrides, rest

@@ -5,34 +5,37 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from core import Ingredients
-from core.ingredients import is_call
+from core.ingredients import call_key
 from core.references import find
 from core.values import as_written, read_value, references_in, strip_comment
 from recipes.settings import SECTIONS
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
-# Settings without effect as long as another is as it is: path -> (the other, whether it is so, in words).
-WITHOUT_EFFECT = {
-    "training.scheme.patience": ("training.scheme.early_stop", lambda on: not on, "early_stop is False"),
-    "training.scheme.best_is": ("training.scheme.best", lambda name: name is None, "best is not set"),
-    "training.scheme.validation_fraction": ("validation.load_dataset", bool, "there is [validation.load_dataset]"),
-    "training.model.save_dir": ("training.model.save_name", lambda name: re.search(r"[/\\]", name or ""), "save_name"),
-}
+# Settings without effect as long as another is as it is: (path, the other, whether it is so, in words).
+WITHOUT_EFFECT = (
+    ("training.scheme.patience", "training.scheme.early_stop", lambda on: not on, "early_stop is False"),
+    ("training.scheme.best_is", "training.scheme.best", lambda name: name is None, "best is not set"),
+    ("training.scheme.validation_fraction", "validation.load_dataset", bool, "[validation.load_dataset] is there"),
+    ("training.scheme.validation_fraction", "training.scheme.fold", bool, "fold is set"),
+    (
+        "training.model.save_dir",
+        "training.model.save_name",
+        lambda name: bool(name) and "/" in name,
+        "save_name has one",
+    ),
+)
 # A setting in the text of a file: its key, its value with the lines that continue it, the end of the line.
 _SETTING = re.compile(r"^([^\s\[\]}#;=:][^=:\n]*)[=:](.*(?:\n(?:[ \t]*(?:[#;].*)?\n)*[ \t\]}].*)*)(\n?)", re.MULTILINE)
 
 
 def unused_settings(ingredients: Ingredients) -> list[str]:
     """Settings of the file without effect in this experiment: facts for people, and those that need another one."""
-    referred, unused = users(ingredients), []
+    referred, written = users(ingredients), [f"{section}.{key}" for section, key in settings(ingredients)]
+    idle = {path: f"{path} ({why})" for path, other, is_so, why in WITHOUT_EFFECT if is_so(ingredients.at(other))}
     for section, key in settings(ingredients):
-        path = f"{section}.{key}"
-        other, is_idle, reason = WITHOUT_EFFECT.get(path, ("", bool, ""))
-        if reason and is_idle(ingredients.at(other)) and path not in referred:
-            unused.append(f"{path} ({reason})")
-        elif section.partition(".")[0] == "project" and path not in READ and path not in referred:
-            unused += [] if is_call(ingredients.at(section)) else [path]
-    return unused
+        if section.partition(".")[0] == "project" and not call_key(ingredients.at(section)):
+            idle[f"{section}.{key}"] = f"{section}.{key}"
+    return [text for path, text in idle.items() if path in written and path not in READ | referred.keys()]
 
 
 def resolved_text(ingredients: Ingredients, declared: dict = SECTIONS) -> str:

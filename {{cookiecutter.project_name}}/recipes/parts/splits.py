@@ -19,13 +19,14 @@ def find_splits(experiment, training: Samples, validation: Samples) -> tuple[str
     testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=True)
     if testing is not None:
         experiment.task.check_split("testing.load_dataset", testing, experiment.meta)
-    held_back = f"part {scheme.fold}" if scheme.fold else f"{scheme.validation_fraction:.0%}"
-    found = [
-        f"training{_place(source, training)}",
-        f"{held_back} of it held back for validation" if experiment.held_back else f"validation{_place(source, validation)}",
-        f"testing{_place(source, testing)}, {len(testing):,} samples" if testing else "no test split",
-    ]
-    return f"{source}: {'; '.join(found)}", testing is not None
+    if experiment.held_back:
+        share = f"part {scheme.fold}" if scheme.fold else f"{scheme.validation_fraction:.0%}"
+        of_validation = f"{share} of it held back for validation"
+    else:
+        of_validation = f"validation{_place(source, validation)}"
+    of_testing = f"testing{_place(source, testing)}, {len(testing):,} samples" if testing else "no test split"
+    found = f"{source}: training{_place(source, training)}; {of_validation}; {of_testing}"
+    return found, testing is not None
 
 
 def _place(source: Path, samples: Samples) -> str:

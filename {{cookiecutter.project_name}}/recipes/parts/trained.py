@@ -18,17 +18,18 @@ def find_trained(path: str | None, ingredients: Ingredients) -> Path:
 
 
 class Functions:
-    """The functions that ingredients call, each made when it is asked for: a prediction needs few of them."""
+    """The functions that ingredients call, each made when it is asked for: a prediction needs few of them.
+
+    `made` has them by the path of their section; None for one that is absent, or that --check has found wrong.
+    """
 
     def __init__(self, ingredients: Ingredients):
         self.ingredients, self.made = ingredients, {}
 
-    def at(self, path: str, default=None):
-        section = self.ingredients.at(path)
-        if section is None:
-            return default
+    def at(self, path: str):
         if path not in self.made:
-            self.made[path] = resolve(section)
+            section = self.ingredients.at(path)
+            self.made[path] = None if section is None else resolve(section)
         return self.made[path]
 
 

@@ -50,7 +50,9 @@ def _loss(experiment, inputs, targets):
 
 
 def learning_rate(experiment, batch_size: int, plot: Path) -> float:
-    """A tenth of the rate at which the loss is lowest, while the rate rises exponentially (Smith 2017, 1506.01186).
+    """A third of the rate at which the loss is lowest, while the rate rises exponentially (Smith 2017, 1506.01186).
+
+    A tenth lost up to 3 points against the best of four rates where 210 photos were fine-tuned; a third does not.
 
     Model and optimizer are left as they were. The trial is drawn to `plot` if matplotlib is installed.
     """
@@ -79,7 +81,7 @@ def learning_rate(experiment, batch_size: int, plot: Path) -> float:
         losses.append(smooth)
     model.load_state_dict(before[0])
     optimizer.load_state_dict(before[1])
-    best = rates[losses.index(min(losses))] / 10 if losses else LOWEST
+    best = rates[losses.index(min(losses))] / 3 if losses else LOWEST
     best = float(f"{best:.2g}")
     _draw(rates, losses, best, plot)
     return best

@@ -5,6 +5,7 @@ import re
 import sys
 from contextlib import contextmanager
 from http.client import HTTPException
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -79,26 +80,23 @@ def _normalization_in(ingredients) -> list | None:
 def _normalization_of(body: str) -> list | None:
     """[mean, std] of each channel that pretrained weights of torchvision or timm expect; None: not known."""
     if body.startswith("timm."):
-        config = _timm_config(body)
-        return [list(config.mean), list(config.std)]
-    import torchvision
+        expected = need("timm").models.get_pretrained_cfg(body.removeprefix("timm."))
+    else:
+        from torchvision import models
 
-    if body not in torchvision.models.list_models():
-        return None
-    transforms = torchvision.models.get_model_weights(body).DEFAULT.transforms()
-    return [list(transforms.mean), list(transforms.std)]
+        expected = models.get_model_weights(body).DEFAULT.transforms() if body in models.list_models() else None
+    return expected and [list(expected.mean), list(expected.std)]
 
 
 def _modules_of(new: list[str], loaded) -> list[str]:
     """The shortest names of modules that cover `new` and hold nothing that was loaded."""
-    holding = {path for key in loaded for path in _paths(key)}
-    return list(dict.fromkeys(next(path for path in _paths(key) if path not in holding) for key in new))
 
+    def paths(key: str):
+        """a.b.c -> a, a.b, a.b.c"""
+        return accumulate(key.split("."), "{}.{}".format)
 
-def _paths(key: str) -> list[str]:
-    """a.b.c -> [a, a.b, a.b.c]"""
-    parts = key.split(".")
-    return [".".join(parts[: count + 1]) for count in range(len(parts))]
+    holding = {path for key in loaded for path in paths(key)}
+    return list(dict.fromkeys(next(path for path in paths(key) if path not in holding) for key in new))
 
 
 def _rename(state: dict, own: dict, in_head: set) -> tuple[dict, str]:
@@ -126,44 +124,41 @@ def _rename(state: dict, own: dict, in_head: set) -> tuple[dict, str]:
 
 def _find(weights: str, body: str) -> tuple[dict, dict]:
     """(tensors by name, meta of a file that this project wrote, else {})."""
+    if weights == "pretrained" and body.startswith("timm."):
+        config = need("timm").models.get_pretrained_cfg(body.removeprefix("timm."))
+        weights = f"hf:{config.hf_hub_id}" if config and config.hf_hub_id else weights
     if weights == "pretrained":
-        if body.startswith("timm."):
-            return _read(_from_hub(f"hf:{_timm_config(body).hf_hub_id}"))
-        return _torchvision_weights(body), {}
+        return _of_torchvision(body), {}
     if weights.startswith("hf:"):
         return _read(_from_hub(weights))
     return _read(_from_url(weights) if "://" in weights else Path(weights))
 
 
-def _timm_config(body: str):
-    import timm
+def _of_torchvision(name: str) -> dict:
+    from torchvision import models
 
-    config = timm.models.get_pretrained_cfg(body.removeprefix("timm."))
-    if config is None or not config.hf_hub_id:
-        raise IngredientsError(f"timm has no pretrained weights of {body}; write weights = <path> of a file")
-    return config
+    if name not in models.list_models():
+        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file")
+    weights = models.get_model_weights(name).DEFAULT
+    with _explained(weights.url, f"put that file into {_folder()}, or "):
+        # through the model: torchvision renames entries of some of its files
+        return models.get_model(name, weights=weights, progress=False).state_dict()
 
 
-def _torchvision_weights(name: str) -> dict:
-    import torchvision
-
-    if name not in torchvision.models.list_models():
-        raise IngredientsError(f"torchvision has no pretrained weights of {name}; write weights = <path> of a file")
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    with _explained(weights.url):  # through the model: torchvision renames entries of some of its files
-        return torchvision.models.get_model(name, weights=weights, progress=False).state_dict()
+def _folder() -> Path:
+    """Where torch.hub keeps files."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 @contextmanager
-def _explained(url: str):
-    """Say which file to put where if it cannot be downloaded: no network, disk full, a truncated file, another hash."""
+def _explained(url: str, advice: str = ""):
+    """Name the file and where it goes if it cannot be downloaded: no network, disk full, cut off, another hash."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        advice = f"put that file into {folder}, or write weights = <path> of a file that you have"
-        raise IngredientsError(f"cannot download the weights from {url} ({reason}); {advice}") from error
+        message = f"cannot download the weights from {url} ({reason}); {advice}write weights = <path> of a file"
+        raise IngredientsError(f"{message} that you have") from error
 
 
 def _from_url(url: str) -> Path:
@@ -174,12 +169,12 @@ def _from_url(url: str) -> Path:
     digest = digest.lower() or (in_name and in_name[1]) or ""
     if not re.fullmatch("[0-9a-f]{8,64}", digest) or not name.endswith(KINDS):
         raise IngredientsError(f"{url}: expected https://.../name.pth#sha256=..., the hash that `sha256sum` prints")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = _folder() / name
     if path.is_file():
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest().startswith(digest):
                 return path
-    with _explained(address):
+    with _explained(address, f"put that file into {_folder()}, or "):
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path), digest, progress=sys.stderr.isatty())
     return path

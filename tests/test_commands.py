@@ -1,22 +1,28 @@
-"""What every script answers on the command line: --check, --print, --explain, --help; and completion."""
+"""What every script answers on the command line: --help, --check, --print, --explain, --list; and completion."""
 
 import dataclasses
+import inspect
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import pytest
-
 import core
+import pytest
 import train as train_script
+from core import registry
 from core.arguments import declared_paths
 from pantry.download import download_archive
-from recipes import predict, schema, validate
+from recipes import classification, predict, schema, validate
+from recipes.parts.command import split_overrides
+from recipes.parts.origins import resolved_text, unused_settings, users
 from recipes.settings import SECTIONS
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 INI = str(HERE / "ingredients.ini")
 SCRIPTS = {"train": (train_script, [INI]), "validate": (validate, [INI]), "schema": (schema, [INI])}
 SCRIPTS["predict"] = (predict, ["image.png", "--ingredients", INI])
@@ -59,9 +65,73 @@ def test_help_lists_every_setting(ask, script):
     assert "--check" in said and "--print" in said and "--explain PATH" in said and "--add PATH=VALUE" in said
 
 
-def test_unknown_option(ask):
+def test_an_unknown_option_names_the_nearest(ask):
     code, _, wrong = ask("--chek")
-    assert code == 2 and "unrecognized arguments: --chek" in wrong
+    assert code == 2 and "unrecognized arguments: --chek" in wrong and "Did you mean --check?" in wrong
+    code, _, wrong = ask("--bo\x1b[31mgus=1")
+    assert code == 2 and "--quiet" in wrong and "\x1b" not in wrong
+    code, _, wrong = ask("second.ini")
+    assert code == 2 and "second.ini" in wrong and "Available" not in wrong
+
+
+def test_a_setting_given_twice(ask):
+    code, _, wrong = ask(
+        "--training.scheme.epochs", "3", "--training.scheme.epochs=4", changes={"training.scheme.epochs": None}
+    )
+    assert code == 1 and wrong.count("\n    ") == 1 and "epochs is given twice: 3 and 4" in wrong
+
+
+def test_overrides_are_split_from_the_other_arguments():
+    argv = ["x.ini", "--a.b", "1", "--a.c=x=y", "--add", "p.q=2", "--add=p.r=3", "--traceback", "--explain", "--a.b"]
+    overrides = [("a.b", "1", False), ("a.c", "x=y", False), ("p.q", "2", True), ("p.r", "3", True)]
+    assert split_overrides(argv) == (overrides, ["x.ini", "--traceback", "--explain", "a.b"])
+    for wrong, told in (["--a.b"], "a value is missing"), (["--add"], "section.key=VALUE"), (["--add", "x"], "x=VALUE"):
+        with pytest.raises(SystemExit, match=told):
+            split_overrides(wrong)
+
+
+# ------------------------------------------------------------------------------------------ standard output, Ctrl-C
+
+
+def start(*argv, **options):
+    """train.py in the project's folder; processes that end before torch is imported take a tenth of a second."""
+    return subprocess.Popen([sys.executable, "train.py", *argv], cwd=HERE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("option", ["--help", "--print", "--list=loss"])
+def test_standard_output_that_cannot_be_written(option):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "w") as full, start(option, stdout=full) as process:
+        wrong = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and wrong.startswith("cannot write to standard output: No space left"), wrong
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start(option, stdout=writer) as process:  # as of `| head -1`, once head has ended
+        os.close(writer)
+        wrong = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + 13 and wrong == ""
+    with start(option, preexec_fn=lambda: os.close(1)) as process:
+        wrong = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and wrong.startswith("standard output is closed") and "Traceback" not in wrong
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.9])
+def test_ctrl_c_while_modules_are_imported_prints_no_traceback(seconds):
+    with start("--project.name", "p", stdout=subprocess.PIPE) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        said, wrong = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT) and "Traceback" not in said + wrong
+
+
+def test_help_and_mistakes_come_before_torch(tmp_path):
+    (tmp_path / "wrong.ini").write_text("[a\n")
+    for argv in (["--help"], [str(tmp_path / "wrong.ini")], ["--training.scheme.epchs", "3"]):
+        code = f"import sys; sys.argv[1:] = {argv}; import train\n"
+        code += "try: train.main()\nfinally: sys.exit('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True)
+        assert done.returncode == 0
 
 
 # ---------------------------------------------------------------------------------------------------- --check
@@ -72,7 +142,7 @@ def test_check_of_sound_ingredients_reads_and_writes_nothing(ask, here):
     code, said, wrong = ask("--check")
     assert (code, wrong) == (0, "")
     assert said == (
-        "data: 48 training and 12 validation samples, 3 classes; 6 steps an epoch\n"
+        "data: 48 training and 12 validation samples, 3 classes\n"
         "model: small_cnn, 23,603 parameters, [1, 16, 16] -> [3]\nok\n"
     )
     assert sorted(Path().rglob("*")) == before
@@ -81,8 +151,8 @@ def test_check_of_sound_ingredients_reads_and_writes_nothing(ask, here):
 def test_check_before_the_data_is_here(ask):
     code, said, wrong = ask("--check")
     assert (code, wrong) == (0, "")
-    assert "the data is not here yet: colour images of 224 x 224 pixels stand for it" in said
-    assert said.endswith("parameters, [3, 16, 16] -> [3]\nok, but for what could not be checked\n")
+    assert "the data is not here yet: its classes; images (3, 224, 224) stand in for it" in said
+    assert said.endswith("parameters, [3, 16, 16] -> [3]\nok, except for what could not be checked\n")
     assert list(Path().iterdir()) == []
     code, said, wrong = ask("--check", changes={"model.architecture.backbone": "alexnet"})
     assert (code, wrong) == (0, "") and "not checked: shapes, since these do not fit: cannot take samples of [3" in said
@@ -91,31 +161,31 @@ def test_check_before_the_data_is_here(ask):
 WRONG = {
     "head": ({"project.meta.n_classes": "4"}, "output_classes = ${project.meta.n_classes}", "3 classes (class-0, cl"),
     "shape": ({"model.architecture.backbone": "alexnet"}, "backbone = alexnet", "cannot take samples of [1, 16, 16]"),
-    "loss": ({"training.loss.@loss": "own"}, "@loss = own", "outputs [2, 3] and targets [2] do not fit: Using a targ"),
-    "batch loss": ({"training.loss.@loss": "each"}, "@loss = each", "gives [2] for 2 samples; give one number"),
-    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "@preprocess = flip", "Dimension out of range"),
-    "augment": ({"training.augment.@augment": "flip"}, "@augment = flip", "not a batch"),
+    "loss": ({"training.loss.@loss": "own"}, "training.loss", "Using a target size (torch.Size([2]))"),
+    "batch loss": ({"training.loss.@loss": "each"}, "training.loss", "returns [2] for 2 samples, expected a scalar"),
+    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "training.load_dataset", "Dimension out of range"),
+    "augment": ({"training.augment.@augment": "flip"}, "training.augment", "not a batch"),
     "schedule": (
         {"training.schedule.@schedule": "high"},
-        "@schedule = high",
-        "it gives inf at 0.0, inf at 0.5, inf at",
+        "training.schedule",
+        "returns inf at 0.0, inf at 0.5, inf at",
     ),
     "factory": (
         {"training.optimizer.learning_rate": "-1"},
         "training.optimizer",
-        "learning_rate = -1: write 0 or more",
+        "learning_rate = -1",
     ),
-    "optimizer": ({"training.optimizer.@optimizer": "own"}, "@optimizer = own", "Invalid learning rate: -1"),
-    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "write more than 0"),
-    "device": ({"training.scheme.device": "cuda:99"}, "device = cuda:99", "cannot be used here"),
+    "optimizer": ({"training.optimizer.@optimizer": "own"}, "training.optimizer", "Invalid learning rate: -1"),
+    "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "must be in (0, inf)"),
+    "device": ({"training.scheme.device": "cuda:99"}, "device = cuda:99", "not available"),
     "task": ({"project.meta.task": "clasification"}, "task = clasification", "Did you mean classification?"),
     "backbone": ({"model.architecture.backbone": "resnet19"}, "backbone = resnet19", "Did you mean resnet18?"),
     "folder": ({"training.model.runs": "data/tiny.txt/runs"}, "runs = data/tiny.txt/runs", "tiny.txt is a file; name"),
     "weights": ({"training.model.save_name": "data/tiny.txt/x.pth"}, "save_name = data", "tiny.txt is a file; name"),
-    "split": ({"training.scheme.validation_fraction": "0.001"}, "validation_fraction = 0.001", "a side empty"),
-    "source": ({"training.load_dataset.source": "data/tini"}, "@load_dataset = load_image_folder", "no such folder"),
-    "archive": ({"project.data.source": "file:none.tgz"}, "@download_function", "none.tgz: there is no such file"),
-    "address": ({"project.data.source": "htp://x/y.tgz"}, "project.data.download", "is no address: write https://"),
+    "split": ({"training.scheme.validation_fraction": "0.001"}, "validation_fraction = 0.001", "a split empty"),
+    "source": ({"training.load_dataset.source": "data/tini"}, "training.load_dataset", "no such folder"),
+    "archive": ({"project.data.source": "file:none.tgz"}, "project.data.download", "none.tgz: there is no such file"),
+    "address": ({"project.data.source": "htp://x/y.tgz"}, "project.data.download", "htp://x/y.tgz"),
     "setting": ({"training.scheme.epchs": "3"}, "epchs = 3", "Did you mean epochs?"),
 }
 
@@ -158,6 +228,34 @@ def test_check_tells_all_at_once(ask, here, own):
     assert wrong.count("\n    ") == 6, wrong
 
 
+def test_an_unclosed_section_is_one_mistake(ask, here, tmp_path, monkeypatch, capsys):
+    for header in ("[model", "[model] x", "[training.scheme", "[training.optimizer"):
+        section = header.strip("[] x")
+        (tmp_path / "a.ini").write_text(Path(INI).read_text().replace(f"[{section}]\n", f"{header}\n"))
+        monkeypatch.setitem(SCRIPTS, "train", (train_script, [str(tmp_path / "a.ini")]))
+        code, _, wrong = ask("--check")
+        assert code == 1 and wrong.count("\n    ") == 1 and f": {header.partition(' ')[0]}" in wrong, wrong
+
+
+def test_a_section_without_its_function_is_one_mistake(ask, here, tmp_path, monkeypatch):
+    for line, section in (("@loss = cross_entropy\n", "training.loss"), ("@optimizer = sgd\n", "training.optimizer")):
+        (tmp_path / "a.ini").write_text(Path(INI).read_text().replace(line, ""))
+        monkeypatch.setitem(SCRIPTS, "train", (train_script, [str(tmp_path / "a.ini")]))
+        code, _, wrong = ask("--check")
+        assert code == 1 and wrong.count("\n    ") == 1 and f"[{section}]" in wrong, wrong
+
+
+@pytest.mark.parametrize("arguments", [["--check"], []])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("training.model.save_name", "data/tiny"), ("training.model.save_name", "data/"), ("project.name", "x" * 300)],
+)
+def test_names_that_no_file_can_have_are_refused_before_training(ask, here, path, value, arguments):
+    code, _, wrong = ask(*arguments, changes={path: value})
+    assert code == 1 and wrong.startswith(f"command line: {path} = {value[:100]}"), wrong
+    assert wrong.count("\n    ") == 1 and not Path("runs").exists()
+
+
 def test_check_goes_as_far_as_it_can(ask, here):
     changes = {"training.preprocess.size": "16", "training.optimizer.learning_rate": "-1"}
     code, said, wrong = ask("--check", changes=changes)
@@ -188,7 +286,7 @@ def test_check_of_a_model_that_needs_numbers(ask, here, own):
 
 def test_check_in_the_other_scripts(ask, here, train):
     code, _, wrong = ask("--check", script="validate")
-    assert code == 1 and "no run here yet" in wrong
+    assert code == 1 and "no run yet" in wrong
     train({"training.scheme.epochs": "1"})
     code, said, _ = ask("--check", script="validate")
     assert code == 0 and said.startswith("weights: runs/tiny/")
@@ -296,6 +394,118 @@ def test_explain(ask, tmp_path, monkeypatch, capsys):
     assert code == 1 and "there is no such setting. Did you mean training.scheme.epochs?" in said
 
 
+@dataclasses.dataclass
+class Kitchen:
+    """Declared settings for the tests."""
+
+    oven: int = dataclasses.field(default=180, metadata={"doc": "degrees"})
+    timer: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("# a\n[project]\nname = x  # b\n\n[kitchen]\noven = 200\ntimer = 1.50\n# the end\n", None),
+        (
+            "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1,\n  # one\n# two\n\n  ${oven}]  # three\noven = 1 # x\n"
+            "# of b\n\n[b]\nk = ${kitchen}\nt = ${env:NO_SUCH:7}\n# last",
+            "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1, 7]\n  # one\n# two\noven = 7 # x\n"
+            'timer = null  # default\n# of b\n\n[b]\nk = ${kitchen}\nt = "7"\n# last\n\n[new]\ny = 2\n',
+        ),
+        ("[META]\nbase = base.ini\n[kitchen]\noven = 3  # of the base no comment is kept\n", "[kitchen]\noven = 3\n"),
+    ],
+)
+def test_the_resolved_text_keeps_the_comments(tmp_path, text, printed):
+    (tmp_path / "a.ini").write_text(text)
+    (tmp_path / "base.ini").write_text("[kitchen]\noven = 2\ntimer = 5\n")
+    given = [("kitchen.oven", "7"), ("new.y", "2", True)] if "${oven}" in text else ()
+    ingredients = core.parse(tmp_path / "a.ini", given)
+    found = resolved_text(ingredients, {"kitchen": Kitchen})
+    assert printed.strip() in found if "META" in text else found == (printed or text)
+
+
+def test_a_run_keeps_the_comments_of_its_ingredients(train):
+    text = (train({"training.scheme.epochs": "1"}) / "ingredients.ini").read_text()
+    comments = [line for line in Path(INI).read_text().splitlines() if line.startswith("#")]
+    assert comments and all(line in text for line in comments) and "momentum = 0.9" in text
+    assert "weight_decay = 5e-4  # not on norms and biases\n" in text and "epochs = 1\n" in text
+
+
+@pytest.mark.parametrize("file", sorted(HERE.glob("ingredients*.ini")), ids=lambda file: file.name)
+def test_the_resolved_text_of_shipped_ingredients_reads_back(file):
+    ingredients = core.parse(file)
+    again = core.parse_string(resolved_text(ingredients))
+    for path in declared_paths(SECTIONS):
+        section, _, key = path.rpartition(".")
+        default = next(item.default for item in dataclasses.fields(SECTIONS[section]) if item.name == key)
+        assert again.at(path) == ingredients.at(path, list(default) if default == () else default)
+    for path in ("project", "training.load_dataset", "training.optimizer", "testing.preprocess"):
+        assert again.at(path) == ingredients.at(path)
+
+
+def test_users_of_settings():
+    text = "[project]\nn = 3\n[kitchen]\noven = ${project.n}\n[f]\nfirst = ${oven}\noven = [1, ${kitchen:oven}]\n"
+    text += "last = a ${first} b ${env:X:1}\n[f.g]\nx = ${oven}\ny = ${kitchen}\n"
+    assert users(core.parse_string(text)) == {
+        "project.n": ["kitchen.oven"],
+        "f.oven": ["f.first", "f.g.x"],
+        "kitchen.oven": ["f.oven"],
+        "f.first": ["f.last"],
+        "kitchen": ["f.g.y"],
+    }
+
+
+def test_unused_settings():
+    text = "[project]\nname = x\nn = 3\nfact = 1\n[project.f]\n@test_kind = join\nfirst = a\n[b]\nk = ${project.n}\n"
+    assert unused_settings(core.parse_string(text)) == ["project.fact"]
+
+
+# ----------------------------------------------------------------------------------------------------------- --list
+
+
+@pytest.mark.parametrize("name", [kind for kind in dict.fromkeys(SECTIONS.values()) if isinstance(kind, str)])
+def test_list_has_every_function_with_arguments_meaning_and_place(ask, name):
+    code, said, wrong = ask("--list", name)
+    assert (code, wrong) == (0, "")
+    for key in registry[name]:
+        head, meaning, place = said.partition(f"\n{key}(" if not said.startswith(key) else f"{key}(")[2].split("\n")[:3]
+        for parameter in inspect.signature(registry[name].get(key)).parameters:
+            assert parameter in head
+        assert meaning.startswith("    ") and meaning.strip() and place.rpartition(":")[2].isdigit()
+    for path in registry[name].names():
+        assert path in said
+
+
+def test_list_of_an_unknown_registry_names_the_nearest(ask):
+    code, _, wrong = ask("--list", "lss")
+    assert code == 1 and "--list lss" in wrong and "Did you mean loss?" in wrong
+    code, _, wrong = ask("--list", "xyz")
+    assert code == 1 and "load_dataset" in wrong
+
+
+# ------------------------------------------------------------------------------------------------------- predict
+
+
+def test_predict_takes_files_folders_and_patterns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/1.png", "a/b/2.jpg", "a/note.txt", "3.png", "[x].png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert predict.find_inputs(["3.png", "a", "a/*.png", "[x].png"], classification) == [
+        "3.png",
+        "a/1.png",
+        "a/b/2.jpg",
+        "a/1.png",
+        "[x].png",
+    ]
+    assert predict.find_inputs(["?*"], classification) == ["3.png", "[x].png", "a/1.png", "a/b/2.jpg"]
+    Path("empty").mkdir()
+    with pytest.raises(core.IngredientsError) as caught:
+        predict.find_inputs(["empty", "no\x1b.png", "*.gif", "3.png"], classification)
+    text = str(caught.value)
+    assert text.count("\n    ") == 3 and "no image" in text and "\x1b" not in text and "no such file" in text
+
+
 # ------------------------------------------------------------------------------------------------- completion
 
 
@@ -344,15 +554,15 @@ def test_an_empty_explain_is_no_training(ask):
     [
         (
             {"model.architecture.weights": "none.pt"},
-            "model.architecture.weights = none.pt\n    there is no file none.pt",
+            "model.architecture.weights = none.pt\n    none.pt: no such file",
         ),
         (
             {"model.architecture.recompute": '["layer9"]'},
             'model.architecture.recompute = ["layer9"]\n    the model has no',
         ),
-        ({"training.scheme.best": "f1"}, "training.scheme.best = f1\n    there is no such figure"),
+        ({"training.scheme.best": "f1"}, "training.scheme.best = f1\n    there is no such metric"),
         ({"training.scheme.frozen_epochs": "40"}, "training.scheme.frozen_epochs = 40\n    the body would never"),
-        ({"training.scheme.accumulate": "0"}, "training.scheme.accumulate = 0\n    write 1 or more"),
+        ({"training.scheme.accumulate": "0"}, "training.scheme.accumulate = 0\n    must be in [1, inf)"),
     ],
 )
 def test_check_finds_what_the_loop_would_refuse(ask, here, changes, told):
