@@ -130,7 +130,7 @@ class Experiment:
         samples = self.load(split) if split == "testing" else load_splits(self)[split == "validation"]
         with blame(f"{split}.load_dataset"):
             if samples is None:
-                raise IngredientsError(f"has no data for {split}")
+                raise IngredientsError(f"found no such split in {self.ingredients.at(f'{split}.load_dataset.source')}")
             self.task.check_split(f"{split}.load_dataset", samples, self.meta)
         if samples.shape != self.meta["shape"]:
             print(f"note: a sample of {split} is {samples.shape}, but the network was trained on {self.meta['shape']}")
