@@ -5,7 +5,7 @@ A function `(outputs, targets) -> number` is a metric too: it is called once, wi
 """
 
 from core import SettingError, registry
-from core.registry import adopt, attempt, refuse
+from pantry._adopt import adopt, attempt, refuse
 
 registry.create("metric")
 

@@ -7,7 +7,7 @@ in pixels: TrivialAugmentWide shifts by up to 32, whatever the size.
 """
 
 from core import SettingError, check_interval, registry
-from core.registry import adopt, attempt, refuse
+from pantry._adopt import adopt, attempt, refuse
 
 registry.create("augment")
 

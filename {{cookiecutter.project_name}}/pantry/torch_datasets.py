@@ -1,7 +1,7 @@
 """All of torchvision.datasets by name, with its own arguments: `@load_dataset = torchvision.datasets.FashionMNIST`."""
 
 from core import IngredientsError, registry
-from core.registry import adopt, refuse
+from pantry._adopt import adopt, refuse
 
 registry.create("load_dataset")
 

@@ -5,7 +5,7 @@ indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the output
 """
 
 from core import SettingError, check_interval, registry
-from core.registry import adopt, attempt, refuse
+from pantry._adopt import adopt, attempt, refuse
 from pantry.losses import IGNORE_INDEX, refuse_numbers
 
 registry.create("loss")

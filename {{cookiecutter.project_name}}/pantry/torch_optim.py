@@ -1,7 +1,7 @@
 """All of torch.optim by name, with its own arguments and defaults: `@optimizer = torch.optim.RMSprop`."""
 
 from core import registry
-from core.registry import adopt, attempt, refuse
+from pantry._adopt import adopt, attempt, refuse
 from pantry.optimizers import decay_groups
 
 registry.create("optimizer")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from core import SettingError, registry
 from core.errors import suggest
-from core.registry import adopt, attempt, refuse
+from pantry._adopt import adopt, attempt, refuse
 
 registry.create("schedule")
 

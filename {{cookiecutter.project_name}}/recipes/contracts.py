@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch is imported when it is needed
     from torch.nn import Module
     from torch.optim import Optimizer
 
-    from recipes.parts.metrics import Metrics
+    from recipes.parts.evaluation import Metrics
     from recipes.parts.samples import Samples
     from recipes.settings import Architecture, Scheme
 

@@ -18,7 +18,7 @@ from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
 from recipes.parts import samples as data
 from recipes.parts.blame import blame
-from recipes.parts.metrics import Metrics, as_metric
+from recipes.parts.evaluation import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
@@ -83,12 +83,14 @@ class Experiment:
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
-        return data.reader(samples, batch_size, self.device, self.workers)
+        return data.reader(samples, batch_size, self.device, 0 if samples.in_memory else self.workers)
 
     @cached_property
     def workers(self) -> int:
         """Processes that read samples that are not kept in memory."""
-        return data.choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
+        from recipes.parts.workers import choose_workers
+
+        return choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
 
     @property
     def evaluation_batch_size(self) -> int:
