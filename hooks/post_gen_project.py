@@ -10,6 +10,7 @@ from pathlib import Path
 
 DIGITS = ["data/digits.tgz", "data/README.md"]
 SCENES = [*DIGITS, "pantry/scenes.py"]
+LOOP = ["tests/test_interruptions.py", "tests/test_train.py"]
 PHOTOS = ["tests/test_photos.py"]
 IMAGE_TASKS = ("classification", "detection", "segmentation")
 # What a choice needs and not every project; a file may serve several. A further task or data set is one more line here
@@ -20,8 +21,6 @@ ONLY_FOR = {
             "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
-            "tests/test_interruptions.py",
-            "tests/test_train.py",
         ],
         "detection": [
             "recipes/detection.py",
@@ -59,8 +58,8 @@ ONLY_FOR = {
         "blank": ["recipes/blank.py", "tests/test_blank.py"],
     },
     "data": {
-        "classification-digits": DIGITS,
-        "classification-mnist": [],
+        "classification-digits": [*DIGITS, *LOOP],
+        "classification-mnist": LOOP,
         "classification-folder": PHOTOS,
         "detection-digits": [*SCENES, "tests/test_detection.py"],
         "detection-folder": PHOTOS,

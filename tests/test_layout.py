@@ -113,8 +113,9 @@ TASKS = {  # the words of a task that no shared file says
 def shared_files():
     from hooks.post_gen_project import ONLY_FOR
 
-    own = {file for files in ONLY_FOR["task"].values() for file in files}
-    own -= {file for file in ONLY_FOR["task"]["classification"]}
+    choices = [*ONLY_FOR["task"].items(), *ONLY_FOR["data"].items()]
+    own = {file for choice, files in choices if "classification" not in choice for file in files}
+    own -= {file for choice, files in choices if "classification" in choice for file in files}
     return [file for file in FILES if file.relative_to(PROJECT).as_posix() not in own]
 
 
