@@ -71,7 +71,7 @@ FOR_CLASSIFICATION = {
     "tests/test_interruptions.py",
     "tests/test_train.py",
 }
-OF_DIGITS = FOR_CLASSIFICATION | {"tests/test_detection.py", "tests/test_segmentation.py"}
+OF_DIGITS = {f"tests/test_{name}.py" for name in ("detection", "segmentation", "interruptions", "train")}
 # Where a choice keeps one of several files under another name: what it is called in the template.
 KEPT_AS = {
     ("task", "tabular"): {"ingredients.ini": "ingredients.tabular.ini", "data/README.md": "data/README.tabular.md"},
