@@ -13,9 +13,8 @@ COMMAND_LINE = Place("command line")
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
-_SETTING = re.compile(r"([^=:]*)([=:]?)[ \t]*(.*)", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys; \x85 is a line end of some systems
-_COMMENT, _INDENT = ("", "#", ";"), (" ", "\t")
+_COMMENT, _INDENT, _OPENING = ("", "#", ";"), (" ", "\t"), ("[", "{")
 
 
 def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
@@ -199,13 +198,15 @@ class _Reader:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         lines, at = _FORBIDDEN.sub(self.refuse_character, text).split("\n"), 0
         while at < len(lines):
-            first, text = lines[at][:1], lines[at].strip(" \t")
+            line, first = lines[at], lines[at][:1]
             at += 1
             if first == "[":
-                self.read_header(text, at)
-            elif first in _INDENT and text[:1] not in _COMMENT:
-                self.report(at, "an indented line, but no text value is above that it could continue", text)
-            elif text[:1] not in _COMMENT:
+                self.read_header(line.rstrip(" \t"), at)
+            elif first in _INDENT:
+                text = line.strip(" \t")
+                if text[:1] not in _COMMENT:
+                    self.report(at, "an indented line, but no text value is above that it could continue", text)
+            elif first not in _COMMENT:
                 at = self.read_setting(lines, at)
         return self.nodes
 
@@ -242,10 +243,27 @@ class _Reader:
 
     def read_setting(self, lines: list[str], at: int) -> int:
         """Read the setting that begins in the line before `at`; the index of the first line after it."""
-        key, equals, raw = _SETTING.match(lines[at - 1]).groups()
-        key, raw = key.rstrip(" \t"), strip_comment(raw).rstrip(" \t")
-        name = key if self.node is None or not equals or not key else f"{self.node._path}.{key}".lstrip(".")
-        number, parts, is_open, is_loose = at, [raw], raw[:1] in ("[", "{"), False
+        number, (key, equals, raw) = at, _split(lines[at - 1])
+        is_broken, following = False, lines[at][:1] if at < len(lines) else "["
+        if following in _INDENT or following in _COMMENT or raw[:1] in _OPENING:
+            raw, at, is_broken = self.read_more(raw, lines, at, self.name_of(key, equals))
+        wrong, value = _wrong_key(key, equals, self.node), BROKEN
+        try:
+            value = BROKEN if wrong or is_broken else read_value(raw)
+        except ValueError as error:
+            self.report(number, str(error), self.name_of(key, equals), raw)
+        if wrong:
+            self.report(number, wrong, self.name_of(key, equals), raw)
+        else:
+            self.node.enter(key, value, raw, Place(self.file, number))
+        return at
+
+    def name_of(self, key: str, equals: str) -> str:
+        return f"{self.node._path}.{key}".lstrip(".") if self.node is not None and equals and key else key
+
+    def read_more(self, raw: str, lines: list[str], at: int, name: str) -> tuple[str, int, bool]:
+        """`raw` with the lines that continue it, the index of the first line after them, and whether they are wrong."""
+        parts, is_open, is_loose = [raw], raw[:1] in _OPENING, False
         depth = brackets(raw) if is_open else 0
         while at < len(lines):
             line, text = lines[at], lines[at].strip(" \t")
@@ -273,20 +291,15 @@ class _Reader:
             if is_loose or not wrong:
                 parts.append(strip_comment(text).rstrip(" \t"))
                 depth += brackets(parts[-1]) if is_open else 0
-        self.enter(key, equals, name, "\n".join(parts), is_loose, number)
-        return at
+        return "\n".join(parts), at, is_loose
 
-    def enter(self, key: str, equals: str, name: str, raw: str, is_broken: bool, number: int) -> None:
-        """Put a setting into its section, or report why it cannot be there."""
-        wrong, value = _wrong_key(key, equals, self.node), BROKEN
-        try:
-            value = BROKEN if wrong or is_broken else read_value(raw)
-        except ValueError as error:
-            self.report(number, str(error), name, raw)
-        if wrong:
-            self.report(number, wrong, name, raw)
-        else:
-            self.node.enter(key, value, raw, Place(self.file, number))
+
+def _split(line: str) -> tuple[str, str, str]:
+    """(key, = or :, value) of a setting; no = or : if the line has none."""
+    key, equals, raw = line.partition("=")
+    if ":" in key:
+        key, equals, raw = line.partition(":")
+    return key.rstrip(" \t"), equals, strip_comment(raw.strip(" \t")).rstrip(" \t")
 
 
 def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
