@@ -69,9 +69,9 @@ class _Scope:
         """Put the value of one setting; a generator of the (path, key) that must be resolved before."""
         node, targets = self.nodes[path], {}
         raw, references = node[key]
-        for reference in references:
-            targets[reference] = find(self.nodes, reference, path, key)
-            if targets[reference] is None:
+        for token, reference in references.items():
+            targets[token] = find(self.nodes, reference, path, key)
+            if targets[token] is None:
                 self.report(path, key, self.not_found(reference, f"{path}.{key}"))
                 return
         waits = list(targets.values())
@@ -85,8 +85,8 @@ class _Scope:
             node[key] = BROKEN  # its cause is reported already
             return
 
-        def look_up(reference: Reference, is_text: bool):
-            other, name = targets[reference]
+        def look_up(token: str, is_text: bool):
+            other, name = targets[token]
             if is_text:
                 return self.text_of(other, name)
             if raw[0] == "$":

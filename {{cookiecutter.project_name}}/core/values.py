@@ -35,18 +35,29 @@ _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
 }
 
 Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
-Pending = namedtuple("Pending", "raw references")  # the value of a setting, until its references are resolved
+Pending = namedtuple("Pending", "raw references")  # a value that waits for what it refers to: as written -> Reference
+
+
+class _Unquoted(str):
+    """A reference in a list or object, without quotes: `${path}`."""
 
 
 def read_value(raw: str):
     """The value of `raw`, or Pending with its references. Raises ValueError that says what to write."""
-    references = []
-    value = evaluate(raw, lambda reference, is_text: references.append(reference) or "")
+    if "$" not in raw and "\\u" not in raw:  # which may be an escaped $
+        return evaluate(raw, None)
+    references = {}
+
+    def note(token: str, is_text: bool) -> str:
+        references[token] = _reference(token)
+        return ""
+
+    value = evaluate(raw, note)
     return Pending(raw, references) if references else value
 
 
 def evaluate(raw: str, look_up):
-    """The value of `raw` with what look_up(reference, is_text) returns for its references: text if is_text is True."""
+    """The value of `raw` with what look_up(token, is_text) returns for each `${...}` in it."""
     if raw[:1] in ('"', "[", "{"):
         return _fill_text(raw[1:-1], look_up) if _SIMPLE.fullmatch(raw) else _read_json(raw, look_up)
     if raw in _WORDS:
@@ -87,8 +98,8 @@ def _fill_text(text: str, look_up, is_quoted: bool = True):
         return text
     parts = _DOLLAR.split(text)  # text, token, text, token, ..., text
     if parts[0] == parts[-1] == "" and len(parts) == 3 and parts[1] != "$$" and not is_quoted:
-        return look_up(_reference(parts[1]), False)
-    parts[1::2] = ["$" if token == "$$" else look_up(_reference(token), True) for token in parts[1::2]]
+        return look_up(parts[1], False)
+    parts[1::2] = ["$" if token == "$$" else look_up(token, True) for token in parts[1::2]]
     return "".join(parts)
 
 
@@ -110,7 +121,7 @@ def _read_json(raw: str, look_up):
         if token is None:  # quoted
             return match[0]
         _refuse_constant(token)
-        references.append(_reference(token))
+        references.append(_Unquoted(token))
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
     hidden = _UNQUOTED.sub(hide, raw)
@@ -141,7 +152,7 @@ def _unique(pairs: list) -> dict:
 
 def _fill(value, look_up, depth: int = 0):
     """A value of JSON with its references, and those in its texts, put in."""
-    if isinstance(value, Reference):
+    if isinstance(value, _Unquoted):
         return look_up(value, False)
     if isinstance(value, str):
         if _SURROGATE.search(value):
@@ -156,7 +167,7 @@ def _fill(value, look_up, depth: int = 0):
     return {_fill(key, _refuse_key): _fill(item, look_up, depth + 1) for key, item in value.items()}
 
 
-def _refuse_key(reference: Reference, is_text: bool):
+def _refuse_key(token: str, is_text: bool):
     raise ValueError("the key of an object cannot contain a reference")
 
 

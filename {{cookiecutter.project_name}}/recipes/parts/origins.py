@@ -110,7 +110,7 @@ def users(ingredients: Ingredients) -> dict[str, list[str]]:
     for path, node in nodes.items():
         for key in node:
             value = read_value(node.written(key))
-            for reference in value.references if isinstance(value, Pending) else ():
+            for reference in value.references.values() if isinstance(value, Pending) else ():
                 if reference.env is None:
                     section, name = find(nodes, reference, path, key)
                     found.setdefault(f"{section._path}.{name}".lstrip("."), []).append(f"{path}.{key}")
