@@ -185,15 +185,11 @@ def names_an_ingredient(text: str) -> bool:
 
 # What a rendered classification project takes without its tests, and what its default run imports and executes: what is
 # reached now. The numbers may only fall: whoever gets below one lowers it here.
-BUDGET = {"files": 34, "lines": 5131, "statements": 2273}  # the aims: 25, 3,000, 1,300
-CORE, PROJECT_LINES = 1360, 7332  # the aims: 1,000 and 4,000
+BUDGET = {"files": 34, "lines": 4951, "statements": 2246}  # the aims: 25, 3,000, 1,300
+CORE, PROJECT_LINES = 1320, 7273  # the aims: 1,000 and 4,000
 TESTS = 1500  # lines of the tests that are rendered, for any task
 LONGEST, PROBES = 50, 15  # lines of a function; calls of hasattr and getattr
-LONG = {
-    "pantry.download.download_archive": 64,
-    "pantry.tables.load_csv": 58,
-    "pantry.tables.standardised": 55,
-}  # no aim
+LONG = {"pantry.tables.load_csv": 55}  # no aim
 
 
 def functions_of(file: Path):

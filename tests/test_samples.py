@@ -1,10 +1,13 @@
 """recipes/parts/samples.py: what a loader may return, and the one data path from there to batches."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from core import IngredientsError
 from recipes.parts import samples as data
+from recipes.parts import workers
 
 
 def arrays():
@@ -134,3 +137,22 @@ def test_targets_that_are_no_numbers_are_read_with_the_samples():
     loaded.targets, plain = ["a"] * 12, Pairs()
     loaded.__class__ = type("Paths", (Pairs,), {"__getitem__": lambda self, index: plain[index]})
     assert read_all(load(loaded))[1].tolist() == plain.targets.tolist()
+
+
+def test_workers_are_chosen_where_reading_takes_time(monkeypatch):
+    monkeypatch.setattr(workers, "processors", lambda: 3)
+    assert workers.choose_workers(None) == 3
+    samples = load(arrays(), memory=0)
+    assert workers.choose_workers(samples) == 0
+    slow = data.replace(samples, read=lambda index: time.sleep(0.003) or samples.read(index))
+    assert workers.choose_workers(slow) == 3
+
+
+def test_one_class_alone_is_refused():
+    from types import SimpleNamespace
+
+    from recipes import classification
+
+    samples = data.replace(load((arrays()[0], arrays()[1] * 0)), classes=["cat"])
+    with pytest.raises(IngredientsError, match="has one class alone, cat; expected 2 or more"):
+        classification.check_data(SimpleNamespace(output_classes=None), samples)

@@ -259,10 +259,7 @@ def tiny_boxes(**settings):
     return Boxes
 
 
-TINY = {
-    function.__name__: function
-    for function in (tiny_images, tiny_labels, tiny_rows, tiny_texts, tiny_masks, tiny_boxes)
-}
+TINY = (tiny_images, tiny_labels, tiny_rows, tiny_texts, tiny_masks, tiny_boxes)
 
 
 def as_floats(**settings):

@@ -1,7 +1,7 @@
 """Your own functions, by the name that ingredients.ini calls them.
 
-A registered function takes settings from its section and gives back what the recipe calls. Look into pantry/ for what
-the functions of each registry give back.
+A registered function takes settings from its section and returns what the recipe calls. Look into pantry/ for what
+the functions of each registry return.
 """
 
 from typing import Literal
@@ -20,7 +20,7 @@ def load_products(split: Literal["training", "testing"] = "training", count: int
         X = torch.rand(count, 2, generator=generator) * 2 - 1
         return X, X[:, 0] * X[:, 1]
 
-    load.check = load  # for --check: what `load` would give; data that takes long to read gives empty samples here
+    load.check = load  # for --check: what `load` would return; of data that takes long to read, empty samples
     return load
 
 

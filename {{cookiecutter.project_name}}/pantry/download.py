@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from core import IngredientsError, registry
@@ -42,51 +43,98 @@ def download_archive(
         raise ValueError(f"sha256 = {sha256}: expected 64 hexadecimal digits")
     if not (timeout > 0 and tries >= 1 and max_ratio > 0):
         raise ValueError(f"timeout = {timeout}, tries = {tries}, max_ratio = {max_ratio}: must be above 0")
-    dest, sha256, source_id = Path(root) / stem, sha256.lower(), hashlib.sha256(source.encode()).hexdigest()[:8]
-    store = Path(root).absolute() / ARCHIVES / source_id  # of this source, so that a file in it needs no description
-    archive = local or store / name
+    store = Path(root).absolute() / ARCHIVES / hashlib.sha256(source.encode()).hexdigest()[:8]
+    return Archive(source, name, local, sha256.lower(), timeout, tries, max_ratio, store, Path(root) / stem)
 
-    def check() -> bool:
-        """Whether the folder is there. Raises IngredientsError if `download` cannot work; the network is not asked."""
-        if _is_unpacked(dest / MARKER, source, sha256, local):
+
+@dataclass
+class Archive:
+    """What `download_archive` returns. store: a folder for this source alone, so that a file in it needs no marker."""
+
+    source: str
+    name: str  # of its file
+    local: Path | None  # its file, if it is not downloaded
+    sha256: str
+    timeout: float
+    tries: int
+    max_ratio: float
+    store: Path
+    dest: Path
+
+    def __call__(self) -> Path:
+        if self.check():  # asked again under the lock; here it lets folders be read that cannot be written
+            return self.dest
+        try:
+            _run_locked(self.store, self.name, self.fetch, self.unpack)
+        except IngredientsError:
+            shutil.rmtree(self.store, ignore_errors=True)
+            with suppress(OSError):  # other archives are kept there
+                self.store.parent.rmdir()
+            raise
+        except OSError as error:
+            raise IngredientsError(f"{self.source}: cannot be unpacked into {self.dest}: {error}") from error
+        return self.dest
+
+    def check(self) -> bool:
+        """Whether the folder is there. Raises IngredientsError if a call cannot work; the network is not asked."""
+        dest, local = self.dest, self.local
+        if self.is_unpacked():
             return True
         if os.path.lexists(dest) and not (dest / MARKER).is_file() and not (dest.is_dir() and not os.listdir(dest)):
             raise IngredientsError(f"{dest}: has files that were not unpacked here; move it, or choose another root")
         if local is not None and not local.is_file():
-            raise IngredientsError(f"{source}: there is no such file (looked for {local.absolute()})")
+            raise IngredientsError(f"{self.source}: there is no such file (looked for {local.absolute()})")
         return False
 
-    def fetch() -> None:
-        if archive.is_file() and sha256 and local is None and _digest(archive) != sha256:
-            archive.unlink()
-        if not check() and not archive.is_file():
-            _fetch(source, archive, timeout, tries)
+    def is_unpacked(self) -> bool:
+        """Whether the folder is complete, and from this archive. A sha256 counts more than the address."""
+        try:
+            made = json.loads((self.dest / MARKER).read_text("utf-8"))
+            if self.sha256:
+                return made["sha256"] == self.sha256
+            same = self.local is None or not self.local.exists() or made["stamp"] == self.stamp()
+            return made["source"] == self.source and same
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
-    def unpack() -> None:
-        if check():
+    def stamp(self) -> list[int] | None:
+        return [self.local.stat().st_size, self.local.stat().st_mtime_ns] if self.local else None
+
+    def fetch(self) -> None:
+        if self.local is not None or self.check():
             return
+        archive = self.store / self.name
+        if archive.is_file() and self.sha256 and _digest(archive) != self.sha256:
+            archive.unlink()
+        if not archive.is_file():
+            _fetch(self.source, archive, self.timeout, self.tries)
+
+    def unpack(self) -> None:
+        """Unpack on the same disk, then rename; the marker is inside before the folder has its name."""
+        if self.check():
+            return
+        archive, work, old = self.local or self.store / self.name, self.store / "unpacked", self.store / "old"
+        for left in (work, old):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        work.mkdir()
         try:
-            _unpack(source, archive, sha256, local, store / "unpacked", dest, max_ratio)
+            digest = _digest(archive)
+            if self.sha256 and digest != self.sha256:
+                raise ValueError(f"its sha256 is {digest}, expected {self.sha256}")
+            made = _extract(archive, work, self.max_ratio)
+            marker = {"source": self.source, "sha256": digest, "stamp": self.stamp()}
+            (made / MARKER).write_text(json.dumps(marker), "utf-8")
+            if os.name == "posix":
+                os.sync()  # one for all: fsync of each of 70,000 files takes minutes
+            if self.dest.is_dir():
+                self.dest.rename(old)
+            made.rename(self.dest)
         except ValueError as error:
-            kept = "The file is left as it is" if local else "It was deleted; check source in [project.data]"
-            raise IngredientsError(f"{source}: the archive is refused: {error}. {kept}") from error
-
-    def download() -> Path:
-        if check():  # asked again under the lock; here it lets folders be read that cannot be written
-            return dest
-        try:
-            _run_locked(store, name, fetch, unpack)
-        except IngredientsError:
-            shutil.rmtree(store, ignore_errors=True)
-            with suppress(OSError):  # other archives are kept there
-                store.parent.rmdir()
-            raise
-        except OSError as error:
-            raise IngredientsError(f"{source}: cannot be unpacked into {dest}: {error}") from error
-        return dest
-
-    download.check = check
-    return download
+            kept = "The file is left as it is" if self.local else "It was deleted; check source in [project.data]"
+            raise IngredientsError(f"{self.source}: the archive is refused: {error}. {kept}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _run_locked(store: Path, name: str, download, unpack) -> None:
@@ -127,21 +175,6 @@ def _read_source(source: str) -> tuple[str, str, Path | None]:
     if not stem or stem.startswith("."):
         raise ValueError(f"source = {source}: the archive's name must start with a letter, since it names the folder")
     return name, stem, local
-
-
-def _is_unpacked(marker: Path, source: str, sha256: str, local: Path | None) -> bool:
-    """Whether the folder of `marker` is complete, and from this archive. A sha256 counts more than the address."""
-    try:
-        made = json.loads(marker.read_text("utf-8"))
-        if sha256:
-            return made["sha256"] == sha256
-        return made["source"] == source and (local is None or not local.exists() or made["stamp"] == _stamp(local))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _stamp(file: Path | None) -> list[int] | None:
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file else None
 
 
 def _digest(file: Path) -> str:
@@ -191,33 +224,11 @@ def _save(url: str, file: Path, timeout: float) -> None:
         os.fsync(stream.fileno())
 
 
-def _unpack(source: str, archive: Path, sha256: str, local, work: Path, dest: Path, max_ratio: float) -> None:
-    """Unpack in `work`, on the same disk, and rename; the marker is inside before the folder has its name."""
-    old = work.with_suffix(".old")
-    for left in (work, old):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    work.mkdir()
-    try:
-        digest = _digest(archive)
-        if sha256 and digest != sha256:
-            raise ValueError(f"its sha256 is {digest}, expected {sha256}")
-        _extract(archive, work, max_ratio)
-        shown = [path for path in work.iterdir() if is_visible(path.name)]
-        made = shown[0] if len(shown) == 1 and shown[0].is_dir() and not shown[0].is_symlink() else work
-        _refuse_links_out_of(made)
-        (made / MARKER).write_text(json.dumps({"source": source, "sha256": digest, "stamp": _stamp(local)}), "utf-8")
-        if os.name == "posix":
-            os.sync()  # one for all: fsync of each of 70,000 files takes minutes
-        if dest.is_dir():
-            dest.rename(old)
-        made.rename(dest)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+def _extract(archive: Path, folder: Path, max_ratio: float) -> Path:
+    """Unpack into `folder`; returns the one folder that the archive consists of, or `folder`.
 
-
-def _extract(archive: Path, folder: Path, max_ratio: float) -> None:
-    """Unpack into `folder`. Raises ValueError for an archive that is damaged, writes elsewhere, or is a bomb."""
+    Raises ValueError for an archive that is damaged, writes elsewhere, or is a bomb.
+    """
     import errno
 
     limit = max(SMALL, int(max_ratio * archive.stat().st_size))
@@ -225,6 +236,10 @@ def _extract(archive: Path, folder: Path, max_ratio: float) -> None:
         extract = _extract_zip if archive.name.lower().endswith(".zip") else _extract_tar
         if not extract(archive, folder, limit):
             raise ValueError("it holds no files")
+        shown = [path for path in folder.iterdir() if is_visible(path.name)]
+        made = shown[0] if len(shown) == 1 and shown[0].is_dir() and not shown[0].is_symlink() else folder
+        _refuse_links_out_of(made)
+        return made
     except Exception as error:  # damaged archives raise anything from EOFError to zlib.error and NotImplementedError
         machine = isinstance(error, OSError) and errno.errorcode.get(error.errno) in MACHINE_ERRORS
         if machine or type(error) in (ValueError, MemoryError):

@@ -14,7 +14,7 @@ def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = N
 
     mean, std: then normalize each channel by these, as pretrained weights expect; three of each make three channels of
     a grey image. Augmentations of colour, such as RandAugment, need 0..1: leave them out there.
-    Takes what `to_image` takes, in bytes; returns a float tensor (C, height, width).
+    Takes images of bytes, as `to_image` does; returns a float tensor (C, height, width).
     """
     import torch
     import torch.nn.functional as F
@@ -45,8 +45,7 @@ def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = N
 def to_image(sample):
     """A tensor (C, H, W) of an image: a tensor or array (H, W) or (C, H, W), an array (H, W, C), a PIL image.
 
-    Samples of another number of axes pass as they are. Raises IngredientsError for a tensor (H, W, C), which would be
-    read as an image of many channels, and for anything else.
+    Samples of other axes pass as they are. Raises IngredientsError for a tensor (H, W, C) and for anything else.
     """
     import numpy
     import torch

@@ -50,10 +50,7 @@ def load_csv(
 
         header, lines = read_csv(source, delimiter)
         inputs = [name for name in header if name != target] if columns is None else list(columns)
-        order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))
-        count = round(testing_share * len(lines))
-        parts = {"testing": order[:count], "training": order[count:], "all": order}
-        parts = {name: [lines[index] for index in sorted(part.tolist())] for name, part in parts.items()}
+        parts = _split(lines, testing_share, seed)
         known = (header, parts["all" if split == "all" else "training"]) if like is None else read_csv(like, delimiter)
         for file, names in ((source, header), (like or source, known[0])):
             _check_columns(file, names, inputs, target)
@@ -73,6 +70,15 @@ def load_csv(
 
     load.check = load  # reading a table takes no time
     return load
+
+
+def _split(lines: list, testing_share: float, seed: int) -> dict[str, list]:
+    import torch
+
+    order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed))
+    count = round(testing_share * len(lines))
+    parts = {"testing": order[:count], "training": order[count:], "all": order}
+    return {name: [lines[index] for index in sorted(part.tolist())] for name, part in parts.items()}
 
 
 def _check_columns(source, header: list[str], inputs: list[str], target: str) -> None:
@@ -209,6 +215,27 @@ def standardised(network, columns: int, of_classes: bool = False):
     `inputs` and `target` standardise by the mean and variance of all batches seen in training mode. So the statistics
     are those of the training split alone, without its validation share, and are in the checkpoint with the weights.
     """
+    from torch import nn
+
+    class Standardised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inputs, self.network = _standardise(columns), network
+            self.target = None if of_classes else _standardise(1)
+
+        def forward(self, rows, targets=None):
+            outputs = self.network(self.inputs(rows))
+            if self.target is None:
+                return outputs
+            if targets is None:
+                return self.target.undo(outputs)
+            return outputs[:, 0], self.target(targets.float()[:, None])[:, 0]
+
+    return Standardised()
+
+
+def _standardise(columns: int):
+    """A module that standardises values (N, columns) by the mean and variance of what it has seen in training mode."""
     import torch
     from torch import nn
 
@@ -239,18 +266,4 @@ def standardised(network, columns: int, of_classes: bool = False):
             self.variance.copy_(mixed + share * (1 - share) * difference**2)
             self.mean += share * difference
 
-    class Standardised(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inputs, self.network = Standardise(columns), network
-            self.target = None if of_classes else Standardise(1)
-
-        def forward(self, rows, targets=None):
-            outputs = self.network(self.inputs(rows))
-            if self.target is None:
-                return outputs
-            if targets is None:
-                return self.target.undo(outputs)
-            return outputs[:, 0], self.target(targets.float()[:, None])[:, 0]
-
-    return Standardised()
+    return Standardise(columns)

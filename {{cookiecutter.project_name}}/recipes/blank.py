@@ -1,7 +1,6 @@
 """What differs by task, here: your own. It runs as it is; replace each function by yours.
 
-The loop and the commands call these functions, and nothing else has to change. Rename the file as you like, and set
-`task` in [project.meta] to its name. Refuse settings by `raise SettingError("section.key", "what to do")`.
+Rename the file as you like, and set `task` in [project.meta] to its name. Refuse settings by SettingError.
 """
 
 import torch
@@ -12,10 +11,9 @@ from recipes.parts.backbone import find_backbone
 
 METRICS = ("loss",)  # yours: the names of what `evaluate` returns, such as ("loss", "accuracy")
 BEST = "loss"  # yours: the one that selects the best epoch, the lowest of "loss", the highest of any other
-
 REFUSED = {  # yours: settings, sections and registered names that your task cannot use, and why
     "training.scheme.first_size": "rows cannot be resized",
-    "training.scheme.balanced": "the targets are numbers, not classes",
+    "training.scheme.balanced": "the targets are numbers",
     "testing.views": "views are of images",
 }
 READS = "numbers"  # yours: what the arguments of `recipes.predict` are; remove it if they are image files
@@ -62,9 +60,8 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 @torch.inference_mode()
 def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     """METRICS over all batches, each sample counted once; `metrics`, those of [validation.metrics], are updated."""
-    model.eval()
-    outputs, targets = zip(*((model(inputs)[:, 0], targets) for inputs, targets in batches), strict=True)
-    outputs, targets = torch.cat(outputs).float(), torch.cat(targets)
+    seen = [(model.eval()(inputs)[:, 0], targets) for inputs, targets in batches]
+    outputs, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
     metrics.update(outputs, targets)
     return {"loss": float(nn.functional.mse_loss(outputs, targets))}
 

@@ -29,6 +29,9 @@ def check_data(architecture, samples) -> int:
     if lowest < 0 or (lowest == 1 and wanted == counted - 1):
         message = f"the classes in y are {lowest} to {counted - 1}, expected 0 to {counted - lowest - 1}"
         raise SettingError("training.load_dataset", message)
+    if counted == 1:
+        message = f"has one class alone, {samples.classes[0] if samples.classes else 0}; expected 2 or more"
+        raise SettingError("training.load_dataset", message)
     if wanted is None and counted is None:
         raise SettingError("model.architecture", "set output_classes: this data set does not know its classes")
     if wanted not in (None, counted) and counted is not None:

@@ -80,12 +80,14 @@ class Experiment:
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
-        return data.reader(samples, batch_size, self.device, self.workers)
+        return data.reader(samples, batch_size, self.device, 0 if samples.in_memory else self.workers)
 
     @cached_property
     def workers(self) -> int:
         """Processes that read samples that are not kept in memory."""
-        return data.choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
+        from recipes.parts.workers import choose_workers
+
+        return choose_workers(self.training) if self.scheme.workers == "auto" else self.scheme.workers
 
     @property
     def evaluation_batch_size(self) -> int:

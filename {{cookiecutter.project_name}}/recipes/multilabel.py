@@ -47,11 +47,9 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     need("torchmetrics")
     from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
-    seen = []
-    for inputs, targets in batches:
-        seen.append((probabilities(model, inputs, views), targets))
-        metrics.update(seen[-1][0], targets)
+    seen = [(probabilities(model, inputs, views), targets) for inputs, targets in batches]
     outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
+    metrics.update(outputs, targets)
     return {
         "loss": float(F.binary_cross_entropy(outputs, targets.float())),
         "map": float(multilabel_average_precision(outputs, targets.long(), targets.shape[1])),
@@ -61,9 +59,8 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
 def probabilities(model, inputs, views=None) -> torch.Tensor:
     """(N, labels), averaged over `views(inputs)` if there are any."""
-    return torch.stack([model.eval()(view).float().sigmoid() for view in (views(inputs) if views else [inputs])]).mean(
-        0
-    )
+    batches = views(inputs) if views else [inputs]
+    return torch.stack([model.eval()(batch).float().sigmoid() for batch in batches]).mean(0)
 
 
 @torch.inference_mode()
@@ -79,5 +76,5 @@ def predict(model, inputs, classes: list[str], views=None) -> list[str]:
 def draw(inputs, targets, classes: list[str], model=None) -> list:
     """Images with their labels above; with a model those that it predicts."""
     named = [", ".join(classes[i] for i in row.nonzero()[:, 0].tolist()) or "none" for row in targets]
-    texts = named if model is None else predict(model, inputs, classes)
-    return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, texts, strict=True)]
+    named = named if model is None else predict(model, inputs, classes)
+    return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, named, strict=True)]

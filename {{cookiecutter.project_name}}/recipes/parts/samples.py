@@ -6,15 +6,14 @@ all preprocessed samples of a split, if they fit.
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch.utils.data import DataLoader, StackDataset, default_collate
+from torch.utils.data import StackDataset, default_collate
 
 from core import IngredientsError, SettingError
-from pantry.images import processors, visit_all
+from pantry.images import visit_all
 from pantry.preprocess import to_image
 from recipes.contracts import BatchPreprocess, Dataset
 
@@ -292,39 +291,21 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
 
 def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     """`read(order=None) -> batches (inputs, targets)` on the device; order: indices of samples, None: all, in order."""
-    plan = []  # the indices of each batch of an epoch; the list stays the same, so that the workers can stay
-    loader = None if samples.in_memory else _data_loader(samples, plan, device, workers)
+    plan, loader = [], None  # plan: the indices of each batch of an epoch; it stays one list, so that workers can stay
+    if not samples.in_memory:
+        from recipes.parts.workers import data_loader
+
+        loader = data_loader(samples, plan, device, workers)
 
     def read(order: torch.Tensor | None = None):
         order = torch.arange(len(samples)) if order is None else order
+        order = order.to(samples.kept[0].device) if loader is None else order
         parts = order.split(batch_size) if len(order) else []  # an empty one would be split into one part
-        plan[:] = [] if samples.in_memory else [part.tolist() for part in parts]
-        for inputs, targets in map(samples.at, parts) if samples.in_memory else loader:
+        plan[:] = [] if loader is None else [part.tolist() for part in parts]
+        for inputs, targets in map(samples.at, parts) if loader is None else loader:
             yield to_device(inputs, device), to_device(targets, device)
 
     return read
-
-
-def choose_workers(samples: Samples | None) -> int:
-    """As many processes as help to read samples: one for each processor, none if they are read in no time."""
-    if samples is None or samples.in_memory:
-        return 0 if samples else processors()
-    started, count = time.perf_counter(), min(len(samples), 4)
-    for index in range(count):
-        samples[index]
-    # Below a millisecond a sample, it takes as long to hand it over as to read it.
-    return processors() if time.perf_counter() - started > 1e-3 * count else 0
-
-
-def _data_loader(samples: Samples, plan: list, device, workers: int):
-    settings = {"collate_fn": samples.collate, "pin_memory": device.type == "cuda"}
-    if workers:
-        from recipes.parts.step import end_with_parent
-
-        settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
-        if "fork" in torch.multiprocessing.get_all_start_methods():
-            settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
-    return DataLoader(samples, batch_sampler=plan, **settings)
 
 
 def to_device(batch, device):

@@ -1,0 +1,33 @@
+"""Processes that read samples which are not kept in memory. What a run sees does not depend on their number."""
+
+import time
+
+import torch
+
+from pantry.images import processors
+
+
+def choose_workers(samples) -> int:
+    """As many processes as help to read samples: one for each processor, or none if a sample takes no time.
+
+    samples: None if they are not known yet, then as if they took time
+    """
+    if samples is None:
+        return processors()
+    started, count = time.perf_counter(), min(len(samples), 4)
+    for index in range(count):
+        samples[index]
+    # Below a millisecond a sample, it takes as long to hand it over as to read it.
+    return processors() if time.perf_counter() - started > 1e-3 * count else 0
+
+
+def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.DataLoader:
+    """Batches of the samples whose indices are in `plan`, which may change between epochs."""
+    settings = {"collate_fn": samples.collate, "pin_memory": device.type == "cuda"}
+    if workers:
+        from recipes.parts.step import end_with_parent
+
+        settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
+        if "fork" in torch.multiprocessing.get_all_start_methods():
+            settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
+    return torch.utils.data.DataLoader(samples, batch_sampler=plan, **settings)
