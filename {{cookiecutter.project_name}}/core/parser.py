@@ -190,7 +190,7 @@ class _Reader:
     def __init__(self, file: str, problems: list):
         self.file, self.problems = file, problems
         self.nodes, self.node = {}, None  # node: the section that the next setting belongs to
-        self.lines = []  # (number, line) of what is still to be read, the next one last
+        self.lines, self.ahead = iter(()), None  # (number, line) of what is still to be read; the next one of them
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
         note(self.problems, message, key, Place(self.file, line), raw)
@@ -198,9 +198,10 @@ class _Reader:
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         lines = enumerate(_FORBIDDEN.sub(self.refuse_character, text).split("\n"), start=1)
-        self.lines = [(number, line) for number, line in lines if line.lstrip(" \t")[:1] not in _COMMENT][::-1]
-        while self.lines:
-            number, line = self.lines.pop()
+        self.lines = ((number, line) for number, line in lines if line.lstrip(" \t")[:1] not in _COMMENT)
+        self.next_line()
+        while self.ahead:
+            number, line = self.next_line()
             if line[0] == "[":
                 self.read_header(line, number)
             elif line[0] not in _INDENT:
@@ -209,6 +210,10 @@ class _Reader:
                 message = "an indented line, but no text value is above that it could continue"
                 self.report(number, message, line.strip(" \t"))
         return self.nodes
+
+    def next_line(self) -> tuple[int, str]:
+        line, self.ahead = self.ahead, next(self.lines, None)
+        return line
 
     def refuse_character(self, match) -> str:
         bad, line = match[0], match.string.count("\n", 0, match.start()) + 1
@@ -248,7 +253,7 @@ class _Reader:
         if ":" in key:
             key, equals, raw = line.partition(":")
         key, raw, is_broken = key.rstrip(" \t"), strip_comment(raw.strip(" \t")).rstrip(" \t"), False
-        if raw[:1] in _OPENING or (self.lines and self.lines[-1][1][0] in _INDENT):
+        if raw[:1] in _OPENING or (self.ahead and self.ahead[1][0] in _INDENT):
             raw, is_broken = self.read_more(raw, self.name_of(key, equals))
         wrong, value = _wrong_key(key, equals, self.node), BROKEN
         try:
@@ -267,14 +272,14 @@ class _Reader:
         """`raw` with the lines that continue it, and whether they are wrong."""
         parts, is_open, is_loose = [raw], raw[:1] in _OPENING, False
         depth = brackets(raw) if is_open else 0
-        while self.lines:
-            number, line = self.lines[-1]
+        while self.ahead:
+            number, line = self.ahead
             text = line.strip(" \t")
             goes_on = line[0] in _INDENT or (is_open and line[0] in "]}")
             is_setting = _LOOKS_LIKE_SETTING.match(text)
             if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
                 break
-            self.lines.pop()
+            self.next_line()
             wrong = _first(
                 (not goes_on, "indent the lines that continue a list or object"),
                 (depth <= 0 and is_open, "the list or object above is closed; unindent this line"),
