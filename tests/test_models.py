@@ -449,7 +449,11 @@ def test_frozen_norms_stay():
         facts = {"frozen_epochs": 1}
         train_mode(
             SimpleNamespace(
-                model=model, head=head(model), scheme=SimpleNamespace(**facts), optimizer=optimizer, frozen_norms=frozen
+                model=model,
+                head=head(model),
+                scheme=SimpleNamespace(**facts),
+                optimizers={"": optimizer},
+                frozen_norms=frozen,
             ),
             epoch,
         )

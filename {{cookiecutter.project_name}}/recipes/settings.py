@@ -45,7 +45,9 @@ class Scheme:
     ema: float = setting(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
     swa: float = setting(0.0, "share of training, at its end, in which weights are averaged evenly; 0: off", "[0, 1)")
     frozen_epochs: int = setting(0, "first epochs in which only the head is trained", "[0, inf)")
-    frozen_norms: bool | Literal["auto"] = setting("auto", "keep the body's norms; auto: of loaded weights, small data")
+    frozen_norms: bool | Literal["auto"] = setting(
+        "auto", "keep the norms of the body; auto: if weights are loaded and samples few"
+    )
     body_rate: float = setting(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
     first_size: float = setting(1.0, "share of their size that images start with; 1 from half of training", "(0, 1]")
     balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
