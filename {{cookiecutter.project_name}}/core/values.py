@@ -121,6 +121,7 @@ def _read_json(raw: str, look_up):
         if token is None:  # quoted
             return match[0]
         _refuse_constant(token)
+        _reference(token)  # refuses a $ that is none, of which the decoder would say less
         references.append(_Unquoted(token))
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
