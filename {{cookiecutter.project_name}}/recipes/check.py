@@ -19,10 +19,9 @@ from core.errors import escaped
 from core.ingredients import call_key
 from core.values import BROKEN
 from recipes.contracts import Checkable, StandsIn
-from recipes.experiment import Experiment, build, configure
+from recipes.experiment import Experiment, build, choose_device, configure
 from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
-from recipes.parts.step import choose_device
 from recipes.parts.trained import Functions
 from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, read_ingredients
