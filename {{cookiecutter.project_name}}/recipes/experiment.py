@@ -48,6 +48,9 @@ class Experiment:
     model: torch.nn.Module | None = None
     head: torch.nn.Module | None = None
     new_weights: str = ""  # what was loaded, and what was not
+    splits: str = ""  # where they were found, if the source may lack some
+    held_back: bool = False  # whether validation is a share of training
+    has_testing: bool = False  # whether there is test data
     frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
     augment: object = None
     criterion: object = None
@@ -70,14 +73,14 @@ class Experiment:
         own = self.functions.at("testing.preprocess") if split == "testing" else None
         return own or self.functions.at("training.preprocess") or data.scale
 
-    def load(self, split: str) -> Samples:
-        """The samples of a split that has a section of its own."""
+    def load(self, split: str) -> Samples | None:
+        """The samples of a split that has a section of its own; None if its source lacks the split."""
         section = f"{split}.load_dataset"
         loader = self.functions.at(section)
         if loader is None:
             raise SettingError(section, f"missing; add [{section}] with @load_dataset = load_image_folder, or your own")
         with blame(section):
-            return data.load(loader, self.preprocess(split), self.scheme.memory)
+            return data.load(loader, self.preprocess(split), self.scheme.memory, optional=split != "training")
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
@@ -129,6 +132,8 @@ class Experiment:
         """
         samples = self.load(split) if split == "testing" else load_splits(self)[split == "validation"]
         with blame(f"{split}.load_dataset"):
+            if samples is None:
+                raise IngredientsError(f"found no such split in {self.ingredients.at(f'{split}.load_dataset.source')}")
             self.task.check_split(f"{split}.load_dataset", samples, self.meta)
         if samples.shape != self.meta["shape"]:
             print(f"note: a sample of {split} is {samples.shape}, but the network was trained on {self.meta['shape']}")
@@ -198,16 +203,19 @@ def build(experiment: Experiment, meta: dict | None = None, new: bool = True, bl
 
 
 def load_splits(experiment: Experiment) -> tuple[Samples, Samples]:
-    """(training, validation); validation is a share of training if no section loads it."""
+    """(training, validation); validation is a share of training if no section loads it, or finds none."""
     functions, scheme = experiment.functions, experiment.scheme
     download = functions.at("project.data.download")
     if download is not None:
         with blame("project.data.download"):
             download()
     training = experiment.load("training")
-    if functions.at("validation.load_dataset") is None or scheme.fold:
+    is_loaded = functions.at("validation.load_dataset") is not None and not scheme.fold
+    validation = experiment.load("validation") if is_loaded else None
+    experiment.held_back = validation is None
+    if validation is None:
         return data.split_off(training, scheme.validation_fraction, scheme.seed, scheme.fold)
-    return training, experiment.load("validation")
+    return training, validation
 
 
 def _load_data(experiment: Experiment, blame) -> None:
@@ -224,6 +232,12 @@ def _load_data(experiment: Experiment, blame) -> None:
     }
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
+    experiment.has_testing = experiment.functions.at("testing.load_dataset") is not None
+    if experiment.has_testing and experiment.ingredients.at("testing.load_dataset.optional"):
+        from recipes.parts.splits import find_splits
+
+        with blame("testing.load_dataset"):
+            experiment.splits, experiment.has_testing = find_splits(experiment, training, validation)
     experiment.training, experiment.validation = training.to(experiment.device), validation.to(experiment.device)
 
 

@@ -222,6 +222,8 @@ def introduce(run: Run, state: TrainState) -> None:
     experiment = state.experiment
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     run.log(summary(experiment.training, experiment.validation, len(experiment.meta["classes"])))
+    if experiment.splits:
+        run.log(experiment.splits)
     run.log(f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}")
     if experiment.new_weights:
         run.log(experiment.new_weights)
@@ -319,7 +321,7 @@ def eval_mode(experiment: Experiment) -> None:
 def finish(run: Run, experiment: Experiment) -> None:
     """Evaluate the best weights once on the test data; save best and last weights under their names."""
     best = checkpoint.load(run.folder / CHECKPOINTS / "best.pt")
-    if experiment.functions.at("testing.load_dataset") is not None:
+    if experiment.has_testing:
         experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)
         run.record(split="testing", epoch=best["epoch"], **metrics)
