@@ -12,8 +12,6 @@ from pathlib import Path, PurePath
 
 from core import IngredientsError, registry
 
-registry.create("download_function")
-
 ARCHIVES = ".archive"  # hidden, and no archive's name may start with a dot: archive.zip has to unpack beside it
 SUFFIXES = (".tar.gz", ".tar.xz", ".tgz", ".tar", ".zip")
 MARKER = ".complete"

@@ -11,8 +11,6 @@ from typing import Literal
 from core import IngredientsError, registry
 from pantry.download import is_visible
 
-registry.create("load_dataset")
-
 SPLITS = {
     "training": ("train", "training"),
     "validation": ("val", "valid", "validation"),
