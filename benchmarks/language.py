@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_name}}"
@@ -50,6 +51,7 @@ FUNCTION_CALLS = {
     ),
 }
 SLOW = ("OmegaConf", "Hydra")  # not measured at the largest size
+MODULES = {"confection": "confection", "OmegaConf": "omegaconf", "Hydra": "hydra"}  # left out if not installed
 
 
 def write_files(folder: Path, sections: int) -> None:
@@ -98,6 +100,8 @@ def measure(rounds: int, folder: Path) -> dict:
     jobs = {}
     for kind, calls in (("plain", CALLS), ("functions", FUNCTION_CALLS)):
         for name, (imports, call) in calls.items():
+            if name in MODULES and not find_spec(MODULES[name]):
+                continue
             for size in SIZES if name in SLOW else (*SIZES, LARGE):
                 file = f"{folder}/{kind}{size}"
                 jobs[kind, name, size] = imports.replace("{file}", file), call.replace("{file}", file)
@@ -115,6 +119,8 @@ def print_table(medians: dict) -> None:
     for kind, calls in (("plain", CALLS), ("functions", FUNCTION_CALLS)):
         for name in calls:
             values = [medians.get((kind, name, size)) for size in (*SIZES, LARGE)]
+            if not any(values):
+                continue
             cells = "".join(f"{value:9.1f}" if value else f"{'–':>9}" for value in values)
             share = medians[kind, "ours", 1_000] / values[2]
             growth = f"n^{math.log(values[3] / values[2]) / math.log(LARGE / 1_000):.2f}" if values[3] else "–"

@@ -1,6 +1,8 @@
 """core/parser.py and core/values.py: what the cases of test_language.py do not reach."""
 
 import gc
+import time
+from contextlib import suppress
 
 import pytest
 from core import Ingredients, IngredientsError, parse, parse_string
@@ -48,6 +50,39 @@ def test_error_text(text, told):
 )
 def test_a_text_prints_as_what_reads_back_to_it(text):
     assert parse_string(str(Ingredients({"a": Ingredients({"x": text})}))).a.x == text
+
+
+ESCAPES = {
+    "text with a note": "x = t{} # note\n",
+    "an open text with a note": 'x = t"{} # note\n',
+    "an open list": "x = [{}\n  # note\n",
+    "an open text in a list": 'x = ["{}\n  1]\n',
+}
+
+
+@pytest.mark.parametrize("kind", ESCAPES)
+@pytest.mark.parametrize("piece", ['\\"', "${"])
+def test_a_long_line_of_escapes_is_scanned_once(kind, piece):
+    """Each of them might open a quoted text; to look for its end from each would take 15 seconds here."""
+    start = time.process_time()
+    with suppress(IngredientsError):
+        parse_string("[a]\n" + ESCAPES[kind].format(piece * 50_000))
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('t\\" # note', 't\\"'),
+        ('say "a # b" # note', 'say "a # b"'),
+        ('C:\\"a # b" # note', 'C:\\"a # b"'),
+        ('t" # note', 't"'),
+        ('"a" t" # "b', '"a" t" # "b'),
+    ],
+)
+def test_a_note_begins_outside_quotes(line, value):
+    raw = parse_string(f"[a]\nx = .{line}\n").a.x
+    assert raw == f".{value}"
 
 
 @pytest.mark.parametrize("close", ["]", "  ]", "\t] # note", "\n# note\n]"])

@@ -106,8 +106,10 @@ def positional(node: Ingredients) -> list[tuple]:
 
 def adapt(value, hint):
     """A text given for a Path becomes one; all else stays as it is."""
+    if type(value) is not str or hint is str:  # as almost all are
+        return value
     kinds = {name for name, _ in _members(hint)}
-    return Path(value) if isinstance(value, str) and "Path" in kinds and "str" not in kinds else value
+    return Path(value) if "Path" in kinds and "str" not in kinds else value
 
 
 def _members(hint) -> list[tuple]:
@@ -127,7 +129,7 @@ def _is_tensor(hint) -> bool:
 
 def fits(value, hint) -> bool:
     """True if the value fits, and if the annotation says nothing that can be checked."""
-    if value is BROKEN or isinstance(value, Ingredients):
+    if type(value) is hint or value is BROKEN or isinstance(value, Ingredients):
         return True
     found = {_is(value, *member) for member in _members(hint)}
     return True in found or found == {None} or (None in found and not isinstance(value, _IN_A_FILE))

@@ -11,16 +11,16 @@ class Ingredients(dict):
     `str()` gives an ini that parses back to the same.
     """
 
-    # entries: key -> (text as written, place); parsed: the section that this one was resolved from, functions uncalled
+    # entries: key -> (text as written, file, line); parsed: the section that this one was resolved from
     __slots__ = ("_entries", "_parsed", "_path", "_place")
 
     def __init__(self, items=(), path: str = "", place: Place | None = None):
         super().__init__(items)
         self._entries, self._parsed, self._path, self._place = {}, None, path, place
 
-    def enter(self, key: str, value, raw: str, place: Place) -> None:
+    def enter(self, key: str, value, raw: str, file: str, line: int) -> None:
         """Put a setting with its text as written."""
-        self[key], self._entries[key] = value, (raw, place)
+        self[key], self._entries[key] = value, (raw, file, line)
 
     def __getattr__(self, name: str):
         if name in self:
@@ -55,17 +55,21 @@ class Ingredients(dict):
 
     def where(self, path: str) -> Place | None:
         """The place (file and line) of the setting or section at a dotted path; None if it is absent."""
-        return self._origin(path)[1]
+        entries, key, value = self._parsed_at(path)
+        if key in entries:
+            return Place(*entries[key][1:])
+        return value._place if isinstance(value, Ingredients) else None
 
     def written(self, path: str) -> str:
         """The text of the setting at a dotted path as its file has it; "" for a section."""
-        return self._origin(path)[0]
+        entries, key, _ = self._parsed_at(path)
+        return entries[key][0] if key in entries else ""
 
-    def _origin(self, path: str) -> tuple:
+    def _parsed_at(self, path: str) -> tuple:
+        """(the entries of the section around a path, the key in it, the value) as parsed."""
         root, (above, _, key) = self if self._parsed is None else self._parsed, path.rpartition(".")
         section, value = root.at(above), root.at(path)
-        entries = section._entries if isinstance(section, Ingredients) and key in section else {}
-        return entries.get(key) or ("", value._place if isinstance(value, Ingredients) else None)
+        return section._entries if isinstance(section, Ingredients) and key in section else {}, key, value
 
     def __str__(self) -> str:
         return "".join(_blocks(self, self, "")).removeprefix("\n")

@@ -13,9 +13,8 @@ COMMAND_LINE = Place("command line")
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
-_SETTING = re.compile(r"([^=:]*)([=:]?)[ \t]*(.*)", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys; \x85 is a line end of some systems
-_COMMENT, _INDENT = ("", "#", ";"), (" ", "\t")
+_COMMENT, _INDENT, _OPENING = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
 
 
 def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
@@ -109,7 +108,7 @@ def _set(nodes: dict, path: str, raw: str, may_add: bool, declared: list) -> Non
     value = read_value(raw)
     if key[0] == "@" and node.get(key, value) != value:
         node = _drop_arguments(nodes, parent)
-    nodes.setdefault(parent, node).enter(key, value, raw, COMMAND_LINE)
+    nodes.setdefault(parent, node).enter(key, value, raw, *COMMAND_LINE)
 
 
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
@@ -191,23 +190,30 @@ class _Reader:
     def __init__(self, file: str, problems: list):
         self.file, self.problems = file, problems
         self.nodes, self.node = {}, None  # node: the section that the next setting belongs to
+        self.lines, self.ahead = iter(()), None  # (number, line) of what is still to be read; the next one of them
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
         note(self.problems, message, key, Place(self.file, line), raw)
 
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        lines, at = _FORBIDDEN.sub(self.refuse_character, text).split("\n"), 0
-        while at < len(lines):
-            first, text = lines[at][:1], lines[at].strip(" \t")
-            at += 1
-            if first == "[":
-                self.read_header(text, at)
-            elif first in _INDENT and text[:1] not in _COMMENT:
-                self.report(at, "an indented line, but no text value is above that it could continue", text)
-            elif text[:1] not in _COMMENT:
-                at = self.read_setting(lines, at)
+        lines = enumerate(_FORBIDDEN.sub(self.refuse_character, text).split("\n"), start=1)
+        self.lines = ((number, line) for number, line in lines if line.lstrip(" \t")[:1] not in _COMMENT)
+        self.next_line()
+        while self.ahead:
+            number, line = self.next_line()
+            if line[0] == "[":
+                self.read_header(line, number)
+            elif line[0] not in _INDENT:
+                self.read_setting(line, number)
+            else:
+                message = "an indented line, but no text value is above that it could continue"
+                self.report(number, message, line.strip(" \t"))
         return self.nodes
+
+    def next_line(self) -> tuple[int, str]:
+        line, self.ahead = self.ahead, next(self.lines, None)
+        return line
 
     def refuse_character(self, match) -> str:
         bad, line = match[0], match.string.count("\n", 0, match.start()) + 1
@@ -220,8 +226,10 @@ class _Reader:
         path, bracket, rest = line[1:].partition("]")
         parts = (path if bracket else strip_comment(path)).split(".")
         path = ".".join(part.strip(" \t") for part in parts)
-        is_known = path in self.nodes
-        self.node = self.nodes.get(path, Ingredients((), path, Place(self.file, number)))
+        known, self.node = self.nodes.get(path), Ingredients((), path, Place(self.file, number))
+        if path.isidentifier() and path[0] != "_" and path != "DEFAULT" and bracket and not rest and known is None:
+            self.nodes[path] = self.node  # as most are: none of the messages below need be written
+            return
         is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
@@ -233,60 +241,58 @@ class _Reader:
         message = wrong or _first(
             (not bracket, f"the section does not close: write [{path}]"),
             (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
-            (is_known, f"[{path}] is already defined at line {self.node._place.line}; merge the two"),
+            (known is not None, f"[{path}] is already defined at line {known and known._place.line}; merge the two"),
         )
         if message:
             self.report(number, message, f"[{path}{bracket}")
         if is_plain and not wrong:  # the settings of other sections are read, and left out
-            self.nodes[path] = self.node
+            self.node = self.nodes.setdefault(path, self.node)
 
-    def read_setting(self, lines: list[str], at: int) -> int:
-        """Read the setting that begins in the line before `at`; the index of the first line after it."""
-        key, equals, raw = _SETTING.match(lines[at - 1]).groups()
-        key, raw = key.rstrip(" \t"), strip_comment(raw).rstrip(" \t")
-        name = key if self.node is None or not equals or not key else f"{self.node._path}.{key}".lstrip(".")
-        number, parts, is_open, is_loose = at, [raw], raw[:1] in ("[", "{"), False
-        depth = brackets(raw) if is_open else 0
-        while at < len(lines):
-            line, text = lines[at], lines[at].strip(" \t")
-            goes_on = line[:1] in _INDENT or (is_open and line[:1] in ("]", "}")) or text[:1] in _COMMENT
-            if not goes_on and depth <= 0:
-                break
-            is_setting = _LOOKS_LIKE_SETTING.match(text)
-            if not goes_on and is_setting and text[0] != '"':
-                break
-            at += 1
-            if text[:1] in _COMMENT:
-                continue
-            wrong = _first(
-                (not goes_on, "indent the lines that continue a list or object"),
-                (depth <= 0 and is_open, "the list or object above is closed; unindent this line"),
-                (
-                    depth <= 0 and is_setting,
-                    "this looks like a setting or a section: unindent it, or quote all the text",
-                ),
-                (not is_open and not is_text(raw), "only plain text continues on an indented line; unindent it"),
-            )
-            if wrong and not is_loose:
-                self.report(at, f"{wrong}: {text}", name)
-            is_loose = is_loose or not goes_on
-            if is_loose or not wrong:
-                parts.append(strip_comment(text).rstrip(" \t"))
-                depth += brackets(parts[-1]) if is_open else 0
-        self.enter(key, equals, name, "\n".join(parts), is_loose, number)
-        return at
-
-    def enter(self, key: str, equals: str, name: str, raw: str, is_broken: bool, number: int) -> None:
-        """Put a setting into its section, or report why it cannot be there."""
+    def read_setting(self, line: str, number: int) -> None:
+        key, equals, raw = line.partition("=")
+        if ":" in key:
+            key, equals, raw = line.partition(":")
+        key, raw, is_broken = key.rstrip(" \t"), strip_comment(raw.strip(" \t")).rstrip(" \t"), False
+        if raw[:1] in _OPENING or (self.ahead and self.ahead[1][0] in _INDENT):
+            raw, is_broken = self.read_more(raw, self.name_of(key, equals))
         wrong, value = _wrong_key(key, equals, self.node), BROKEN
         try:
             value = BROKEN if wrong or is_broken else read_value(raw)
         except ValueError as error:
-            self.report(number, str(error), name, raw)
+            self.report(number, str(error), self.name_of(key, equals), raw)
         if wrong:
-            self.report(number, wrong, name, raw)
+            self.report(number, wrong, self.name_of(key, equals), raw)
         else:
-            self.node.enter(key, value, raw, Place(self.file, number))
+            self.node.enter(key, value, raw, self.file, number)
+
+    def name_of(self, key: str, equals: str) -> str:
+        return f"{self.node._path}.{key}".lstrip(".") if self.node is not None and equals and key else key
+
+    def read_more(self, raw: str, name: str) -> tuple[str, bool]:
+        """`raw` with the lines that continue it, and whether they are wrong."""
+        parts, is_open, is_loose = [raw], raw[:1] in _OPENING, False
+        depth = brackets(raw) if is_open else 0
+        while self.ahead:
+            number, line = self.ahead
+            text = line.strip(" \t")
+            goes_on = line[0] in _INDENT or (is_open and line[0] in "]}")
+            is_setting = _LOOKS_LIKE_SETTING.match(text)
+            if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
+                break
+            self.next_line()
+            wrong = _first(
+                (not goes_on, "indent the lines that continue a list or object"),
+                (depth <= 0 and is_open, "the list or object above is closed; unindent this line"),
+                (depth <= 0 and is_setting, "this looks like a setting or a section: unindent it, or quote all of it"),
+                (not is_open and not is_text(raw), "only plain text continues on an indented line; unindent it"),
+            )
+            if wrong and not is_loose:
+                self.report(number, f"{wrong}: {text}", name)
+            is_loose = is_loose or not goes_on
+            if is_loose or not wrong:
+                parts.append(strip_comment(text).rstrip(" \t"))
+                depth += brackets(parts[-1]) if is_open else 0
+        return "\n".join(parts), is_loose
 
 
 def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
@@ -295,7 +301,7 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
     other = call_key(node or {}) if key[:1] == "@" else None
     if equals and node is not None and key.isidentifier() and key[:2] != "__" and key not in entries:
         return None  # as almost all are: none of the messages below need be written
-    raw, place = entries.get(key) or entries.get(other) or ("", COMMAND_LINE)
+    raw, _, line = entries.get(key) or entries.get(other) or ("", *COMMAND_LINE)
     dots = f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"
     return _first(
         (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
@@ -304,8 +310,8 @@ def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
         (_CONTROL.search(key), "a name cannot contain a control character; delete it"),
         (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
         ("." in key, dots),
-        (key in entries, f"{key} is already set at line {place.line} ({key} = {shortened(raw)}); remove one"),
-        (other, f"a section calls one function, and this one has {other} at line {place.line}"),
+        (key in entries, f"{key} is already set at line {line} ({key} = {shortened(raw)}); remove one"),
+        (other, f"a section calls one function, and this one has {other} at line {line}"),
         (key == "@", "name the registry: write @registry = function"),
     )
 

@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from .errors import note, suggest
 from .ingredients import Ingredients, call_key
-from .values import BROKEN, MAX_DEPTH, Reference, Text, as_written, references_in
+from .values import BROKEN, MAX_DEPTH, Pending, Reference, as_written, evaluate
 
 MAX_EXPANSION = 1_000_000  # characters that references may add to one file: the billion-laughs bound
 MAX_SEARCH = 50_000  # names times problems that are searched for near ones: half a second
@@ -15,14 +15,15 @@ MAX_SEARCH = 50_000  # names times problems that are searched for near ones: hal
 def resolve_references(nodes: dict, problems: list) -> None:
     """Put the values in place of the references, in all sections (`nodes`, by path)."""
     scope = _Scope(nodes, problems)
-    stack = {None: iter(list(scope.pending))}  # setting -> those it waits for: chains may exceed Python's stack
+    pending = [(path, key) for path, node in nodes.items() for key in node if isinstance(node[key], Pending)]
+    stack = {None: iter(pending)}  # setting -> those it waits for: chains may exceed Python's stack
     while stack:
         needed = next(stack[next(reversed(stack))], None)
         if needed is None:
             stack.popitem()
         elif needed in stack:
             scope.report_circle(list(stack)[list(stack).index(needed) :])
-        elif needed in scope.pending:
+        elif isinstance(nodes[needed[0]][needed[1]], Pending):
             stack[needed] = scope.resolve(*needed)
 
 
@@ -48,13 +49,8 @@ class _Scope:
 
     def __init__(self, nodes: dict, problems: list):
         self.nodes, self.problems, self.budget = nodes, problems, MAX_EXPANSION
-        self.origins = {}  # (path, key) of a reference -> (section, key) whose text it takes
-        self.levels = {}  # path of a section that calls a function -> the deepest level where it is shared
-        self.pending = {}  # (path, key) of a setting -> its references, until they are resolved
-        for path, node in nodes.items():
-            for key, value in node.items():
-                if not isinstance(value, Ingredients) and (references := references_in(value)):
-                    self.pending[path, key] = references
+        self.origins = {}  # (path, key) of a setting that is a reference -> (section, key) whose text it takes
+        self.heights = {}  # path of a section that calls a function -> how many levels are in it
 
     def report(self, path: str, key: str, message: str) -> None:
         node = self.nodes[path]
@@ -72,26 +68,36 @@ class _Scope:
     def resolve(self, path: str, key: str):
         """Put the value of one setting; a generator of the (path, key) that must be resolved before."""
         node, targets = self.nodes[path], {}
-        for reference in self.pending[path, key]:
-            targets[reference] = find(self.nodes, reference, path, key)
-            if targets[reference] is None:
+        raw, references = node[key]
+        for token, reference in references.items():
+            targets[token] = find(self.nodes, reference, path, key)
+            if targets[token] is None:
                 self.report(path, key, self.not_found(reference, f"{path}.{key}"))
-        waits = [found for found in targets.values() if found]
+                return
+        waits = list(targets.values())
         for other, name in waits:  # which grows: of a section all that is written in it
-            if node[key] is not BROKEN and (other._path, name) in self.pending:
+            if isinstance(other[name], Pending):
                 yield other._path, name
             value = other[name]
             if isinstance(value, Ingredients) and value._path == f"{other._path}.{name}".lstrip("."):
                 waits += [(value, inner) for inner in value]
-        reference = self.pending.pop((path, key))[0]
-        if node[key] is reference and targets[reference]:
-            other, name = targets[reference]
-            self.origins[path, key] = self.origins.get((other._path, name), (other, name))
-        if node[key] is BROKEN or any(other[name] is BROKEN for other, name in waits):
+        if any(other[name] is BROKEN for other, name in waits):
             node[key] = BROKEN  # its cause is reported already
             return
+
+        def look_up(token: str, is_text: bool):
+            other, name = targets[token]
+            if is_text:
+                return self.text_of(other, name)
+            if raw[0] == "$":
+                self.origins[path, key] = self.origins.get((other._path, name), (other, name))
+            return self.copy(other[name]) if isinstance(other[name], dict | list) else other[name]
+
         try:
-            node[key] = self.fill(node[key], path.count(".") + 1, targets)
+            value = evaluate(raw, look_up)
+            if path.count(".") + 1 + self.height(value) > MAX_DEPTH:
+                raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
+            node[key] = value
         except ValueError as error:
             self.report(path, key, str(error))
 
@@ -114,29 +120,31 @@ class _Scope:
         if self.budget < 0:
             raise ValueError(f"the references grow to more than {MAX_EXPANSION:,} characters; shorten the chain")
 
-    def fill(self, value, level: int, targets: dict | None = None):
-        """`value` below `level` others, its references replaced by `targets`; without targets a copy, which is paid."""
-        if isinstance(value, Reference):
-            node, key = targets[value]
-            return self.fill(node[key], level) if isinstance(node[key], dict | list) else node[key]
-        if isinstance(value, Text):
-            return "".join(part if isinstance(part, str) else self.text_of(*targets[part]) for part in value)
-        is_nested = isinstance(value, dict | list)
-        if is_nested and level >= MAX_DEPTH:
-            raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
-        if isinstance(value, Ingredients) and call_key(value):  # shared, not copied: it is called once
-            if self.levels.get(value._path, 0) < level:
-                self.levels[value._path] = level
-                self.fill(dict(value), level, {})  # for its depth alone: what has targets costs nothing
+    def copy(self, value):
+        """A copy, which is paid for. A section that calls a function is shared instead: it is called once."""
+        if isinstance(value, Ingredients) and call_key(value):
             return value
-        if targets is None:  # 1: a list of empty lists is not free
-            self.spend(1 + len("".join(value) if isinstance(value, dict) else "" if is_nested else str(value)))
+        is_nested = isinstance(value, dict | list)  # 1: a list of empty lists is not free
+        self.spend(1 + len("".join(value) if isinstance(value, dict) else "" if is_nested else str(value)))
         if isinstance(value, list):
-            return [self.fill(item, level + 1, targets) for item in value]
+            return [self.copy(item) for item in value]
         if not is_nested:
             return value
-        items = {key: self.fill(item, level + 1, targets) for key, item in value.items()}
+        items = {key: self.copy(item) for key, item in value.items()}
         return value.with_items(items) if isinstance(value, Ingredients) else items
+
+    def height(self, value) -> int:
+        """How many levels of lists, objects and sections are in a value, itself included."""
+        if not isinstance(value, dict | list):
+            return 0
+        path = value._path if isinstance(value, Ingredients) and call_key(value) else None
+        if path not in self.heights:
+            items = value.values() if isinstance(value, dict) else value
+            height = 1 + max(map(self.height, items), default=0)
+            if path is None:
+                return height
+            self.heights[path] = height
+        return self.heights[path]
 
     def text_of(self, node: Ingredients, key: str) -> str:
         """What a reference inside text becomes: text itself, all else as its file has it."""

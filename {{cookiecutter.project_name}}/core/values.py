@@ -1,4 +1,4 @@
-"""One value: text -> JSON value or plain text, in which `${...}` references may be left to resolve."""
+"""One value: text -> JSON value or plain text, with what its `${...}` references stand for."""
 
 import json
 import re
@@ -12,12 +12,14 @@ BROKEN = object()  # the value of a setting whose problem is reported already; i
 
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
-_STRING = r'"(?:\\.|[^"\\])*+"'
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
-_UNQUOTED = re.compile(_STRING + r"|(\$\{[^{}$]*\}|\$|-?Infinity|NaN)")  # what needs care in JSON, outside quotes
-_UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#).)*+", re.DOTALL)
-_BRACKETS = re.compile(_STRING + r"|\$\{[^}]*\}|[\[\]{}]")
+_SIMPLE = re.compile(r'"[^"\\\x00-\x1f]*"')  # quoted text that needs no decoder, as most
+# Outside quotes a backslash is an error in JSON. That \" opens no string keeps the search for its end linear.
+_STRING = r'"(?:\\.|[^"\\])*+"'
+_UNQUOTED = re.compile(rf"(?<!\\){_STRING}|(\$\{{[^{{}}$]*\}}|\$|-?Infinity|NaN)")  # what needs care, outside quotes
+_BRACKETS = re.compile(rf"(?<!\\){_STRING}|\$\{{[^{{}}$]*\}}|[\[\]{{}}]")
+_UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#)[^\"])*+(?:(?![ \t]#).)*+", re.DOTALL)
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f-\\x9f{BIDIRECTIONAL}]")
 
@@ -33,27 +35,38 @@ _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
 }
 
 Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
+Pending = namedtuple("Pending", "raw references")  # a value that waits for what it refers to: as written -> Reference
 
 
-class Text(list):
-    """Text with references inside: a list of str and Reference."""
+class _Unquoted(str):
+    """A reference in a list or object, without quotes: `${path}`."""
 
 
 def read_value(raw: str):
-    """The value of `raw`; a Reference, a Text, or a list or object that contains them, if it refers to settings.
+    """The value of `raw`, or Pending with its references. Raises ValueError that says what to write."""
+    if "$" not in raw and "\\u" not in raw:  # which may be an escaped $
+        return evaluate(raw, None)
+    references = {}
 
-    Raises ValueError that says what is wrong and what to write.
-    """
+    def note(token: str, is_text: bool) -> str:
+        references[token] = _reference(token)
+        return ""
+
+    value = evaluate(raw, note)
+    return Pending(raw, references) if references else value
+
+
+def evaluate(raw: str, look_up):
+    """The value of `raw` with what look_up(token, is_text) returns for each `${...}` in it."""
     if raw[:1] in ('"', "[", "{"):
-        return _read_json(raw)
+        return _fill_text(raw[1:-1], look_up) if _SIMPLE.fullmatch(raw) else _read_json(raw, look_up)
     if raw in _WORDS:
         return _WORDS[raw]
-    if _NUMBER.fullmatch(raw):
-        return _number(raw)
-    if raw in _CONSTANTS:
-        raise ValueError(f'{raw} is not a number that an experiment can use; as text write "{raw}"')
+    if number := _NUMBER.fullmatch(raw):
+        return _float(raw) if number[1] or number[2] else _integer(raw)
+    _refuse_constant(raw)
     is_quoted = raw[:1] == "'" == raw[-1:] and raw.count("'") == 2
-    return _read_text(raw[1:-1] if is_quoted else raw, is_quoted)
+    return _fill_text(raw[1:-1] if is_quoted else raw, look_up, is_quoted)
 
 
 def is_text(raw: str) -> bool:
@@ -61,52 +74,45 @@ def is_text(raw: str) -> bool:
     return raw[:1] not in ("[", "{", '"') and raw not in _WORDS and not _NUMBER.fullmatch(raw)
 
 
-def references_in(value) -> list[Reference]:
-    """The references in a value that was read."""
-    if isinstance(value, Reference):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [reference for item in items for reference in references_in(item)]
+def _integer(raw: str) -> int:
+    if len(raw) > MAX_DIGITS:
+        raise ValueError(f"an integer of more than {MAX_DIGITS} digits; quote it if it is text")
+    return int(raw)
 
 
-def _number(raw: str) -> int | float:
-    if raw.lstrip("-").isdigit():
-        if len(raw) > MAX_DIGITS:
-            raise ValueError(f"an integer of more than {MAX_DIGITS} digits; quote it if it is text")
-        return int(raw)
+def _float(raw: str) -> float:
     value = float(raw)
     if value - value != 0:  # 1e999 would silently be infinity
         raise ValueError(f'{raw} is too large for a float; as text write "{raw}"')
     return value
 
 
-def _read_text(text: str, is_quoted: bool = False):
-    """`text` with `$$` made `$`; Text if it contains references, a Reference if it is nothing else, without quotes."""
-    if _SURROGATE.search(text):
-        raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none")
+def _refuse_constant(raw: str) -> None:
+    if raw in _CONSTANTS:
+        raise ValueError(f'{raw} is not a number that an experiment can use; as text write "{raw}"')
+
+
+def _fill_text(text: str, look_up, is_quoted: bool = True):
+    """`text` with `$$` made `$`, and its references put in. Nothing but a reference, unquoted, may be any value."""
     if "$" not in text:
         return text
-    parts = Text(_DOLLAR.split(text))  # text, token, text, token, ..., text
-    parts[1::2] = map(_read_dollar, parts[1::2])
-    if not references_in(parts):
-        return "".join(parts)
-    return parts if is_quoted or len(parts) > 3 or parts[0] or parts[2] else parts[1]
+    parts = _DOLLAR.split(text)  # text, token, text, token, ..., text
+    if parts[0] == parts[-1] == "" and len(parts) == 3 and parts[1] != "$$" and not is_quoted:
+        return look_up(parts[1], False)
+    parts[1::2] = ["$" if token == "$$" else look_up(token, True) for token in parts[1::2]]
+    return "".join(parts)
 
 
-def _read_dollar(token: str) -> str | Reference:
-    """A `$`, from `$$`, or a reference."""
+def _reference(token: str) -> Reference:
     inner = token[2:-1].strip()
     path = inner.replace(":", ".")
-    if token == "$$":
-        return "$"
     if ".." in f".{path}.":  # also of a lone $, of ${ that does not close, and of ${} within ${}
-        raise ValueError(
-            "this $ is no reference: write ${section.key}, with nothing nested in it, or $$ for a dollar sign"
-        )
+        message = "this $ is no reference: write ${section.key}, with nothing nested in it, or $$ for a dollar sign"
+        raise ValueError(message)
     return Reference(path, *inner.split(":", 2)[1:]) if inner.startswith("env:") else Reference(path)
 
 
-def _read_json(raw: str):
+def _read_json(raw: str, look_up):
     """A list, an object or quoted text. References pass the decoder as NaN, which no file may contain itself."""
     references = []
 
@@ -114,16 +120,16 @@ def _read_json(raw: str):
         token = match[1]
         if token is None:  # quoted
             return match[0]
-        references.append(_read_dollar(token) if token[0] == "$" else read_value(token))
+        _refuse_constant(token)
+        _reference(token)  # refuses a $ that is none, of which the decoder would say less
+        references.append(_Unquoted(token))
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
-    hidden, hooks = _UNQUOTED.sub(hide, raw), {}  # without hooks, quoted text is read three times as fast
+    hidden = _UNQUOTED.sub(hide, raw)
     shown = iter(references)
-    if raw[0] != '"':
-        hooks = {"parse_int": _number, "parse_float": _number, "object_pairs_hook": _unique}
-        hooks["parse_constant"] = lambda _: next(shown)
+    hooks = {"parse_int": _integer, "parse_float": _float, "parse_constant": lambda _: next(shown)}
     try:
-        return _read_texts(json.loads(hidden, **hooks))
+        return _fill(json.loads(hidden, object_pairs_hook=_unique, **hooks), look_up)
     except json.JSONDecodeError as error:
         kind = {'"': "quoted text", "[": "a list", "{": "an object"}[raw[0]]
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
@@ -145,19 +151,25 @@ def _unique(pairs: list) -> dict:
     return result
 
 
-def _read_texts(value, depth: int = 0):
-    """A value of JSON with the references in its texts."""
+def _fill(value, look_up, depth: int = 0):
+    """A value of JSON with its references, and those in its texts, put in."""
+    if isinstance(value, _Unquoted):
+        return look_up(value, False)
     if isinstance(value, str):
-        return _read_text(value, is_quoted=True)
+        if _SURROGATE.search(value):
+            raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none")
+        return _fill_text(value, look_up)
     if not isinstance(value, dict | list):
         return value
     if depth == MAX_DEPTH:
         raise RecursionError
     if isinstance(value, list):
-        return [_read_texts(item, depth + 1) for item in value]
-    if references_in([_read_text(key) for key in value]):
-        raise ValueError("the key of an object cannot contain a reference")
-    return {_read_text(key): _read_texts(item, depth + 1) for key, item in value.items()}
+        return [_fill(item, look_up, depth + 1) for item in value]
+    return {_fill(key, _refuse_key): _fill(item, look_up, depth + 1) for key, item in value.items()}
+
+
+def _refuse_key(token: str, is_text: bool):
+    raise ValueError("the key of an object cannot contain a reference")
 
 
 def strip_comment(text: str) -> str:

@@ -21,8 +21,11 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
         print(listing(arguments.list))
         return 0
     ingredients = read_ingredients(arguments.ingredients, overrides)
-    text = resolved_text(ingredients) if option == "print" else explain(ingredients, arguments.explain)
-    print(text.rstrip("\n") if option == "print" else escaped(text))
+    if option == "print":  # what a terminal would obey is escaped; all else stays as the file has it
+        text = resolved_text(ingredients).rstrip("\n")
+        print(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], text))
+    else:
+        print(escaped(explain(ingredients, arguments.explain)))
     return 0
 
 

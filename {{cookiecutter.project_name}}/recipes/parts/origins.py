@@ -7,7 +7,7 @@ from pathlib import Path
 from core import Ingredients
 from core.ingredients import call_key
 from core.references import find
-from core.values import as_written, read_value, references_in, strip_comment
+from core.values import Pending, as_written, read_value, strip_comment
 from recipes.settings import SECTIONS
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
@@ -15,7 +15,12 @@ READ = {"project.name", "project.meta.task"}  # the settings below [project] tha
 WITHOUT_EFFECT = (
     ("training.scheme.patience", "training.scheme.early_stop", lambda on: not on, "early_stop is False"),
     ("training.scheme.best_is", "training.scheme.best", lambda name: name is None, "best is not set"),
-    ("training.scheme.validation_fraction", "validation.load_dataset", bool, "[validation.load_dataset] is there"),
+    (
+        "training.scheme.validation_fraction",
+        "validation.load_dataset",
+        lambda section: bool(section) and not section.get("optional"),
+        "[validation.load_dataset] is there",
+    ),
     ("training.scheme.validation_fraction", "training.scheme.fold", bool, "fold is set"),
     (
         "training.model.save_dir",
@@ -109,7 +114,8 @@ def users(ingredients: Ingredients) -> dict[str, list[str]]:
     found = {}
     for path, node in nodes.items():
         for key in node:
-            for reference in references_in(read_value(node.written(key))):
+            value = read_value(node.written(key))
+            for reference in value.references.values() if isinstance(value, Pending) else ():
                 if reference.env is None:
                     section, name = find(nodes, reference, path, key)
                     found.setdefault(f"{section._path}.{name}".lstrip("."), []).append(f"{path}.{key}")
