@@ -12,7 +12,6 @@ from types import ModuleType
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, registry
-from core.arguments import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
@@ -22,7 +21,7 @@ from recipes.parts.evaluation import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
-from recipes.settings import Architecture, Saving, Scheme, Testing
+from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
 
 
 @dataclass
