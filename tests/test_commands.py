@@ -359,6 +359,16 @@ def test_print_of_a_list_that_closes_at_the_margin(tmp_path, monkeypatch, capsys
     assert "[project]\nn = 1\nlist = [1]\nlast = 2\n" in capsys.readouterr().out
 
 
+def test_print_escapes_what_a_terminal_would_obey(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.ini").write_text(
+        "# \x1b]0;title\x07\n[project]\nname = tab\tand \x1b[31mré\u00a0d\n[model.architecture]\nbackbone=x"
+    )
+    monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "a.ini"), "--print"])
+    with pytest.raises(SystemExit):
+        train_script.main()
+    assert capsys.readouterr().out.startswith("# \\x1b]0;title\\x07\n[project]\nname = tab\tand \\x1b[31mré\u00a0d\n")
+
+
 def test_explain(ask, tmp_path, monkeypatch, capsys):
     (tmp_path / "child.ini").write_text(
         f"[META]\nbase = {INI}\n[training.scheme]\nepochs = 4\n[testing.load_dataset]\n"
