@@ -9,7 +9,10 @@ import shlex
 from pathlib import Path
 
 DIGITS = ["data/digits.tgz", "data/README.md"]
-SCENES = [*DIGITS, "pantry/boxes.py", "pantry/scenes.py"]
+SCENES = [*DIGITS, "pantry/scenes.py"]
+LOOP = ["tests/test_interruptions.py", "tests/test_train.py"]
+PHOTOS = ["tests/test_photos.py"]
+IMAGE_TASKS = ("classification", "detection", "segmentation")
 # What a choice needs and not every project; a file may serve several. A further task or data set is one more line here
 # and one more choice in cookiecutter.json.
 ONLY_FOR = {
@@ -18,27 +21,23 @@ ONLY_FOR = {
             "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
-            "tests/test_interruptions.py",
-            "tests/test_train.py",
         ],
         "detection": [
-            *SCENES,
             "recipes/detection.py",
             "pantry/bodies.py",
             "pantry/box_folders.py",
+            "pantry/boxes.py",
             "pantry/detectors.py",
-            "tests/test_detection.py",
         ],
         "segmentation": [
-            *SCENES,
             "recipes/segmentation.py",
             "pantry/bodies.py",
             "pantry/box_folders.py",
+            "pantry/boxes.py",
             "pantry/mask_folders.py",
             "pantry/mask_losses.py",
             "pantry/masks.py",
             "pantry/segmenters.py",
-            "tests/test_segmentation.py",
         ],
         "tabular": [
             "recipes/classification.py",
@@ -58,7 +57,15 @@ ONLY_FOR = {
         ],
         "blank": ["recipes/blank.py", "tests/test_blank.py"],
     },
-    "data": {"digits": DIGITS, "mnist": []},
+    "data": {
+        "classification-digits": [*DIGITS, *LOOP],
+        "classification-mnist": LOOP,
+        "classification-folder": PHOTOS,
+        "detection-digits": [*SCENES, "tests/test_detection.py"],
+        "detection-folder": PHOTOS,
+        "segmentation-digits": [*SCENES, "tests/test_segmentation.py"],
+        "segmentation-folder": PHOTOS,
+    },
 }
 # Files of which the chosen one is kept under another name. Settings and attribution of the digits have theirs already.
 CHOSEN = {
@@ -72,14 +79,22 @@ CHOSEN = {
             ("custom_functions.blank.py", "custom_functions.py"),
         ],
     },
-    "data": {"mnist": [("ingredients.mnist.ini", "ingredients.ini")]},
+    "data": {
+        "classification-mnist": [("ingredients.mnist.ini", "ingredients.ini")],
+        "classification-folder": [("ingredients.folder.ini", "ingredients.ini")],
+        "detection-folder": [("ingredients.detection.folder.ini", "ingredients.ini")],
+        "segmentation-folder": [("ingredients.segmentation.folder.ini", "ingredients.ini")],
+    },
     "license": {name: [(f"licenses/{name}.txt", "LICENSE")] for name in ("MIT", "Apache-2.0", "BSD-3-Clause")},
 }
 
 
 def effective(answers):
-    """The answers that count: images to choose from are there for classification alone."""
-    return {key: answer for key, answer in answers.items() if key != "data" or answers["task"] == "classification"}
+    """The answers that count: data to choose from is there for images, and MNIST for classification alone."""
+    task, data = answers["task"], answers["data"]
+    if task not in IMAGE_TASKS:
+        return {key: answer for key, answer in answers.items() if key != "data"}
+    return answers | {"data": f"{task}-{'digits' if data == 'mnist' and task != 'classification' else data}"}
 
 
 def remove(path):
@@ -117,10 +132,11 @@ def next_steps(answers):
     # The shell's folder, which this process no longer stands in: `cd NAME` is right only from there.
     asked_in = Path(os.environ.get("PWD", ""))
     folder = project.name if asked_in == project.parent else str(project)
+    photos = answers["data"] == "folder" and answers["task"] in IMAGE_TASKS
     return (
         f"\n{answers['project_name']} is ready. Next:\n"
         f"    cd {shlex.quote(folder)}\n"
-        "    python train.py\n"
+        f"    python train.py{' --project.data.source ~/photos' if photos else ''}\n"
         + (f"    python -m recipes.predict {PREDICT[task]}\n" if (task := answers["task"]) in PREDICT else "")
         + "What it needs is installed once with `pip install -e .`, or by running `uv run train.py` instead.\n"
     )

@@ -63,9 +63,6 @@ def test_several_columns_are_several_labels(folder):
     loaded = load_image_csv(source, label=["red", "big"])()
     assert loaded.classes == ["red", "big"] and loaded.targets.dtype == torch.float32
     assert loaded.targets.tolist() == [[float(i % 2), float(i > 5)] for i in range(12)]
-    shared = {"label": ["red", "big"], "testing_share": 1 / 3}
-    testing = load_image_csv(source, "testing", **shared)()
-    assert testing.targets.sum(0).tolist() == [2, 2] and len(testing) == 4
     source.write_text(source.read_text().replace("cat/1.png,1", "cat/1.png,yes"))
     with pytest.raises(IngredientsError, match=r"labels.csv:3: labels are yes, 0, expected 0 or 1"):
         load_image_csv(source, label=["red", "big"])()
@@ -82,14 +79,21 @@ def test_the_column_split_says_which_rows(folder):
         load_image_csv(source, "training")()
 
 
-def test_shares_without_a_column(folder):
+def test_without_a_column_all_rows_are_for_training(folder):
     source = write(folder, f"image,label\n{rows()}")
-    shares = {"validation_share": 1 / 6, "testing_share": 1 / 3}
-    found = {split: load_image_csv(source, split, **shares)() for split in ("training", "validation", "testing")}
-    assert [loaded.targets.bincount().tolist() for loaded in found.values()] == [[3, 3], [1, 1], [2, 2]]
-    assert sorted(sum((pixels(loaded) for loaded in found.values()), [])) == [*range(12)]
-    with pytest.raises(IngredientsError, match="there is no column split; add one, or set testing_share"):
+    assert pixels(load_image_csv(source, "training")()) == [*range(12)]
+    assert load_image_csv(source, "validation", optional=True)() is None
+    with pytest.raises(IngredientsError, match="no row is of the split testing"):
         load_image_csv(source, "testing")()
+
+
+def test_text_files_that_are_named_after_splits(folder):
+    for split, part in (("train", range(8)), ("val", range(8, 12))):
+        write(folder, "\n".join(map(names_of, part)), f"{split}.txt")
+    for name in ("train.txt", "val.txt"):
+        assert pixels(load_image_csv(folder / name, "training")()) == [*range(8)]
+        assert pixels(load_image_csv(folder / name, "validation")()) == [*range(8, 12)]
+        assert load_image_csv(folder / name, "testing", optional=True)() is None
 
 
 def test_a_text_file_of_names(folder):

@@ -70,9 +70,16 @@ def test_the_names_of_splits(tmp_path, names):
 def test_class_folders_alone_are_for_training(images):
     assert load_image_folder(images / "training")().classes == ["a", "b"]
     for split, wanted in (("validation", "val/ or valid/ or validation/"), ("testing", "test/ or testing/")):
-        message = f"training: there is no {wanted} in it, but a, b; or set {split}_share in the sections of all splits"
+        message = f"training: there is no {wanted} in it, but a, b$"
         with pytest.raises(IngredientsError, match=message):
             load_image_folder(images / "training", split)()
+        assert load_image_folder(images / "training", split, optional=True)() is None
+
+
+def test_a_file_of_names_in_place_of_a_folder(images):
+    (images / "all.csv").write_text("image,label\ntraining/a/10.png,x\ntraining/b/1.png,y\n")
+    assert load_image_folder(images / "all.csv")().classes == ["x", "y"]
+    assert load_image_folder(images / "all.csv", "testing", optional=True)() is None
 
 
 def test_hidden_files_other_files_and_folders_in_classes(images):
@@ -98,7 +105,9 @@ def test_a_colour_image_among_grey_ones_makes_all_rgb(images):
 
 def test_no_such_folder(tmp_path):
     save(tmp_path / "digits" / "a" / "1.png")
-    with pytest.raises(IngredientsError, match=rf"digit: there is no such folder; {tmp_path} holds digits$"):
+    with pytest.raises(
+        IngredientsError, match=rf"digit: there is no such folder; {tmp_path} holds digits[.] Expected .*digit/<class>/"
+    ):
         load_image_folder(tmp_path / "digit")()
 
 
@@ -371,32 +380,3 @@ def test_nothing_but_corrupt_images_is_refused(tmp_path):
     save(tmp_path / "a/1.png").write_bytes(b"no image")
     with pytest.raises(IngredientsError, match="1.png: this is no image"):
         load_image_folder(tmp_path, skip_corrupt=True)()
-
-
-# -------------------------------------------------------------------------------------------------------------- shares
-
-
-def test_splits_without_a_folder_take_shares_of_training(tmp_path):
-    for index in range(30):
-        save(tmp_path / ("a" if index < 20 else "b") / f"{index}.png")
-    shares = {"validation_share": 0.1, "testing_share": 0.2, "seed": 3}
-    found = {split: load_image_folder(tmp_path, split, **shares)() for split in ("training", "validation", "testing")}
-    counts = {split: loaded.targets.bincount().tolist() for split, loaded in found.items()}
-    assert counts == {"training": [14, 7], "validation": [2, 1], "testing": [4, 2]}
-    assert len({path for loaded in found.values() for path in loaded.paths}) == 30
-    assert load_image_folder(tmp_path, "testing", **shares)().paths == found["testing"].paths
-    assert load_image_folder(tmp_path, "testing", **shares | {"seed": 4})().paths != found["testing"].paths
-    (tmp_path / "c").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / name).rename(tmp_path / "c" / name)
-    (tmp_path / "c").rename(tmp_path / "train")
-    for name in ("a", "b"):
-        save(tmp_path / "valid" / name / "x.png")
-    found = {split: load_image_folder(tmp_path, split, **shares)() for split in ("training", "validation", "testing")}
-    assert {split: len(loaded) for split, loaded in found.items()} == {"training": 24, "validation": 2, "testing": 6}
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.0), (0.0, 1.0)])
-def test_shares_that_leave_nothing_are_refused(tmp_path, shares):
-    with pytest.raises(ValueError, match="testing_share"):
-        load_image_folder(tmp_path, validation_share=shares[0], testing_share=shares[1])

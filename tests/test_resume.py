@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from core import IngredientsError
+from core import IngredientsError, SettingError
 from recipes import run as runs
 from recipes import train as recipe
 from recipes.parts import checkpoint
@@ -61,6 +61,18 @@ def test_a_run_that_stopped_early_is_over(train):
     folder = train(changes)
     before = metrics_of(folder)
     assert len(before) < 20 and train(changes | RESUME) == folder and metrics_of(folder) == before
+
+
+@pytest.mark.parametrize("key", ["optimizers", "n_averaged"])
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(train, key):
+    changes = SHORT | {"training.scheme.ema": "0.9"}
+    last = train(changes) / "checkpoints/last.pt"
+    state = checkpoint.load(last)
+    checkpoint.save(last, {("former" if name == key else name): value for name, value in state.items()})
+    with pytest.raises(SettingError, match=f"cannot resume|does not fit.*{key}") as caught:
+        train(changes | RESUME | {"training.scheme.epochs": "5"})
+    [problem] = caught.value.problems
+    assert problem.key == "training.scheme.resume" and key in problem.message and "\n" not in problem.message
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import torch
 from core import IngredientsError, resolve
 from recipes import classification, experiment
-from recipes.parts import checkpoint, step
+from recipes.parts import checkpoint, workers
 from recipes.run import Run
 from recipes.train import train as recipe
 from tests.helpers import equal, state_of
@@ -146,7 +146,7 @@ def test_a_worker_whose_parent_ended_before_it_began_ends(monkeypatch):
     monkeypatch.setattr("torch.multiprocessing.parent_process", lambda: SimpleNamespace(pid=1 << 30))
     child = os.fork()
     if child == 0:
-        step.end_with_parent(0)
+        workers.end_with_parent(0)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 

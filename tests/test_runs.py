@@ -50,7 +50,7 @@ def test_evaluation_has_a_batch_size_of_its_own(train, monkeypatch):
 
 def test_deterministic(monkeypatch):
     """It acts on GPUs alone; asked for one here, it is not needed."""
-    from recipes.parts.step import seeder
+    from recipes.experiment import seeder
 
     asked = []
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

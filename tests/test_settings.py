@@ -448,8 +448,9 @@ def check_function(task: str, kind: str, name: str, folder: Path) -> None:
 
 def names_for(task: str, kind: str) -> list[str]:
     """Those that a project of the task has: shelves of other tasks are not rendered."""
-    own = set(ONLY_FOR["task"]["classification" if task == "multilabel" else task])
-    others = {file for files in ONLY_FOR["task"].values() for file in files} - own
+    task = "classification" if task == "multilabel" else task
+    own = {*ONLY_FOR["task"][task], *ONLY_FOR["data"].get(f"{task}-digits", ())}
+    others = {file for files_of in ONLY_FOR.values() for files in files_of.values() for file in files} - own
     shelves = {name: f"{shelf.replace('.', '/')}.py" for name, shelf in registry[kind]._shelves.items()}
     return [*(name for name in registry[kind] if shelves.get(name) not in others), *TORCH.get(kind, ())]
 

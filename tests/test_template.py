@@ -30,13 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = "{{cookiecutter.project_name}}"
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 CHOICES = {key: value for key, value in QUESTIONS.items() if isinstance(value, list) and not key.startswith("_")}
-# The task that an answer counts for; for any other all answers to this question are one.
-COUNTS_FOR = {"data": "classification"}
+# Of each task the answers to this question that make a project of their own; any other is the same as the first.
+IMAGES = ("classification", "detection", "segmentation")
+COUNTS_FOR = {"data": {"digits": QUESTIONS["task"], "mnist": ["classification"], "folder": IMAGES}}
 COMBINATIONS = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
 COMBINATIONS = [
     answers
     for answers in COMBINATIONS
-    if all(answers["task"] == task or answers[key] == CHOICES[key][0] for key, task in COUNTS_FOR.items())
+    if all(answers["task"] in tasks_of[answers[key]] for key, tasks_of in COUNTS_FOR.items())
 ]
 NAME = "my-Digits_2"
 
@@ -70,6 +71,7 @@ FOR_CLASSIFICATION = {
     "tests/test_interruptions.py",
     "tests/test_train.py",
 }
+OF_DIGITS = {f"tests/test_{name}.py" for name in ("detection", "segmentation", "interruptions", "train")}
 # Where a choice keeps one of several files under another name: what it is called in the template.
 KEPT_AS = {
     ("task", "tabular"): {"ingredients.ini": "ingredients.tabular.ini", "data/README.md": "data/README.tabular.md"},
@@ -81,8 +83,10 @@ KEPT_AS = {
     ("task", "detection"): {"ingredients.ini": "ingredients.detection.ini"},
     ("task", "segmentation"): {"ingredients.ini": "ingredients.segmentation.ini"},
     ("data", "mnist"): {"ingredients.ini": "ingredients.mnist.ini"},
+    ("data", "folder"): {"ingredients.ini": "ingredients.folder.ini"},
 }
-VARIANTS = {file for files in KEPT_AS.values() for file in files.values()}
+FOLDERS = {task: f"ingredients.{task}.folder.ini" for task in ("detection", "segmentation")}
+VARIANTS = {file for files in KEPT_AS.values() for file in files.values()} | set(FOLDERS.values())
 VARIANTS |= {f"licenses/{name}.txt" for name in CHOICES["license"] if name != "none"}
 # What may lie at the top of a project, and what in its folders: anything else was added by accident.
 TOP = {".gitignore", ".vscode", "LICENSE", "README.md", "core", "custom_functions.py", "data", "ingredients.ini"}
@@ -117,11 +121,14 @@ every_task = pytest.mark.parametrize("task", CHOICES["task"])
 
 def counting(answers):
     """Those of the answers that count, as (question, choice)."""
-    return [(key, value) for key, value in answers.items() if COUNTS_FOR.get(key, answers["task"]) == answers["task"]]
+    task = answers["task"]
+    return [(key, value) for key, value in answers.items() if key not in COUNTS_FOR or task in COUNTS_FOR[key][value]]
 
 
 def in_template(name, answers):
     """What a file of a project that was rendered with these answers is called in the template."""
+    if name == "ingredients.ini" and answers["data"] == "folder" and answers["task"] in FOLDERS:
+        return FOLDERS[answers["task"]]
     return next((KEPT_AS[item][name] for item in counting(answers) if name in KEPT_AS.get(item, ())), name)
 
 
@@ -167,8 +174,13 @@ def expected(in_project, answers):
         task = answers["task"]
         if name in VARIANTS:
             return False
+        of_photos = answers["data"] == "folder" and task in IMAGES
         if name == "data/digits.tgz" or (name == "data/README.md" and task not in ("tabular", "text")):
-            return task in SCENES or (task, answers["data"]) == ("classification", "digits")
+            return not of_photos and (task in SCENES or (task, answers["data"]) == ("classification", "digits"))
+        if name == "tests/test_photos.py":
+            return of_photos
+        if of_photos and (name == "pantry/scenes.py" or name in OF_DIGITS):
+            return False
         words = TASKS_OF.keys() & set(re.split("[/._]", name))
         return all(task in TASKS_OF[word] for word in words) and (
             task == "classification" or name not in FOR_CLASSIFICATION
@@ -388,10 +400,20 @@ def test_every_question_and_choice_is_put_in_words():
 
 
 def test_hooks_know_every_choice():
-    for question, files_of in post_gen_project.ONLY_FOR.items():
-        assert set(files_of) == set(CHOICES[question])
-    for question, plain in {"license": "none", "data": "digits", "task": "classification"}.items():
+    assert set(post_gen_project.ONLY_FOR["task"]) == set(CHOICES["task"])
+    kinds = {post_gen_project.effective(answers).get("data") for answers in COMBINATIONS} - {None}
+    assert set(post_gen_project.ONLY_FOR["data"]) == kinds
+    for question, plain in {"license": "none", "task": "classification"}.items():
         assert set(post_gen_project.CHOSEN[question]) == set(CHOICES[question]) - {plain}
+    assert set(post_gen_project.CHOSEN["data"]) == {kind for kind in kinds if not kind.endswith("digits")}
+
+
+def test_mnist_is_the_same_as_digits_where_it_has_no_use(bake):
+    for task in ("detection", "text"):
+        digits, mnist = bake(task=task, data="digits"), bake(task=task, data="mnist")
+        assert {name: (digits / name).read_bytes() for name in files_in(digits)} == {
+            name: (mnist / name).read_bytes() for name in files_in(mnist)
+        }
 
 
 @pytest.mark.parametrize("hook", sorted((ROOT / "hooks").glob("*.py")), ids=lambda hook: hook.stem)
@@ -558,6 +580,8 @@ def test_next_commands_are_printed(template, tmp_path, user_env):
     assert "\n    cd digits-classifier\n    python train.py\n" in done.stdout
     done = run([*command, "-o", "else where"], tmp_path, user_env | {"PWD": str(tmp_path)})
     assert f"\n    cd '{tmp_path}/else where/digits-classifier'\n" in done.stdout
+    done = run([*command, "task=detection", "data=folder"], tmp_path, user_env | {"PWD": str(tmp_path)})
+    assert "\n    cd photo-detector\n    python train.py --project.data.source ~/photos\n" in done.stdout
 
 
 @every_combination

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 from core import IngredientsError, registry
 from pantry.boxes import BoxedImages, checked, read_coco, read_voc, read_yolo, refuse_size
-from pantry.images import SPLITS, find_images
+from pantry.images import SPLITS, NotHere, find_images
 
+LAYOUT = "Expected images and annotations of the same names, such as {0}/images/1.jpg and {0}/annotations/1.xml"
 KINDS = {".xml": "Pascal VOC", ".json": "COCO", ".txt": "YOLO"}  # the suffix of annotations, in order of preference
 
 
@@ -108,18 +109,18 @@ def find_parts(source: Path, polygons: bool = False) -> tuple[str, list[Part]]:
     raise IngredientsError(f"{source}: has images, but no annotations of the same names: expected {kinds}")
 
 
-def image_folders(source: Path) -> tuple[dict[Path, set], dict[Path, set]]:
+def image_folders(source: Path, layout: str = LAYOUT) -> tuple[dict[Path, set], dict[Path, set]]:
     """The folders of images below `source` with the stems of their files; and those of masks.
 
     Masks have the names of other images of the same split, and fewer of them, or a folder that is named after masks.
     """
     if not source.is_dir():
-        raise IngredientsError(f"{source}: there is no such folder")
+        raise NotHere(f"{source}: there is no such folder. {layout.format(source)}")
     found: dict[Path, set[str]] = {}
     for path in map(Path, find_images(source)):
         found.setdefault(path.parent, set()).add(path.stem)
     if not found:
-        raise IngredientsError(f"{source}: there is no image in it")
+        raise IngredientsError(f"{source}: there is no image in it. {layout.format(source)}")
     images, masks = {}, {}
     word = re.compile("mask|label|annotation|segment|ground.?truth", re.IGNORECASE)
     named = {folder: bool(word.search(str(folder.relative_to(source)))) for folder in found}

@@ -6,8 +6,7 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.image_sets import share_out
-from pantry.images import SPLITS, ImageFolder, refuse, refuse_size, shares_of
+from pantry.images import SPLITS, ImageFolder, refuse, refuse_size
 
 NAMES = ("image", "file", "filename", "file_name", "path", "name")  # of the column of files
 
@@ -24,30 +23,37 @@ def load_image_csv(
     channels: Literal[1, 3] | None = None,
     cache: Path | None = None,
     skip_corrupt: bool = False,
-    validation_share: float = 0.0,
-    testing_share: float = 0.0,
-    seed: int = 0,
+    optional: bool = False,
 ):
     """`load() -> ImageFolder`: the images that a CSV file names, and their labels.
 
     A file that ends in .txt has no header: each line is a name, and a label after a blank, or else that of its folder.
 
-    split: the rows which say so in the column `split` (train, val, test, ...), or the shares below; all: every row
+    split: the rows which say so in the column `split` (train, val, test, ...), without one all are for training; all:
+        every row; of a text file train.txt, val.txt, ... that one is read
     images: folder that the names start from, None: that of `source`
     file, label: the columns; file = None: the first of image, file, filename, path, name. A list of labels makes
         multi-label targets, float (N, labels): 1 or 0 in each of these columns
     classes: names in the order of their indices; None: all labels of the file, sorted
+    optional: return None if there is no such split
     The other settings are those of load_image_folder.
 
     Raises IngredientsError with all lines, or all images, that cannot be used.
     """
     refuse_size(image_size)
-    shares = shares_of(validation_share, testing_share)
+    source = source.expanduser()
 
-    def load(cache: Path | None = cache) -> ImageFolder:
-        rows = _read_names(source) if source.suffix == ".txt" else _read_csv(source, file, label)
+    def load(cache: Path | None = cache) -> ImageFolder | None:
+        rows = _read_lists(source) if source.suffix == ".txt" else _read_csv(source, file, label)
         names, targets = _encode(source, rows, label, classes)
-        chosen = _choose(source, rows, split, shares, seed)
+        chosen = _choose(source, rows, split)
+        if not chosen and optional:
+            return None
+        refuse(
+            []
+            if chosen
+            else [f"{source}: no row is of the split {split}; add a column split, or set validation_fraction"]
+        )
         folder = source.parent if images is None else images
         paths, targets = [str(folder / rows[index]["file"]) for index in chosen], [targets[index] for index in chosen]
         return ImageFolder(names, paths, targets, image_size, channels, cache, skip_corrupt)
@@ -63,6 +69,15 @@ def _read_text(source: Path) -> str:
         raise IngredientsError(f"{source}: cannot be read: {error}") from error
     except OSError as error:
         raise IngredientsError(f"{source}: cannot be read: {error.strerror}") from error
+
+
+def _read_lists(source: Path) -> list[dict]:
+    """As `_read_names`; of a file that is named after a split, with those beside it that are, and the split of each."""
+    known = [name for names in SPLITS.values() for name in names]
+    if source.stem.lower() not in known:
+        return _read_names(source)
+    files = [path for path in sorted(source.parent.glob("*.txt")) if path.stem.lower() in known]
+    return [row | {"split": path.stem} for path in files for row in _read_names(path)]
 
 
 def _read_names(source: Path) -> list[dict]:
@@ -110,18 +125,11 @@ def _encode(source: Path, rows: list[dict], label, classes: list[str] | None) ->
     return list(names), [places[row["label"]] for row in rows]
 
 
-def _choose(source: Path, rows: list[dict], split: str, shares: dict[str, float], seed: int) -> list[int]:
-    """The rows of a split, by the column `split` if there is one, else by shares of each class."""
+def _choose(source: Path, rows: list[dict], split: str) -> list[int]:
+    """The rows of a split, by the column `split`; without one all are for training."""
+    if split == "all" or "split" not in rows[0]:
+        return list(range(len(rows))) if split in ("all", "training") else []
     known = {name: split for split, names in SPLITS.items() for name in names}
-    if split != "all" and "split" in rows[0]:
-        wrong = [row for row in rows if row["split"].strip().lower() not in known]
-        refuse(
-            [f"{source}:{row['line']}: split is {row['split']!r}, expected one of {', '.join(known)}" for row in wrong]
-        )
-        chosen = [index for index, row in enumerate(rows) if known[row["split"].strip().lower()] == split]
-        refuse([] if chosen else [f"{source}: no row is of the split {split}"])
-        return chosen
-    if split not in ("all", "training", *shares):
-        message = f"there is no column split; add one, or set {split}_share in the sections of all splits"
-        raise IngredientsError(f"{source}: {message}")
-    return list(range(len(rows))) if split == "all" else share_out([row["label"] for row in rows], split, shares, seed)
+    wrong = [row for row in rows if row["split"].strip().lower() not in known]
+    refuse([f"{source}:{row['line']}: split is {row['split']!r}, expected one of {', '.join(known)}" for row in wrong])
+    return [index for index, row in enumerate(rows) if known[row["split"].strip().lower()] == split]

@@ -1,26 +1,12 @@
-"""What some sets of images need: shares of one folder as splits, corrupt files left out, decoded images in a file."""
+"""What some sets of images need: corrupt files left out, decoded images in a file."""
 
 import hashlib
 import os
-import random
 from pathlib import Path
 
 import numpy
 
 from core import IngredientsError
-
-
-def share_out(labels: list, split: str, shares: dict[str, float], seed: int) -> list[int]:
-    """The indices that a split takes: its share of each class, drawn by seed; training takes what others leave."""
-    order, classes = list(range(len(labels))), {}
-    random.Random(seed).shuffle(order)
-    for index in order:
-        classes.setdefault(labels[index], []).append(index)
-    names = [*shares, "training"]
-    low = sum(shares[name] for name in names[: names.index(split)])
-    high = low + shares.get(split, 1 - low)
-    parts = (members[round(low * len(members)) : round(high * len(members))] for members in classes.values())
-    return sorted(index for part in parts for index in part)
 
 
 def skip_corrupt(paths: list[str], decode_image, visit_all, threads: int) -> list[int]:

@@ -39,6 +39,13 @@ class Arrays(tuple):
         return pair
 
 
+LAYOUT = "Expected {0}/<class>/*.jpg, or such class folders in {0}/train/, {0}/val/ and {0}/test/"
+
+
+class NotHere(IngredientsError):
+    """There is no data yet where it is expected, which --check allows."""
+
+
 def refuse(problems: list[str], most: int = 20) -> None:
     """Raise IngredientsError with the problems, if there are any."""
     if problems:
@@ -51,14 +58,6 @@ def refuse_size(image_size: list[int] | None) -> None:
         raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")
 
 
-def shares_of(validation: float, testing: float) -> dict[str, float]:
-    """The share of the training data that each split takes, of those that take any."""
-    if min(validation, testing) < 0 or validation + testing >= 1:
-        raise ValueError(f"validation_share = {validation}, testing_share = {testing}: their sum must be in [0, 1)")
-    shares = {"validation": validation, "testing": testing}
-    return {split: share for split, share in shares.items() if share}
-
-
 @registry.load_dataset.register("load_image_folder")
 def load_image_folder(
     source: Path,
@@ -67,28 +66,29 @@ def load_image_folder(
     channels: Literal[1, 3] | None = None,
     cache: Path | None = None,
     skip_corrupt: bool = False,
-    validation_share: float = 0.0,
-    testing_share: float = 0.0,
-    seed: int = 0,
+    optional: bool = False,
 ):
     """`load() -> ImageFolder`: the images of `<source>/<split>/<class>/`, or of `<source>/<class>/` for training.
 
+    source: a folder; or a file for load_image_csv
     split: also found as train, val, valid or test; folders inside a class folder are read too, hidden names are not
     image_size: [height, width] in pixels to resize to; None: as in the files, which then must agree
     channels: 1 grey, 3 RGB; None: 1 if every image is grey, else 3
     cache: folder for decoded images, one file a split, made anew when an image changes; None: decode them each time
     skip_corrupt: leave out images that cannot be read, and print how many; all are decoded once to find them
-    validation_share, testing_share, seed: a split that has no folder takes this share of each class of the training
-        images, drawn by seed, if it is the same in the sections of all splits
+    optional: return None if there is no such split
 
     Raises IngredientsError with all folders, or all images, that cannot be used.
     """
     refuse_size(image_size)
-    shares = shares_of(validation_share, testing_share)
+    source = Path(source).expanduser()
 
-    def load(cache: Path | None = cache) -> ImageFolder:
-        found = list_images(Path(source), split, shares, seed)
-        return ImageFolder(*found, image_size, channels, cache, skip_corrupt)
+    def load(cache: Path | None = cache) -> ImageFolder | None:
+        if source.is_file():
+            settings = {"image_size": image_size, "channels": channels, "cache": cache, "skip_corrupt": skip_corrupt}
+            return registry.load_dataset.get("load_image_csv")(source, split, optional=optional, **settings)()
+        found = list_images(source, split, optional)
+        return found and ImageFolder(*found, image_size, channels, cache, skip_corrupt)
 
     load.check = lambda: load(cache=None)  # looks at the files, decodes none
     return load
@@ -247,25 +247,28 @@ def open_image(path):
 # ------------------------------------------------------------------------------------------------------------- finding
 
 
-def list_images(source: Path, split: str, shares: dict[str, float] | None = None, seed: int = 0) -> tuple:
+def list_images(source: Path, split: str, optional: bool = False) -> tuple | None:
     """Names of the classes, paths of the images, class index of each; or one error with all that is wrong.
 
-    shares: of each class of the training images, for splits that have no folder
+    None if there is no such split and it is `optional`.
     """
     folders = _find_splits(source)
-    shares = {name: share for name, share in (shares or {}).items() if name not in folders}
-    if split not in folders and not (split in shares and "training" in folders):
+    if split not in folders and optional:
+        return None
+    if split not in folders:
         wanted = " or ".join(f"{name}/" for name in SPLITS[split])
-        advice = f"; or set {split}_share in the sections of all splits" if "training" in folders else ""
-        raise IngredientsError(f"{source}: there is no {wanted} in it, but {_held(source)}{advice}")
-    folder = folders[split if split in folders else "training"]
+        raise IngredientsError(f"{source}: there is no {wanted} in it, but {_held(source)}")
+    folder = folders[split]
     training = folders.get("training", folder)
     images = {name: find_images(folder / name) for name in _subfolders(folder)}
-    problems = [] if images else [f"{folder}: there are no class folders in it, but {_held(folder)}"]
+    if not images:
+        tables = sorted(folder.glob("*.csv"))
+        advice = f"If {tables[0]} lists them, write it as source" if tables else LAYOUT.format(source)
+        raise IngredientsError(f"{folder}: there are no class folders in it, but {_held(folder)}. {advice}")
     suffixes = " ".join(IMAGE_SUFFIXES)
     empty = [folder / name for name in images if not images[name]]
-    problems += [f"{name}: there is no image in this class folder ({suffixes})" for name in empty]
-    for here, there in ((folder, training), (training, folder)) if images else ():
+    problems = [f"{name}: there is no image in this class folder ({suffixes})" for name in empty]
+    for here, there in ((folder, training), (training, folder)):
         if only := sorted({*_subfolders(here)} - {*_subfolders(there)}):
             problems.append(f"{here}: {there} has no such classes: {', '.join(only)}")
     refuse(problems)
@@ -274,11 +277,6 @@ def list_images(source: Path, split: str, shares: dict[str, float] | None = None
         raise IngredientsError(f"{source}: is one folder too high; write source = {inner[0]}")
     paths = [path for name in images for path in images[name]]
     labels = [index for index, name in enumerate(images) for _ in images[name]]
-    if shares and folder == folders.get("training"):
-        from pantry.image_sets import share_out
-
-        chosen = share_out(labels, split, shares, seed)
-        paths, labels = [paths[index] for index in chosen], [labels[index] for index in chosen]
     return list(images), paths, labels
 
 
@@ -286,7 +284,7 @@ def _find_splits(source: Path) -> dict[str, Path]:
     """Split -> its folder; a source without any is a training folder itself."""
     if not source.is_dir():
         near = next(parent for parent in source.absolute().parents if parent.is_dir())
-        raise IngredientsError(f"{source}: there is no such folder; {near} holds {_held(near)}")
+        raise NotHere(f"{source}: there is no such folder; {near} holds {_held(near)}. {LAYOUT.format(source)}")
     found = {split: [name for name in _subfolders(source) if name.lower() in SPLITS[split]] for split in SPLITS}
     double = [" and ".join(names) for names in found.values() if len(names) > 1]
     refuse([f"{source}: {names} mean the same split; keep one of them" for names in double])

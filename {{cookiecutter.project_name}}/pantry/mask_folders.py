@@ -21,6 +21,7 @@ from pantry.boxes import refuse_size
 from pantry.images import SPLITS, open_image, visit_all
 from pantry.masks import MaskedImages, class_table, decode_mask, draw_masks, pair_masks, read_masks
 
+LAYOUT = "Expected images and masks of the same names, such as {0}/images/1.jpg and {0}/masks/1.png"
 MOST = 255  # classes that the bytes of a mask can name
 
 
@@ -72,7 +73,7 @@ def load_mask_folder(
 
 def find_mask_parts(source: Path) -> list[Part]:
     """The folders of images below `source` with the folders of their masks."""
-    images, masks = image_folders(source)
+    images, masks = image_folders(source, LAYOUT)
     parts = []
     for folder, stems in images.items():
         split = split_of(source, folder)

@@ -17,11 +17,11 @@ from core import Ingredients, IngredientsError, SettingError, locate, resolve
 from core.errors import escaped
 from core.ingredients import call_key
 from core.values import BROKEN
+from pantry.images import NotHere
 from recipes.contracts import Checkable, StandsIn
-from recipes.experiment import Experiment, build, configure
+from recipes.experiment import Experiment, build, choose_device, configure
 from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
-from recipes.parts.step import choose_device
 from recipes.parts.trained import Functions
 from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
@@ -140,12 +140,17 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
             findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
         with found.blame(path):
-            loaded = loader.check()
-            made[path] = lambda loaded=loaded: loaded
+            try:
+                loaded = loader.check()
+                made[path] = lambda loaded=loaded: loaded
+            except NotHere:
+                is_here = is_here and download is not None  # which has put it elsewhere
+                raise
         if is_here:
             findings.problems += found.problems
         elif path == TRAINING and found.problems:
-            line = "not checked, the data is not here yet: its classes; images (3, 224, 224) stand in for it"
+            place = experiment.ingredients.at(f"{TRAINING}.source")
+            line = f"not checked, the data is not here yet ({place}): its classes; images (3, 224, 224) stand in for it"
             findings.lines.append(line)
             classes, task = experiment.architecture.output_classes or 10, experiment.task
             images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
@@ -167,9 +172,10 @@ def try_on(device: str, experiment: Experiment) -> Findings:
         build(experiment, blame=found.blame)
         if experiment.training:
             found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
+            found.lines += [experiment.splits] if experiment.splits else []
             with found.blame(TESTING):
-                if experiment.functions.at(TESTING):
-                    experiment.task.check_split(TESTING, experiment.load("testing"), experiment.meta)
+                if experiment.functions.at(TESTING) and (samples := experiment.load("testing")) is not None:
+                    experiment.task.check_split(TESTING, samples, experiment.meta)
         if experiment.phases:
             take_step(experiment, found)
     return found

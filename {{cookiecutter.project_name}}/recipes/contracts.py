@@ -7,16 +7,21 @@ A registered function is a factory: it is called with the settings of its sectio
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # torch is imported when it is needed
-    from torch import Generator, Tensor
-    from torch.nn import Module
-    from torch.optim import Optimizer
+import torch
+from torch import Generator, Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
 
-    from recipes.parts.evaluation import Metrics
+from core import IngredientsError, SettingError
+
+if TYPE_CHECKING:
     from recipes.parts.samples import Samples
     from recipes.settings import Architecture, Scheme
 
@@ -176,3 +181,68 @@ class ReadsInputs(Protocol):
     """A task whose arguments of `recipes.predict` are no image files."""
 
     READS: str  # what they are, such as "text"
+
+
+# ------------------------------------------------------------------------------------------------------- calling them
+
+
+@contextmanager
+def blame(path: str, *given: torch.Tensor):
+    """Report errors from inside at the setting or section `path`, with the shapes of what a function was given.
+
+    Errors that name a setting of their own stay as they are, and those of the user's own functions, with a traceback.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (IngredientsError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        own = any("custom_functions" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+        is_plain = isinstance(error, IngredientsError)
+        if (is_plain and error.problems) or (own and not is_plain):
+            raise
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
+        reason = str(error) if is_plain else " ".join(str(error).split()).partition(". ")[0]
+        cannot = f"cannot take {shapes}: " if given and not is_plain else ""
+        raise SettingError(path, cannot + reason) from error
+
+
+def prepared(path: str, function, *facts):
+    """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
+    with blame(path):
+        return function.prepare(*facts) if isinstance(function, Preparable) else function
+
+
+class Metrics(dict):
+    """Metrics by name, updated and computed together."""
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Add a batch."""
+        for name, metric in self.items():
+            with blame(f"validation.metrics.{name}", outputs, targets):
+                metric.update(outputs, targets)
+
+    def compute(self) -> dict[str, float]:
+        """The values, and a new start; NAME_0, NAME_1, ... of a metric with several, such as one for each class."""
+        computed = {}
+        for name, metric in self.items():
+            with blame(f"validation.metrics.{name}"):
+                values = torch.as_tensor(metric.compute(), dtype=torch.float64).flatten().tolist()
+            computed |= {name: values[0]} if len(values) == 1 else {f"{name}_{i}": v for i, v in enumerate(values)}
+            metric.reset()
+        return computed
+
+
+def as_metric(thing):
+    """The metric itself, or one made of a function. Raises ValueError if it is neither."""
+    if isinstance(thing, Metric):
+        return thing
+    if not callable(thing):
+        message = "expected a function (outputs, targets) -> number, or an object with update and compute"
+        raise ValueError(f"{message}, got {thing!r}")
+    seen = []
+    metric = SimpleNamespace(reset=seen.clear, higher_is_better=getattr(thing, "higher_is_better", None))
+    metric.update = lambda outputs, targets: seen.append((outputs.detach(), targets))
+    metric.compute = lambda: thing(*(torch.cat(part) for part in zip(*seen, strict=True)))
+    metric.to = lambda device: metric  # it holds tensors where the outputs are
+    return metric

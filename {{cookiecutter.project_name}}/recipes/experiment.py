@@ -3,7 +3,11 @@
 Training, --check (on the meta device), validate and predict take them from here.
 """
 
+import ctypes
 import importlib
+import os
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +18,10 @@ import torch
 from core import Ingredients, IngredientsError, SettingError, registry
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import AdaptsAugment, Preparable, SampleAugment, TrainsInTurn
+from recipes.contracts import AdaptsAugment, Metrics, SampleAugment, TrainsInTurn, as_metric, blame, prepared
 from recipes.parts import samples as data
-from recipes.parts.blame import blame
-from recipes.parts.evaluation import Metrics, as_metric
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
-from recipes.parts.step import build_amp, build_ema, choose_device, keep_freed_memory, resize_progressively, seeder
 from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
 
 
@@ -46,6 +47,9 @@ class Experiment:
     model: torch.nn.Module | None = None
     head: torch.nn.Module | None = None
     new_weights: str = ""  # what was loaded, and what was not
+    splits: str = ""  # where they were found, if the source may lack some
+    held_back: bool = False  # whether validation is a share of training
+    has_testing: bool = False  # whether there is test data
     frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
     augment: object = None
     criterion: object = None
@@ -68,14 +72,14 @@ class Experiment:
         own = self.functions.at("testing.preprocess") if split == "testing" else None
         return own or self.functions.at("training.preprocess") or data.scale
 
-    def load(self, split: str) -> Samples:
-        """The samples of a split that has a section of its own."""
+    def load(self, split: str) -> Samples | None:
+        """The samples of a split that has a section of its own; None if its source lacks the split."""
         section = f"{split}.load_dataset"
         loader = self.functions.at(section)
         if loader is None:
             raise SettingError(section, f"missing; add [{section}] with @load_dataset = load_image_folder, or your own")
         with blame(section):
-            return data.load(loader, self.preprocess(split), self.scheme.memory)
+            return data.load(loader, self.preprocess(split), self.scheme.memory, optional=split != "training")
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
@@ -127,6 +131,8 @@ class Experiment:
         """
         samples = self.load(split) if split == "testing" else load_splits(self)[split == "validation"]
         with blame(f"{split}.load_dataset"):
+            if samples is None:
+                raise IngredientsError(f"found no such split in {self.ingredients.at(f'{split}.load_dataset.source')}")
             self.task.check_split(f"{split}.load_dataset", samples, self.meta)
         if samples.shape != self.meta["shape"]:
             print(f"note: a sample of {split} is {samples.shape}, but the network was trained on {self.meta['shape']}")
@@ -196,16 +202,19 @@ def build(experiment: Experiment, meta: dict | None = None, new: bool = True, bl
 
 
 def load_splits(experiment: Experiment) -> tuple[Samples, Samples]:
-    """(training, validation); validation is a share of training if no section loads it."""
+    """(training, validation); validation is a share of training if no section loads it, or finds none."""
     functions, scheme = experiment.functions, experiment.scheme
     download = functions.at("project.data.download")
     if download is not None:
         with blame("project.data.download"):
             download()
     training = experiment.load("training")
-    if functions.at("validation.load_dataset") is None or scheme.fold:
+    is_loaded = functions.at("validation.load_dataset") is not None and not scheme.fold
+    validation = experiment.load("validation") if is_loaded else None
+    experiment.held_back = validation is None
+    if validation is None:
         return data.split_off(training, scheme.validation_fraction, scheme.seed, scheme.fold)
-    return training, experiment.load("validation")
+    return training, validation
 
 
 def _load_data(experiment: Experiment, blame) -> None:
@@ -222,6 +231,12 @@ def _load_data(experiment: Experiment, blame) -> None:
     }
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
+    experiment.has_testing = experiment.functions.at("testing.load_dataset") is not None
+    if experiment.has_testing and experiment.ingredients.at("testing.load_dataset.optional"):
+        from recipes.parts.splits import find_splits
+
+        with blame("testing.load_dataset"):
+            experiment.splits, experiment.has_testing = find_splits(experiment, training, validation)
     experiment.training, experiment.validation = training.to(experiment.device), validation.to(experiment.device)
 
 
@@ -350,7 +365,67 @@ def augmented(samples: Samples, per_sample, seed: int) -> Samples:
     return found
 
 
-def prepared(path: str, function, *facts):
-    """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
-    with blame(path):
-        return function.prepare(*facts) if isinstance(function, Preparable) else function
+# ------------------------------------------------------------------------------------------------- device and numbers
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; auto: the accelerator if there is one, else the CPU."""
+    if name == "auto":
+        # check_available: without it torch names cuda on a machine that has no GPU
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        message = f"not available ({str(error).splitlines()[0]}); set it to auto or cpu"
+        raise SettingError("training.scheme.device", message) from None
+
+
+def seeder(device, deterministic: bool):
+    """`seed_all(seed)` for the generators that layers such as dropout draw from."""
+    if device.type == "cpu":
+        return torch.default_generator.manual_seed  # a tenth of the time of torch.manual_seed
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.manual_seed
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed memory instead of returning it after each step: a fifth of a step's time on CPUs."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        try:
+            libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its largest
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        except AttributeError:  # another C library
+            return
+
+
+def build_amp(precision: str, device) -> tuple:
+    """(autocast context of the forward pass, scaler of the loss)."""
+    if precision == "auto":
+        if device.type == "cpu":
+            fast = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16")  # PyTorch 2.11 and newer
+        else:
+            fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if fast else "float32"
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    if precision == "float32":
+        return nullcontext(), scaler
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16), scaler
+
+
+def build_ema(model, scheme: Scheme):
+    """The averaged weights, exponentially (ema) or evenly (swa), that are evaluated; None if both are off."""
+    if not (scheme.ema or scheme.swa):
+        return None
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(scheme.ema) if scheme.ema else None)
+
+
+def resize_progressively(inputs, first_size: float, progress: float):
+    """Images that grow from this share of their size to all of it at half of training (Tan and Le 2021, 2104.00298)."""
+    share = min(1.0, first_size + (1 - first_size) * 2 * progress)
+    size = [max(1, round(length * share)) for length in inputs.shape[-2:]]
+    return torch.nn.functional.interpolate(inputs, size, mode="bilinear", antialias=True)

@@ -3,6 +3,7 @@
 `Run` also listens to the signals that ask to save or to stop.
 """
 
+import errno
 import json
 import math
 import os
@@ -15,9 +16,10 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from core import Ingredients, SettingError
+from core import Ingredients, IngredientsError, SettingError
 from recipes.contracts import Closable
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
@@ -25,6 +27,7 @@ from recipes.parts.origins import resolved_text
 from recipes.settings import Saving, Scheme
 
 CHECKPOINTS = "checkpoints"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class Run:
@@ -182,23 +185,21 @@ class Run:
         for descriptor in (1, 2):  # not sys.stdout: a progress bar may hold another one
             os.dup2(nowhere, descriptor)
 
-    def refuse_loss(self, *facts):
-        """Raise an error about a loss that is not finite. See failures.py."""
-        from recipes.parts.failures import refuse_loss
-
-        refuse_loss(self.folder, *facts)
-
     @contextmanager
     def translate_oom_and_disk_errors(self):
         """Say what to lower if memory runs out, and how to continue if the disk is full. Closes the tracker."""
         try:
             yield
         except (RuntimeError, OSError) as error:
-            from recipes.parts.failures import translate
-
-            if (translated := translate(error)) is error:
-                raise
-            raise translated from error
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate "
+                message += "as much), set precision = bf16, or name blocks in model.architecture.recompute"
+                raise SettingError("training.scheme.batch_size", message) from error
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # else: standard output
+                message = "the last checkpoint is intact: free some space, then run python train.py --resume"
+                reason = f"{error.filename}: cannot be written ({error.strerror})"
+                raise IngredientsError(f"{reason}; {message}") from error
+            raise
         finally:
             if isinstance(self.tracker, Closable):
                 self.tracker.close()

@@ -10,7 +10,9 @@ What the loop trains is built by recipes/experiment.py; what differs by task is 
 
 import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,8 +22,7 @@ from recipes.contracts import TwoWeightSets
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint, pictures
 from recipes.parts.origins import unused_settings
-from recipes.parts.samples import epoch_sampler, summary
-from recipes.parts.step import LossWatch, microbatches
+from recipes.parts.samples import epoch_sampler, summary, to_device
 from recipes.run import CHECKPOINTS, Run, format_metrics, weights_file
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
@@ -90,7 +91,8 @@ class TrainState:
                 experiment.ema_model.module.load_state_dict(state["model"])
                 experiment.ema_model.n_averaged.copy_(state["n_averaged"])
         except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
-            message = f"the checkpoint does not fit: {str(error).splitlines()[0]}; set it to False"
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+            message = f"the checkpoint does not fit: {reason}; set it to False"
             raise SettingError("training.scheme.resume", message) from error
         for group, own in zip(experiment.param_groups, rates, strict=True):
             group.update(own)
@@ -153,11 +155,11 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     model.zero_grad(set_to_none=True)
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
-                    run.refuse_loss(state, watch.recent, order, batch_size)
+                    watch.refuse(run.folder, state, order, batch_size)
                 if experiment.ema_model is not None and step / steps >= experiment.ema_start:
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
-                run.refuse_loss(state, watch.recent, order, batch_size)
+                watch.refuse(run.folder, state, order, batch_size)
             state.seconds = time.perf_counter() - started
 
             # Validation
@@ -220,6 +222,8 @@ def introduce(run: Run, state: TrainState) -> None:
     experiment = state.experiment
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     run.log(summary(experiment.training, experiment.validation, len(experiment.meta["classes"])))
+    if experiment.splits:
+        run.log(experiment.splits)
     run.log(f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}")
     if experiment.new_weights:
         run.log(experiment.new_weights)
@@ -237,6 +241,60 @@ def introduce(run: Run, state: TrainState) -> None:
 def set_learning_rate(experiment: Experiment, factor: float) -> None:
     for group in experiment.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def microbatches(inputs, targets, count: int):
+    """A step's batch in `count` parts of (nearly) equal size, whose gradients are accumulated."""
+    if count == 1:
+        return ((inputs, targets),)
+    cuts = [len(inputs) * part // count for part in range(count + 1)]
+    return [(inputs[start:end], targets[start:end]) for start, end in pairwise(cuts)]
+
+
+class LossWatch:
+    """`diverged(loss_sum, batch)`: whether the sum of the losses is not finite any more.
+
+    On an accelerator the answer is that of the step before, so that the loop need not wait for this one. `recent` holds
+    the batches that may have caused it.
+    """
+
+    def __init__(self, device):
+        self.device, self.copied = device, None
+        self.recent = deque(maxlen=1 if device.type == "cpu" else 2)  # more would push the data out of the cache
+        self.held = torch.zeros((), pin_memory=device.type == "cuda")
+
+    def diverged(self, loss_sum, batch) -> bool:
+        self.recent.append(batch)
+        if self.device.type == "cpu":
+            return not math.isfinite(loss_sum)
+        if self.copied is not None:
+            self.copied.synchronize()
+        bad = not math.isfinite(self.held)
+        self.held.copy_(loss_sum.detach(), non_blocking=True)
+        self.copied = torch.Event(self.device)
+        self.copied.record()
+        return bad
+
+    def refuse(self, folder: Path, state: TrainState, order: torch.Tensor, batch_size: int):
+        """Keep the batches that led to a loss that is not finite, and raise an error that says where to look.
+
+        order: the indices of the epoch
+        """
+        samples, kept = state.experiment.training, {"inputs": [], "targets": [], "samples": []}
+        for inputs, targets, step in self.recent:  # step: of the epoch, from 1
+            indices = [int(index) % len(samples) for index in order[(step - 1) * batch_size : step * batch_size]]
+            kept["inputs"].append(to_device(inputs, "cpu"))
+            kept["targets"].append(to_device(targets, "cpu"))
+            kept["samples"].append([samples.names[index] if samples.names else index for index in indices])
+        checkpoint.save(folder / "bad_batch.pt", kept)
+        finite = all(torch.isfinite(inputs).all() for inputs in kept["inputs"])
+        seen = "all values finite" if finite else "with values that are not finite: check the data and preprocess"
+        optimizer = state.experiment.ingredients.at("training.optimizer", {})
+        key = next((f".{key}" for key in ("learning_rate", "lr") if key in optimizer), "")  # the latter of torch's own
+        message = f"the loss of epoch {state.epoch + 1}, step {state.step} is not finite; lower the learning rate, or "
+        message += "set training.scheme.clip_norm = 1.0\n"
+        message += f"the batch ({seen}) and its samples are in {folder / 'bad_batch.pt'}"
+        raise SettingError(f"training.optimizer{key}", message)
 
 
 def train_mode(experiment: Experiment, epoch: int) -> None:
@@ -263,7 +321,7 @@ def eval_mode(experiment: Experiment) -> None:
 def finish(run: Run, experiment: Experiment) -> None:
     """Evaluate the best weights once on the test data; save best and last weights under their names."""
     best = checkpoint.load(run.folder / CHECKPOINTS / "best.pt")
-    if experiment.functions.at("testing.load_dataset") is not None:
+    if experiment.has_testing:
         experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)
         run.record(split="testing", epoch=best["epoch"], **metrics)

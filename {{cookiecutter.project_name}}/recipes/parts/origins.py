@@ -15,7 +15,12 @@ READ = {"project.name", "project.meta.task"}  # the settings below [project] tha
 WITHOUT_EFFECT = (
     ("training.scheme.patience", "training.scheme.early_stop", lambda on: not on, "early_stop is False"),
     ("training.scheme.best_is", "training.scheme.best", lambda name: name is None, "best is not set"),
-    ("training.scheme.validation_fraction", "validation.load_dataset", bool, "[validation.load_dataset] is there"),
+    (
+        "training.scheme.validation_fraction",
+        "validation.load_dataset",
+        lambda section: bool(section) and not section.get("optional"),
+        "[validation.load_dataset] is there",
+    ),
     ("training.scheme.validation_fraction", "training.scheme.fold", bool, "fold is set"),
     (
         "training.model.save_dir",

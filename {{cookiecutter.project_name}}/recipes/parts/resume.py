@@ -10,6 +10,9 @@ from recipes.parts.origins import resolved_text
 from recipes.settings import Scheme
 
 CHECKPOINTS = "checkpoints"
+# What a checkpoint holds, whatever the settings of its run: see TrainState.
+KEYS = {"epoch", "step", "history", "best", "since_best", "autotuned", "loss_sum", "meta", "model", "scaler"}
+KEYS |= {"optimizers"}
 # What the weights so far depend on: with another value of these a run cannot be resumed.
 FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
 FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction", "training.scheme.fold")
@@ -32,6 +35,9 @@ def open_run(parent: Path, name: str, ingredients: Ingredients) -> tuple:
         names = [str(path) for path in parent.glob("*") if (path / CHECKPOINTS).is_dir()]
         raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
     state, damaged = _load_newest(folder / CHECKPOINTS)
+    if missing := sorted(KEYS - state.keys()):
+        message = f"cannot resume {folder}: another version wrote it, without {', '.join(missing)}; set it to False"
+        raise SettingError("training.scheme.resume", message)
     changed = differences(parse(folder / "ingredients.ini"), parse_string(resolved_text(ingredients)))
     changed = [line for line in changed if not line.startswith("training.scheme.resume")]
     if other := [line for line in changed if line.startswith(FIXED)]:

@@ -103,12 +103,15 @@ class Samples:
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def load(loader, preprocess, memory: float) -> Samples:
+def load(loader, preprocess, memory: float, optional: bool = False) -> Samples | None:
     """Call a loader and preprocess what it returns. `memory`: GB (1e9 bytes) of preprocessed samples to keep.
 
+    optional: the loader may return None, if its source has no such split
     Raises IngredientsError if the loader returns neither (X, y) nor a map-style data set.
     """
     loaded = loader()
+    if loaded is None and optional:
+        return None
     facts = {name: getattr(loaded, name, None) for name in FACTS}
     dataset, targets = _check_loaded(loaded, facts["targets"])
 

@@ -141,8 +141,10 @@ def _of_torchvision(name: str) -> dict:
         raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file")
     weights = models.get_model_weights(name).DEFAULT
     with _explained(weights.url, f"put that file into {_folder()}, or "):
-        # through the model: torchvision renames entries of some of its files
-        return models.get_model(name, weights=weights, progress=False).state_dict()
+        try:  # through the model: torchvision renames entries of some of its files
+            return models.get_model(name, weights=weights, progress=False).state_dict()
+        except RuntimeError:  # a file of the body alone
+            return weights.get_state_dict(progress=False)
 
 
 def _folder() -> Path:

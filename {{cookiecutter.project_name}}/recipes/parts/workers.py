@@ -1,5 +1,9 @@
 """Processes that read samples which are not kept in memory. What a run sees does not depend on their number."""
 
+import ctypes
+import os
+import signal
+import sys
 import time
 
 import torch
@@ -25,9 +29,17 @@ def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.D
     """Batches of the samples whose indices are in `plan`, which may change between epochs."""
     settings = {"collate_fn": samples.collate, "pin_memory": device.type == "cuda"}
     if workers:
-        from recipes.parts.step import end_with_parent
-
         settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
         if "fork" in torch.multiprocessing.get_all_start_methods():
             settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
     return torch.utils.data.DataLoader(samples, batch_sampler=plan, **settings)
+
+
+def end_with_parent(worker: int) -> None:
+    """For workers of a DataLoader: the kernel ends them when their parent ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != torch.multiprocessing.parent_process().pid:  # it ended before
+            os.kill(os.getpid(), signal.SIGKILL)
