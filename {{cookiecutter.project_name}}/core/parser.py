@@ -221,10 +221,11 @@ class _Reader:
         path, bracket, rest = line[1:].partition("]")
         parts = (path if bracket else strip_comment(path)).split(".")
         path = ".".join(part.strip(" \t") for part in parts)
-        known, self.node = self.nodes.get(path), Ingredients((), path, Place(self.file, number))
-        if path.isidentifier() and path[0] != "_" and path != "DEFAULT" and bracket and not rest and known is None:
+        is_known, self.node = path in self.nodes, Ingredients((), path, Place(self.file, number))
+        if path.isidentifier() and path[0] != "_" and path != "DEFAULT" and bracket and not rest and not is_known:
             self.nodes[path] = self.node  # as most are: none of the messages below need be written
             return
+        first = self.nodes.get(path, self.node)._place.line
         is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
@@ -236,7 +237,7 @@ class _Reader:
         message = wrong or _first(
             (not bracket, f"the section does not close: write [{path}]"),
             (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
-            (known is not None, f"[{path}] is already defined at line {known and known._place.line}; merge the two"),
+            (is_known, f"[{path}] is already defined at line {first}; merge the two"),
         )
         if message:
             self.report(number, message, f"[{path}{bracket}")

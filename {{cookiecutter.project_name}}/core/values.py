@@ -169,6 +169,7 @@ def _fill(value, look_up, depth: int = 0):
 
 
 def _refuse_key(token: str, is_text: bool):
+    _reference(token)  # a $ that is none has a message of its own
     raise ValueError("the key of an object cannot contain a reference")
 
 
