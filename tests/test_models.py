@@ -84,19 +84,19 @@ def test_options_reach_the_builder():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("small_cnn", {"width": [3]}, "width: small_cnn has no such option. Did you mean widths?"),
+        ("small_cnn", {"width": [3]}, "small_cnn.width: no such option. Did you mean widths?"),
         ("small_cnn", {"widths": 3}, "widths: expected a list.*got an integer"),
-        ("small_cnn", {"in_channels": 3}, "in_channels: small_cnn has no such option"),
-        ("vgg11", {"dropout": "0.3"}, "dropout: `0.3` is text; write 0.3"),
+        ("small_cnn", {"in_channels": 3}, "small_cnn.in_channels: no such option"),
+        ("vgg11", {"dropout": "0.3"}, "vgg11.dropout: `'0.3'` is text; write 0.3"),
         (
             "mobilenet_v3_small",
             {"dropuot": 0.3},
-            "dropuot: mobilenet_v3_small has no such option. Did you mean dropout?",
+            "mobilenet_v3_small.dropuot: no such option. Did you mean dropout?",
         ),
         (
             "resnet18",
             {"weights": "DEFAULT", "group": 2},
-            "(?s)weights: resnet18 has no .*group: .*Did you mean groups?",
+            "(?s)resnet18.weights: no .*group: .*Did you mean groups?",
         ),
     ],
 )
@@ -110,10 +110,10 @@ def test_options_are_checked(name, options, message):
 def test_options_that_the_network_refuses():
     with pytest.raises(ValueError, match="refuses its options: .*'layers'"):
         build("resnet18", layers=[1, 1, 1, 1])
-    with pytest.raises(ValueError, match=r"widths = \[\]: must be channels"):
+    with pytest.raises(ValueError, match=r"widths = \[\]: must be the channels"):
         build("small_cnn", widths=[])
-    with pytest.raises(ValueError, match="width = 0: must be at least 1"):
-        build("resnet_small", width=0)
+    with pytest.raises(IngredientsError, match=r"resnet_small.width: must be in \[1, inf\)"):
+        find_backbone("resnet_small", {"width": 0})
 
 
 # head

@@ -9,7 +9,7 @@
 
 import os
 
-from .errors import IngredientsError, Place, Problem, SettingError, check_interval
+from .errors import IngredientsError, Place, Problem, SettingError
 from .ingredients import Ingredients, locate
 from .parser import parse, parse_string
 from .registry import registry, resolve

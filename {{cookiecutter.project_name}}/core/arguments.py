@@ -48,6 +48,7 @@ class Signature:
         self.names = [p.name for p in taken if p.kind is not p.POSITIONAL_ONLY]
         self.defaults = {p.name: p.default for p in taken if p.default is not p.empty}
         self.hints = {p.name: _hint(p, function) for p in taken}
+        self.intervals = {name: interval for name, hint in self.hints.items() if (interval := interval_of(hint))}
 
     def check(self, node: Ingredients, path: str, noun: str) -> list[Problem]:
         """The problems of a section's settings: missing, unknown (a `noun`), given twice, of the wrong kind."""
@@ -70,6 +71,8 @@ class Signature:
                 wrong[key] = "missing" if hint is object else f"missing; expected {describe(hint)}"
             elif not fits(value, hint) and not (is_default and type(value) in (type(default), list)):
                 wrong[key] = mend(value, node.written(key), hint)
+            elif name in self.intervals and not _is_inside(value, self.intervals[name]):
+                wrong[key] = f"must be in {self.intervals[name]}"
         return [Problem(None, f"{path}.{key}", "", message) for key, message in wrong.items()]
 
 
@@ -84,9 +87,26 @@ def _hint(parameter: Parameter, function):
     try:
         known = vars(inspect.getmodule(inspect.unwrap(function)))
         holder = SimpleNamespace(__annotations__={"hint": hint})
-        return typing.get_type_hints(holder, known, vars(collections.abc))["hint"]
+        return typing.get_type_hints(holder, known, vars(collections.abc), include_extras=True)["hint"]
     except Exception:  # whatever it raises: a name that a type checker alone imports, or no Python at all
         return object
+
+
+def interval_of(hint) -> str:
+    """Where a number, or each of a list, must lie: "[0, 1)" of `Annotated[float, "[0, 1)"]`, also in a union; or ""."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return str(hint.__metadata__[0]) if str(hint.__metadata__[0])[:1] in ("[", "(") else ""
+    return next(filter(None, map(interval_of, typing.get_args(hint))), "")
+
+
+def _is_inside(value, interval: str) -> bool:
+    """Whether a number, or each in a list, is in an interval. What is no number is."""
+    if isinstance(value, list):
+        return all(_is_inside(item, interval) for item in value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return True
+    low, high = map(float, interval[1:-1].split(", "))
+    return low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
 
 
 def positional(node: Ingredients) -> list[tuple]:

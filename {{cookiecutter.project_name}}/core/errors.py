@@ -59,16 +59,6 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
-def check_interval(interval: str, **settings) -> None:
-    """Raise ValueError for a number, or for one in a list, outside of an interval such as "[0, 1)"."""
-    low, high = map(float, interval[1:-1].split(", "))
-    for name, value in settings.items():
-        for number in value if isinstance(value, list | tuple) else [value]:
-            is_inside = (number > low or interval[0] == "[") and (number < high or interval[-1] == "]")
-            if not (low <= number <= high and is_inside):
-                raise ValueError(f"{name} = {value}: must be in {interval}")
-
-
 def suggest(name: str, names, quote: str = "{}") -> str:
     """`Did you mean x?`, or the names that exist if none is near."""
     from difflib import SequenceMatcher, get_close_matches

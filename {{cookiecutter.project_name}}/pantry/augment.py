@@ -5,7 +5,9 @@ and cutmix. All randomness comes from `generator` and from torch's default gener
 An augment that only moves pixels carries `augment.move(inputs, generator) -> inputs`, for targets that are images too.
 """
 
-from core import IngredientsError, check_interval, registry
+from typing import Annotated
+
+from core import IngredientsError, registry
 
 registry.create("augment")
 
@@ -39,18 +41,16 @@ def sequence(*augments):
 
 
 @registry.augment.register("random_shift")
-def random_shift(pixels: int = 1):
+def random_shift(pixels: Annotated[int, "[0, inf)"] = 1):
     """Shift each image by up to `pixels` vertically and horizontally; the border is filled with 0."""
-    check_interval("[0, inf)", pixels=pixels)
     return _moving(lambda inputs, generator: _crop(inputs, pixels, *inputs.shape[-2:], generator))
 
 
 @registry.augment.register("random_crop")
-def random_crop(size: list[int], pad: int = 0):
+def random_crop(size: list[int], pad: Annotated[int, "[0, inf)"] = 0):
     """Crop each image to `size` = [height, width] pixels at a random place, after padding it with `pad` zeros."""
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size = {list(size)}: must be [height, width] in pixels")
-    check_interval("[0, inf)", pad=pad)
 
     def move(inputs, generator):
         height, width = (side + 2 * pad for side in inputs.shape[-2:])
@@ -63,11 +63,9 @@ def random_crop(size: list[int], pad: int = 0):
 
 
 @registry.augment.register("random_flip")
-def random_flip(probability: float = 0.5, vertical: bool = False):
+def random_flip(probability: Annotated[float, "[0, 1]"] = 0.5, vertical: bool = False):
     """Flip each image left to right (`vertical`: upside down) with this probability. Not for digits or text."""
     import torch
-
-    check_interval("[0, 1]", probability=probability)
 
     def move(inputs, generator):
         flipped = torch.rand(len(inputs), generator=generator, device=inputs.device) < probability

@@ -1,12 +1,16 @@
 """Networks for images: `build(in_channels, output_classes, **options)` maps (N, C, H, W) to logits (N, classes)."""
 
+from typing import Annotated
+
 from core import registry
 
 registry.create("backbone")
 
+Count, Counts = Annotated[int, "[1, inf)"], Annotated[list[int], "[1, inf)"]
+
 
 @registry.backbone.register("small_cnn")
-def small_cnn(in_channels: int, output_classes: int, widths: list[int] = (16, 32, 64), grid: int = 1):
+def small_cnn(in_channels: int, output_classes: int, widths: Counts = (16, 32, 64), grid: Count = 1):
     """Blocks of convolution, max-pool, batch norm and ReLU, then a linear head: for small images (8 to 64 pixels).
 
     widths: channels of each block, which halves height and width. grid: size of the feature map before the head.
@@ -14,10 +18,8 @@ def small_cnn(in_channels: int, output_classes: int, widths: list[int] = (16, 32
     """
     from torch import nn
 
-    if not widths or min(widths) < 1:
-        raise ValueError(f"widths = {list(widths)}: must be channels, each at least 1")
-    if grid < 1:
-        raise ValueError(f"grid = {grid}: must be at least 1")
+    if not widths:
+        raise ValueError("widths = []: must be the channels of each block")
     blocks = []
     for before, after in zip((in_channels, *widths), widths, strict=False):
         blocks += [*_convolution(before, after, pool=True), nn.ReLU()]
@@ -26,16 +28,13 @@ def small_cnn(in_channels: int, output_classes: int, widths: list[int] = (16, 32
 
 
 @registry.backbone.register("resnet_small")
-def resnet_small(in_channels: int, output_classes: int, width: int = 64):
+def resnet_small(in_channels: int, output_classes: int, width: Count = 64):
     """Nine layers, four of them in two residual blocks: for photographs of 28 to 64 pixels.
 
     width: channels of the first layer; the last has eight times as many. About 6,600,000 parameters.
     After Page 2018, "How to train your ResNet", with max-pool before batch norm.
     """
     from torch import nn
-
-    if width < 1:
-        raise ValueError(f"width = {width}: must be at least 1")
 
     class Residual(nn.Sequential):
         def forward(self, images):  # (N, C, H, W) -> the same

@@ -64,8 +64,13 @@ class Archive:
     def __call__(self) -> Path:
         if self.check():  # asked again under the lock; here it lets folders be read that cannot be written
             return self.dest
+        from filelock import FileLock
+
         try:
-            _run_locked(self.store, self.name, self.fetch, self.unpack)
+            self.store.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.store / f"{self.name}.lock"):  # of several processes one works, and the others wait
+                if not self.check():
+                    self.unpack(self.local or self.fetch())
         except IngredientsError:
             shutil.rmtree(self.store, ignore_errors=True)
             with suppress(OSError):  # other archives are kept there
@@ -100,20 +105,18 @@ class Archive:
     def stamp(self) -> list[int] | None:
         return [self.local.stat().st_size, self.local.stat().st_mtime_ns] if self.local else None
 
-    def fetch(self) -> None:
-        if self.local is not None or self.check():
-            return
+    def fetch(self) -> Path:
+        """Download the archive, unless a run before this one did."""
         archive = self.store / self.name
         if archive.is_file() and self.sha256 and _digest(archive) != self.sha256:
             archive.unlink()
         if not archive.is_file():
             _fetch(self.source, archive, self.timeout, self.tries)
+        return archive
 
-    def unpack(self) -> None:
+    def unpack(self, archive: Path) -> None:
         """Unpack on the same disk, then rename; the marker is inside before the folder has its name."""
-        if self.check():
-            return
-        archive, work, old = self.local or self.store / self.name, self.store / "unpacked", self.store / "old"
+        work, old = self.store / "unpacked", self.store / "old"
         for left in (work, old):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         work.mkdir()
@@ -135,25 +138,6 @@ class Archive:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _run_locked(store: Path, name: str, download, unpack) -> None:
-    """Run both steps under fastdownload's lock for the archive: of several processes one works and the others wait.
-
-    force=True leaves it to these two whether anything is to be done: fastdownload takes any folder for complete.
-    """
-    from fastcore.xtras import Config
-    from fastdownload import FastDownload
-
-    class Steps(FastDownload):
-        def download(self, url, force=False):
-            download()
-
-        def extract(self, url, extract_key="data", force=False):
-            unpack()
-
-    folders = {"data": str(store.parent), "archive": str(store)}
-    Steps(Config(store, "none.ini", create=folders, save=False, interpolation=None)).get(name, force=True)
 
 
 def _read_source(source: str) -> tuple[str, str, Path | None]:

@@ -5,9 +5,9 @@ or class probabilities (N, classes), as returned by mixup.
 A loss that depends on the training data carries `loss.prepare(targets, classes, device) -> loss`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from core import check_interval, registry
+from core import registry
 
 registry.create("loss")
 
@@ -15,15 +15,15 @@ IGNORE_INDEX = -100
 
 
 @registry.loss.register("cross_entropy")
-def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Literal["balanced"] | None = None):
+def cross_entropy(
+    label_smoothing: Annotated[float, "[0, 1)"] = 0.0, class_weights: list[float] | Literal["balanced"] | None = None
+):
     """Cross entropy of logits (N, classes, ...) with class indices (N, ...) or probabilities (N, classes).
 
     `label_smoothing`: probability spread over all classes, in [0, 1) (Szegedy et al. 2016, arXiv:1512.00567).
     `class_weights`: one per class, for a weighted mean; balanced: samples / (classes * samples of the class).
     """
     import torch.nn.functional as F
-
-    check_interval("[0, 1)", label_smoothing=label_smoothing)
 
     def loss(outputs, targets, weight):
         if targets.ndim > 1 and not targets.is_floating_point():  # torch's mean is nan if all are ignored
@@ -38,14 +38,12 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: list[float] | Lit
 
 
 @registry.loss.register("focal")
-def focal(gamma: float = 2.0, class_weights: list[float] | Literal["balanced"] | None = None):
+def focal(gamma: Annotated[float, "[0, inf)"] = 2.0, class_weights: list[float] | Literal["balanced"] | None = None):
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): cross entropy times (1 - p)^gamma, with softmax p.
 
     The larger `gamma`, the less easy samples count; 0 is cross entropy. Shapes and `class_weights`: see cross_entropy.
     """
     import torch.nn.functional as F
-
-    check_interval("[0, inf)", gamma=gamma)
 
     def loss(outputs, targets, weight):
         logs = outputs.log_softmax(1)

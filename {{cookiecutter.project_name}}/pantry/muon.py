@@ -1,18 +1,20 @@
 """Muon: `build(model) -> torch.optim.Optimizer`, PyTorch's update for hidden layers and AdamW for the rest."""
 
-from core import check_interval, registry
-from pantry.optimizers import decay_groups, two_betas
+from typing import Annotated
+
+from core import registry
+from pantry.optimizers import Amount, Betas, decay_groups, two_betas
 
 registry.create("optimizer")
 
 
 @registry.optimizer.register("muon")
 def muon(
-    learning_rate: float = 0.02,
-    momentum: float = 0.95,
-    weight_decay: float = 0.01,
-    rest_learning_rate: float = 3e-4,
-    rest_betas: list[float] = (0.9, 0.95),
+    learning_rate: Amount = 0.02,
+    momentum: Annotated[float, "[0, 1)"] = 0.95,
+    weight_decay: Amount = 0.01,
+    rest_learning_rate: Amount = 3e-4,
+    rest_betas: Betas = (0.9, 0.95),
 ):
     """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): orthogonalized momentum for hidden layers.
 
@@ -21,9 +23,6 @@ def muon(
     """
     import torch
 
-    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay, "rest_learning_rate": rest_learning_rate}
-    check_interval("[0, inf)", **rates)
-    check_interval("[0, 1)", momentum=momentum)
     betas = two_betas(rest_betas=rest_betas)
 
     class Muon(torch.optim.AdamW):

@@ -1,18 +1,21 @@
 """Optimizers: `build(model) -> torch.optim.Optimizer`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from core import check_interval, registry
+from core import registry
 
 registry.create("optimizer")
+
+Amount = Annotated[float, "[0, inf)"]
+Betas = Annotated[list[float], "[0, 1)"]
 
 
 @registry.optimizer.register("sgd")
 def sgd(
-    learning_rate: float | Literal["auto"] = 0.1,
-    momentum: float = 0.9,
+    learning_rate: Amount | Literal["auto"] = 0.1,
+    momentum: Amount = 0.9,
     nesterov: bool = True,
-    weight_decay: float = 5e-4,
+    weight_decay: Amount = 5e-4,
 ):
     """Stochastic gradient descent with (Nesterov) momentum, for convolutional networks trained from scratch.
 
@@ -21,29 +24,26 @@ def sgd(
     import torch
 
     learning_rate = 1.0 if learning_rate == "auto" else learning_rate  # the range test scales this one
-    check_interval("[0, inf)", learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
     settings = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov and momentum > 0}
     return lambda model: _fused(torch.optim.SGD, decay_groups(model, weight_decay), settings)
 
 
 @registry.optimizer.register("adamw")
 def adamw(
-    learning_rate: float | Literal["auto"] = 1e-3,
-    betas: list[float] = (0.9, 0.999),
-    weight_decay: float = 0.01,
+    learning_rate: Amount | Literal["auto"] = 1e-3,
+    betas: Betas = (0.9, 0.999),
+    weight_decay: Amount = 0.01,
 ):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), for transformers and for fine-tuning."""
     import torch
 
     learning_rate = 1.0 if learning_rate == "auto" else learning_rate
-    check_interval("[0, inf)", learning_rate=learning_rate, weight_decay=weight_decay)
     settings = {"lr": learning_rate, "betas": two_betas(betas=betas)}
     return lambda model: _fused(torch.optim.AdamW, decay_groups(model, weight_decay), settings)
 
 
 def two_betas(**setting) -> tuple:
     """The two decay rates of an Adam; the name of the setting is for the message."""
-    check_interval("[0, 1)", **setting)
     [(name, betas)] = setting.items()
     if len(betas) != 2:
         raise ValueError(f"{name} = {list(betas)}: must be two numbers")

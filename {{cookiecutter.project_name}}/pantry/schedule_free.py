@@ -1,10 +1,10 @@
 """Schedule-free optimizers: `build(model) -> torch.optim.Optimizer`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from core import check_interval, registry
+from core import registry
 from core.registry import need
-from pantry.optimizers import decay_groups
+from pantry.optimizers import Amount, decay_groups
 
 registry.create("optimizer")
 
@@ -12,10 +12,10 @@ registry.create("optimizer")
 @registry.optimizer.register("schedule_free")
 def schedule_free(
     kind: Literal["adamw", "sgd"] = "adamw",
-    learning_rate: float = 2.5e-3,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    warmup_steps: int = 0,
+    learning_rate: Amount = 2.5e-3,
+    momentum: Annotated[float, "(0, 1)"] = 0.9,
+    weight_decay: Amount = 0.0,
+    warmup_steps: Annotated[int, "[0, inf)"] = 0,
 ):
     """Schedule-free AdamW or SGD (Defazio et al. 2024, arXiv:2405.15682), from the package schedulefree.
 
@@ -23,8 +23,6 @@ def schedule_free(
     evaluated are not those that are trained, so it works less well with BatchNorm than with other norms.
     """
     schedulefree = need("schedulefree")
-    check_interval("[0, inf)", learning_rate=learning_rate, weight_decay=weight_decay, warmup_steps=warmup_steps)
-    check_interval("(0, 1)", momentum=momentum)
     settings = {"lr": learning_rate, "warmup_steps": warmup_steps}
 
     def build(model):

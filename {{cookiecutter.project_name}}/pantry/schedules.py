@@ -5,19 +5,21 @@ A schedule is a function of progress and keeps no state. One that needs to know 
 """
 
 import math
+from typing import Annotated
 
-from core import check_interval, registry
+from core import registry
 
 registry.create("schedule")
 
+Share = Annotated[float, "[0, 1)"]
+
 
 @registry.schedule.register("one_cycle")
-def one_cycle(warmup: float = 0.2, start: float = 0.04):
+def one_cycle(warmup: Share = 0.2, start: Share = 0.04):
     """Rise linearly from `start` to the full rate over the first `warmup` of training, then fall linearly to 0.
 
     After Smith and Topin 2018, "Super-convergence", arXiv:1708.07120.
     """
-    check_interval("[0, 1)", warmup=warmup, start=start)
 
     def factor(progress: float) -> float:
         if progress < warmup:
@@ -28,40 +30,36 @@ def one_cycle(warmup: float = 0.2, start: float = 0.04):
 
 
 @registry.schedule.register("cosine")
-def cosine(warmup: float = 0.05, end: float = 0.0):
+def cosine(warmup: Share = 0.05, end: Share = 0.0):
     """Rise linearly over the first `warmup` of training, then fall along half a cosine to `end` of the rate.
 
     After Loshchilov and Hutter 2017, "SGDR", arXiv:1608.03983, without restarts.
     """
-    check_interval("[0, 1)", warmup=warmup, end=end)
     return _with_warmup(warmup, lambda share: end + (1 - end) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 @registry.schedule.register("linear")
-def linear(warmup: float = 0.05, end: float = 0.0):
+def linear(warmup: Share = 0.05, end: Share = 0.0):
     """Rise linearly over the first `warmup` of training, then fall linearly to `end` of the rate.
 
     The usual schedule of transformers (Devlin et al. 2019, "BERT", arXiv:1810.04805).
     """
-    check_interval("[0, 1)", warmup=warmup, end=end)
     return _with_warmup(warmup, lambda share: end + (1 - end) * (1 - share))
 
 
 @registry.schedule.register("constant")
-def constant(warmup: float = 0.0):
+def constant(warmup: Share = 0.0):
     """Rise linearly over the first `warmup` of training (Goyal et al. 2017, arXiv:1706.02677), then stay."""
-    check_interval("[0, 1)", warmup=warmup)
     return _with_warmup(warmup, lambda share: 1.0)
 
 
 @registry.schedule.register("step")
-def step(milestones: list[float] = (0.5, 0.75), gamma: float = 0.1):
+def step(milestones: Annotated[list[float], "[0, 1)"] = (0.5, 0.75), gamma: float = 0.1):
     """Multiply the rate by `gamma` at each milestone, a share of training.
 
     The defaults are those of He et al. 2016 (arXiv:1512.03385) on CIFAR-10. For milestones in epochs use
     torch.optim.lr_scheduler.MultiStepLR.
     """
-    check_interval("[0, 1)", milestones=milestones)
     return lambda progress: gamma ** sum(progress >= share for share in milestones)
 
 

@@ -6,15 +6,22 @@ images of a batch alike, they take one sample at a time, where samples are read:
 in pixels: TrivialAugmentWide shifts by up to 32, whatever the size.
 """
 
-from core import SettingError, check_interval, registry
+from typing import Annotated
+
+from core import SettingError, registry
 from pantry._adopt import adopt, attempt, refuse
 
 registry.create("augment")
 
+Classes, Positive = Annotated[int, "[2, inf)"], Annotated[float, "(0, inf)"]
+
 
 @registry.augment.register("random_erasing")
 def random_erasing(
-    probability: float = 0.5, area: list[float] = (0.02, 0.33), ratio: list[float] = (0.3, 3.3), noise: bool = False
+    probability: Annotated[float, "[0, 1]"] = 0.5,
+    area: Annotated[list[float], "[0, 1]"] = (0.02, 0.33),
+    ratio: Annotated[list[float], "(0, inf)"] = (0.3, 3.3),
+    noise: bool = False,
 ):
     """Erase a rectangle of each image with this probability (Zhong et al. 2017, arXiv:1708.04896), by torchvision.
 
@@ -23,8 +30,6 @@ def random_erasing(
     """
     from torchvision.transforms import v2
 
-    check_interval("[0, 1]", probability=probability, area=area)
-    check_interval("(0, inf)", ratio=ratio)
     for name, ends in {"area": area, "ratio": ratio}.items():
         if len(ends) != 2 or ends[0] > ends[1]:
             raise ValueError(f"{name} = {list(ends)}: must be two numbers, the smaller first")
@@ -40,7 +45,7 @@ def random_erasing(
 
 
 @registry.augment.register("mixup")
-def mixup(classes: int, alpha: float = 0.2):
+def mixup(classes: Classes, alpha: Positive = 0.2):
     """Mix each image with its neighbor in the batch, and their targets alike (Zhang et al. 2017, arXiv:1710.09412).
 
     The share of a batch is drawn from Beta(alpha, alpha); targets become probabilities (N, classes). By torchvision.
@@ -51,7 +56,7 @@ def mixup(classes: int, alpha: float = 0.2):
 
 
 @registry.augment.register("cutmix")
-def cutmix(classes: int, alpha: float = 1.0):
+def cutmix(classes: Classes, alpha: Positive = 1.0):
     """Paste a rectangle of its neighbor in the batch into each image (Yun et al. 2019, arXiv:1905.04899).
 
     The share to keep is drawn from Beta(alpha, alpha); targets become probabilities (N, classes). By torchvision.
@@ -64,8 +69,6 @@ def cutmix(classes: int, alpha: float = 1.0):
 def _mixing(transform, classes: int, alpha: float):
     import torch
 
-    check_interval("[2, inf)", classes=classes)
-    check_interval("(0, inf)", alpha=alpha)
     mix = transform(alpha=alpha, num_classes=classes)
 
     def augment(inputs, targets, generator):

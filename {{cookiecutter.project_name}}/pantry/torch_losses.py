@@ -4,7 +4,9 @@ A list of numbers becomes a tensor. Losses that compare numbers (MSELoss, L1Loss
 indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1).
 """
 
-from core import SettingError, check_interval, registry
+from typing import Annotated
+
+from core import SettingError, registry
 from pantry._adopt import adopt, attempt, refuse
 from pantry.losses import IGNORE_INDEX, refuse_numbers
 
@@ -17,7 +19,7 @@ _WITH_WEIGHTS = ("AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss")
 
 
 @registry.loss.register("sum_of")
-def sum_of(*losses, weights: list[float] | None = None):
+def sum_of(*losses, weights: Annotated[list[float], "[0, inf)"] | None = None):
     """A sum of losses: `[training.loss.*.first]`, `[training.loss.*.second]`, each with its `@loss = name`.
 
     `weights`: one per loss, in the order of the file; None: 1 each.
@@ -25,7 +27,6 @@ def sum_of(*losses, weights: list[float] | None = None):
     weights = [1.0] * len(losses) if weights is None else list(weights)
     if not losses or not all(map(callable, losses)):
         raise ValueError("give each loss a section of its own: [training.loss.*.first] with @loss = name")
-    check_interval("[0, inf)", weights=weights)
     if len(weights) != len(losses):
         raise ValueError(f"weights = {weights}: must be {len(losses)} numbers, one per loss")
 

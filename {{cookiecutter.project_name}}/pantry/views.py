@@ -3,7 +3,9 @@
 Views whose outputs are images too carry `views.back(outputs) -> outputs`, which moves them back over the input.
 """
 
-from core import check_interval, registry
+from typing import Annotated
+
+from core import registry
 
 registry.create("views")
 
@@ -20,11 +22,9 @@ def flip_views():
 
 
 @registry.views.register("shift_views")
-def shift_views(pixels: int = 1):
+def shift_views(pixels: Annotated[int, "[1, inf)"] = 1):
     """Each image as it is, and shifted by `pixels` up, down, left and right; the border is filled with 0."""
     import torch.nn.functional as F
-
-    check_interval("[1, inf)", pixels=pixels)
 
     def views(inputs):
         height, width = inputs.shape[-2:]

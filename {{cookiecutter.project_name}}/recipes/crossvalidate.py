@@ -47,7 +47,7 @@ def train_fold(file: str, argv: list[str], fold: str, folder: Path) -> dict[str,
     }
     overrides = [text for text in without_folds(argv) if text != file]
     command = [sys.executable, "train.py", file, "--quiet", *overrides]
-    command += [text for path, value in own.items() for text in ("--add", f"training.{path}={value}")]
+    command += [text for path, value in own.items() for text in ("--add", f"{path}={value}")]
     if code := subprocess.run(command).returncode:
         raise SystemExit(code)
     from recipes.parts import checkpoint

@@ -20,9 +20,10 @@ from recipes.settings import SECTIONS
 
 HEAD = """# Written by `python -m recipes.schema` from {file}; Python does not read it.
 from os import PathLike
+from typing import Annotated, Literal
 
 from core.errors import IngredientsError as IngredientsError, Place as Place, Problem as Problem
-from core.errors import SettingError as SettingError, check_interval as check_interval
+from core.errors import SettingError as SettingError
 from core.ingredients import Ingredients as Section, locate as locate
 from core.registry import registry as registry
 

@@ -10,9 +10,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
-from typing import Literal
+from typing import Annotated, Literal
 
-from core import Ingredients, IngredientsError, Place, Problem, SettingError, check_interval, parse, registry, resolve
+from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
 from core.arguments import adapt, signature_of
 from core.errors import suggest
 from core.ingredients import call_key
@@ -22,9 +22,15 @@ from core.values import BROKEN
 FREE = "project"  # the section that may contain facts that no code reads
 
 
-def setting(default, doc: str, interval: str = ""):
-    """A field of a declared section: its meaning and unit in one line; where a number must lie, such as "[0, 1)"."""
-    return field(default=default, metadata={"doc": doc, "interval": interval})
+def setting(default, doc: str):
+    """A field of a declared section: its meaning and unit in one line."""
+    return field(default=default, metadata={"doc": doc})
+
+
+# Numbers, and where they must lie.
+Count, CountFrom0 = Annotated[int, "[1, inf)"], Annotated[int, "[0, inf)"]
+Positive, Amount = Annotated[float, "(0, inf)"], Annotated[float, "[0, inf)"]
+Share, ShareTo1, Part = Annotated[float, "[0, 1)"], Annotated[float, "(0, 1]"], Annotated[float, "(0, 1)"]
 
 
 @dataclass(frozen=True)
@@ -43,37 +49,37 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Scheme:
-    epochs: float = setting(10, "passes over the training data; 0.5 is half a pass", "(0, inf)")
-    batch_size: int | Literal["auto"] = setting(128, "samples; auto: as many as fit in half of the memory", "[1, inf)")
+    epochs: Positive = setting(10, "passes over the training data; 0.5 is half a pass")
+    batch_size: Count | Literal["auto"] = setting(128, "samples; auto: as many as fit in half of the memory")
     # A larger one is rarely faster, and runs out of memory where training does not.
-    evaluation_batch_size: int | None = setting(None, "samples per batch in evaluation; None: batch_size", "[1, inf)")
-    accumulate: int = setting(1, "batches whose gradients are accumulated for one step", "[1, inf)")
+    evaluation_batch_size: Count | None = setting(None, "samples per batch in evaluation; None: batch_size")
+    accumulate: Count = setting(1, "batches whose gradients are accumulated for one step")
     precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
         "float32", "of the forward pass; auto: bf16 if fast"
     )
-    clip_norm: float | None = setting(None, "maximum norm of the gradients of a step", "(0, inf)")
-    ema: float = setting(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off", "[0, 1)")
-    swa: float = setting(0.0, "share of training, at its end, in which weights are averaged evenly; 0: off", "[0, 1)")
-    frozen_epochs: int = setting(0, "first epochs in which only the head is trained", "[0, inf)")
+    clip_norm: Positive | None = setting(None, "maximum norm of the gradients of a step")
+    ema: Share = setting(0.0, "decay of an exponential moving average of the weights, as 0.999; 0: off")
+    swa: Share = setting(0.0, "share of training, at its end, in which weights are averaged evenly; 0: off")
+    frozen_epochs: CountFrom0 = setting(0, "first epochs in which only the head is trained")
     frozen_norms: bool | Literal["auto"] = setting(
         "auto", "keep the norms of the body; auto: if weights are loaded and samples few"
     )
-    body_rate: float = setting(1.0, "learning rate of the body, as a share of that of the head", "[0, inf)")
-    first_size: float = setting(1.0, "share of their size that images start with; 1 from half of training", "(0, 1]")
+    body_rate: Amount = setting(1.0, "learning rate of the body, as a share of that of the head")
+    first_size: ShareTo1 = setting(1.0, "share of their size that images start with; 1 from half of training")
     balanced: bool = setting(False, "draw samples so that all classes are equally frequent")
     compile: bool = setting(False, "compile the model with torch.compile: a minute once, then faster steps on GPUs")
     deterministic: bool = setting(True, "the same numbers each time on a GPU as well, at some cost in speed")
     best: str | None = setting(None, "metric that selects the best epoch: accuracy, loss, one of [validation.metrics]")
     best_is: Literal["highest", "lowest"] | None = setting(None, "None: lowest for losses and errors, else highest")
     early_stop: bool = setting(False, "stop when validation has not improved for `patience` epochs")
-    patience: int = setting(5, "epochs without improvement that early_stop allows", "[1, inf)")
+    patience: Count = setting(5, "epochs without improvement that early_stop allows")
     resume: bool = setting(False, "resume the newest run of this project; False: start a new one")
-    validation_fraction: float = setting(0.2, "share of the data held back if no section loads validation", "(0, 1)")
+    validation_fraction: Part = setting(0.2, "share of the data held back if no section loads validation")
     fold: str | None = setting(None, "as 2/5: hold back the second of five parts instead; see recipes/crossvalidate.py")
     seed: int = setting(0, "of the split, the initial weights, the order and the augmentation")
     device: str = setting("auto", "auto: the accelerator if there is one, else cpu; or cpu, cuda, cuda:1, mps")
-    workers: int | Literal["auto"] = setting("auto", "processes that read samples; auto: as many as help", "[0, inf)")
-    memory: float = setting(4.0, "GB of samples to keep in memory; a larger set is read each epoch", "[0, inf)")
+    workers: CountFrom0 | Literal["auto"] = setting("auto", "processes that read samples; auto: as many as help")
+    memory: Amount = setting(4.0, "GB of samples to keep in memory; a larger set is read each epoch")
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Saving:
     save_dir: str = setting("models", "folder of save_name, if that names none")
     save_name: str = setting("model.pth", "file for the best weights; the last ones are saved beside it as NAME-last")
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
-    checkpoint_minutes: float = setting(10.0, "between checkpoints within an epoch, which ends with one", "[0, inf)")
+    checkpoint_minutes: Amount = setting(10.0, "between checkpoints within an epoch, which ends with one")
     runs: str = setting("runs", "folder in which each run gets a folder")
 
 
@@ -119,7 +125,7 @@ def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
     The functions are those of the custom_functions.py beside the file (as in a run folder), else of the project's.
     `checks`: as of `parse`; they come first.
     """
-    checks = [check_sections, *checks, check_intervals, partial(_check_functions, Path(file).parent)]
+    checks = [check_sections, *checks, partial(_check_functions, Path(file).parent)]
     return parse(file, overrides, declared_paths(), checks)
 
 
@@ -138,21 +144,6 @@ def _check_functions(folder: Path, ingredients: Ingredients) -> list[Problem]:
         place = Place(os.path.relpath(frames[-1].filename), frames[-1].lineno or 0)
         return [Problem(place, frames[-1].line or "", "", f"{type(error).__name__}: {error}")]
     return check_functions(ingredients)
-
-
-def check_intervals(ingredients: Ingredients) -> list[Problem]:
-    """The problems of numbers outside of their interval."""
-    problems = []
-    for path, kind in SECTIONS.items():
-        section = ingredients.at(path) if isinstance(kind, type) else None
-        for item in fields(kind) if isinstance(section, Ingredients) else ():
-            interval, value = item.metadata.get("interval"), section.get(item.name)
-            if interval and type(value) in (int, float):
-                try:
-                    check_interval(interval, **{item.name: value})
-                except ValueError:
-                    problems.append(Problem(None, f"{path}.{item.name}", "", f"must be in {interval}"))
-    return problems
 
 
 def import_functions(folder: Path) -> None:

@@ -5,8 +5,8 @@ import typing
 
 from torch import nn
 
-from core import IngredientsError, registry
-from core.arguments import Signature, fits, mend
+from core import Ingredients, IngredientsError, registry
+from core.arguments import Signature
 from core.errors import suggest
 from core.registry import need
 
@@ -90,17 +90,13 @@ def check_options(name: str, build, options: dict) -> None:
     signature = Signature(build)
     if signature.takes_any_name:  # builders of torchvision pass them to the class that they return
         signature = Signature(typing.get_type_hints(build).get("return", build))
-    names = [key for key in signature.names if key not in ("in_channels", "output_classes", "num_classes")]
+    signature.takes_any_name = False
+    signature.names = [key for key in signature.names if key not in ("in_channels", "output_classes", "num_classes")]
     if name.startswith("mobilenet_v3"):
-        names.append("width_mult")  # hidden behind two layers of **kwargs
-    problems = []
-    for key, value in options.items():
-        if key not in names:
-            problems.append(f"{key}: {name} has no such option. {suggest(key, names)}")
-        elif key in signature.hints and not fits(value, signature.hints[key]):
-            problems.append(f"{key}: {mend(value, str(value), signature.hints[key])}")
-    if problems:
-        raise IngredientsError("\n".join(problems))
+        signature.names.append("width_mult")  # hidden behind two layers of **kwargs
+    signature.hints = {key: hint for key, hint in signature.hints.items() if key in options and key in signature.names}
+    if problems := signature.check(Ingredients(options), name, "option"):
+        raise IngredientsError("\n".join(f"{problem.key}: {problem.message}" for problem in problems))
 
 
 def name_of_body(name: str, options: dict | None = None) -> str:
