@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, SettingError, parse, parse_string, resolve
-from core.arguments import read_section
 from core.errors import suggest
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
 from recipes.parts.origins import resolved_text
 from recipes.run import CHECKPOINTS, Run, runs_folder
-from recipes.settings import SECTIONS, Saving, Scheme, import_functions
+from recipes.settings import Saving, Scheme, check_sections, declared_paths, import_functions, read_section
 
 # What a checkpoint holds, whatever the settings of its run: see TrainState.
 KEYS = {"epoch", "step", "history", "best", "since_best", "autotuned", "loss_sum", "meta", "model", "scaler"}
@@ -152,7 +151,7 @@ def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Ex
     file = find_trained(path, ingredients)
     state = checkpoint.load(file)
     import_functions(file.parent.parent)
-    ingredients = parse_string(state["meta"]["ingredients"], overrides, SECTIONS)
+    ingredients = parse_string(state["meta"]["ingredients"], overrides, declared_paths(), [check_sections])
     experiment = build(configure(ingredients, Functions(ingredients)), meta=state["meta"])
     experiment.model.load_state_dict(state["model"])
     return experiment
