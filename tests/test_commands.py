@@ -15,12 +15,11 @@ import core
 import pytest
 import train as train_script
 from core import registry
-from core.arguments import declared_paths
 from pantry.download import download_archive
 from recipes import classification, predict, schema, validate
 from recipes.parts.command import split_overrides
 from recipes.parts.origins import resolved_text, unused_settings, users
-from recipes.settings import SECTIONS
+from recipes.settings import SECTIONS, declared_paths
 
 HERE = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 INI = str(HERE / "ingredients.ini")
@@ -358,6 +357,16 @@ def test_print_of_a_list_that_closes_at_the_margin(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         train_script.main()
     assert "[project]\nn = 1\nlist = [1]\nlast = 2\n" in capsys.readouterr().out
+
+
+def test_print_escapes_what_a_terminal_would_obey(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.ini").write_text(
+        "# \x1b]0;title\x07\n[project]\nname = tab\tand \x1b[31mré\u00a0d\n[model.architecture]\nbackbone=x"
+    )
+    monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "a.ini"), "--print"])
+    with pytest.raises(SystemExit):
+        train_script.main()
+    assert capsys.readouterr().out.startswith("# \\x1b]0;title\\x07\n[project]\nname = tab\tand \\x1b[31mré\u00a0d\n")
 
 
 def test_explain(ask, tmp_path, monkeypatch, capsys):

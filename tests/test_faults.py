@@ -2,7 +2,7 @@
 
 import pytest
 from core import IngredientsError, parse, parse_string
-from core.arguments import setting
+from recipes.settings import check_sections, setting
 
 
 def problems_of(text, **kwargs):
@@ -27,7 +27,9 @@ def test_the_second_part_of_a_section_that_is_given_twice_is_checked():
     class A:
         x: int = setting(1, "a number")
 
-    where, text = problems_of("[a]\nx = 1\n[a]\ny = 2\n[b]\nz = ${a.y}${a.no}\n", declared={"a": A, "b": A})
+    where, text = problems_of(
+        "[a]\nx = 1\n[a]\ny = 2\n[b]\nz = ${a.y}${a.no}\n", checks=[lambda root: check_sections(root, {"a": A, "b": A})]
+    )
     assert where == [(3, "[a]"), (4, "a.y"), (6, "b.z"), (6, "b.z")] or where == [(3, "[a]"), (4, "a.y"), (6, "b.z")]
     assert "already defined at line 1" in text and "no such setting" in text
 
@@ -76,7 +78,7 @@ def test_none_and_nothing_for_a_number(value, word):
     class A:
         epochs: float = setting(1.0, "passes")
 
-    where, text = problems_of(f"[a]\nepochs = {value}\n", declared={"a": A})
+    where, text = problems_of(f"[a]\nepochs = {value}\n", checks=[lambda root: check_sections(root, {"a": A})])
     assert where == [(2, "a.epochs")] and f"is {word}" in text and "expected a number" in text
 
 

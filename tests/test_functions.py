@@ -10,15 +10,11 @@ from core import Ingredients, IngredientsError, parse, parse_string, registry, r
 from core.arguments import (
     Signature,
     adapt,
-    check_settings,
-    declared_paths,
     describe,
     fits,
-    kind_of,
-    read_section,
-    setting,
 )
 from core.registry import check_functions
+from recipes.settings import check_sections, declared_paths, kind_of, read_section, setting
 
 
 @dataclass(frozen=True)
@@ -49,21 +45,25 @@ def functions():
         registry.create("test_loss").register("squared")(lambda power=2: lambda: power)
 
 
+def check_declared(ingredients):
+    return check_sections(ingredients, SECTIONS)
+
+
 def told(text, tmp_path=None):
     """The problems of a text, those of its sections and of its functions, as a recipe asks for them."""
     (tmp_path / "x.ini").write_text(text)
     with pytest.raises(IngredientsError) as caught:
-        parse(tmp_path / "x.ini", (), SECTIONS, [check_functions])
+        parse(tmp_path / "x.ini", (), declared_paths(SECTIONS), [check_declared, check_functions])
     return [(problem.place.line, problem.key, problem.message) for problem in caught.value.problems]
 
 
 def test_a_star_stands_for_any_one_part(tmp_path):
-    ingredients = parse_string(METRICS, declared=SECTIONS)
+    ingredients = parse_string(METRICS, checks=[check_declared])
     assert [metric() for metric in resolve(ingredients).validation.metrics.values()] == [1, 5]
-    assert kind_of(SECTIONS, "validation.metrics.top") == "test_metric" and kind_of(SECTIONS, "stages.a") is Scheme
-    assert kind_of(SECTIONS, "validation.metrics") is None and kind_of(SECTIONS, "validation.metrics.a.b") is None
+    assert kind_of("validation.metrics.top", SECTIONS) == "test_metric" and kind_of("stages.a", SECTIONS) is Scheme
+    assert kind_of("validation.metrics", SECTIONS) is None and kind_of("validation.metrics.a.b", SECTIONS) is None
     assert declared_paths(SECTIONS)[2:] == ["stages.*.epochs", "stages.*.folder"]
-    stages = parse_string("[stages.a]\nepochs = 3\nfolder = x\n[stages.b]\n", declared=SECTIONS)
+    stages = parse_string("[stages.a]\nepochs = 3\nfolder = x\n[stages.b]\n", checks=[check_declared])
     assert read_section(stages, "stages.a", Scheme) == Scheme(3, Path("x"))
 
 
@@ -124,7 +124,7 @@ def test_needed_settings_of_an_absent_section():
     class Needs:
         rate: float
 
-    missing = check_settings(parse_string("[b]\n", declared=None).b, {"a": Needs, "c.*": Needs})
+    missing = check_sections(parse_string("[b]\n").b, {"a": Needs, "c.*": Needs})
     assert [(problem.key, problem.message) for problem in missing] == [("a.rate", "missing; expected a number")]
 
 

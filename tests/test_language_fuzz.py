@@ -19,8 +19,7 @@ from core import Ingredients, IngredientsError, parse, parse_string, registry, r
 from core.registry import check_functions
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from recipes.settings import SECTIONS as DECLARED
-from recipes.settings import import_functions
+from recipes.settings import check_sections, declared_paths, import_functions
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
@@ -458,7 +457,7 @@ def test_an_error_after_a_slip_of_the_keyboard_stands_at_its_line_or_at_the_line
                 parse_string(text)
             else:
                 (tmp_path / name).write_text(text, encoding="utf-8")
-                parse(tmp_path / name, (), DECLARED, checks=[check_functions])
+                parse(tmp_path / name, (), declared_paths(), [check_sections, check_functions])
         except IngredientsError as error:
             why = {why_there(problem, touched, before, text.split("\n")): problem for problem in error.problems}
             assert None not in why, f"after a change in line {touched} of {name}: {why[None]}"

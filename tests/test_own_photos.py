@@ -144,6 +144,13 @@ def test_folders_that_cannot_be_used_are_refused_before_training(projects, tmp_p
         assert all(text in printed for text in expected), printed
 
 
+def test_photos_that_cannot_be_read_are_left_out_if_asked(projects, tmp_path, user_env):
+    corrupt(tmp_path)
+    source = ["--project.data.source", str(tmp_path), "--training.load_dataset.skip_corrupt", "True"]
+    printed = forked.run_one(projects["classification"], "train.py", *SHORT, *source, env=user_env)
+    assert "skipped 2 of 10 images" in printed and "6 training and 2 validation samples" in printed, printed
+
+
 @pytest.mark.parametrize("task", TASKS[1:])
 def test_no_annotations_are_refused_with_the_layout(projects, tmp_path, user_env, task):
     photo(tmp_path / "bare/1.jpg", 0, 0)

@@ -39,6 +39,10 @@ def test_an_escape_beside_a_reference():
         ("[a]\nx = 1\n  2\n", "<text>:3: a.x\n    only plain text continues"),
         ("[a]\nx = [1]\n]\n", "<text>:3: a.x\n    the list or object above is closed"),
         ("__x = 1\n  2\n", "<text>:1: __x = 1"),
+        ("[a]\n[b]\n[a]\n", "already defined at line 1;"),  # also of an empty one
+        ("[a]\nx = [1, $x]\n", "write ${section.key}"),
+        ('[a]\nx = {"$k": 1}\n', "or $$ for a dollar sign"),
+        ('[a]\nk = 1\nx = {"${k}": 1}\n', "the key of an object cannot contain a reference"),
     ],
 )
 def test_error_text(text, told):

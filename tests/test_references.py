@@ -67,6 +67,11 @@ def test_each_circle_is_told_once():
     assert "refers to itself: b.w (<text>:8) -> b.w2 (<text>:9) -> b.w" in text and 'there is no "nope"' in text
 
 
+def test_each_dead_reference_of_a_setting_is_told():
+    text = problems_of("[a]\nx = ${no}${none}${no}\n")
+    assert text.count("a.x = ") == 2 and 'there is no "no"' in text and 'there is no "none"' in text
+
+
 def test_a_circle_is_told_beside_another_problem():
     text = problems_of("[a]\nbad = ${nope}\nx = ${bad}${y}\ny = [${x}, ${bad}]\nz = [[${bad}]]\n")
     assert "refers to itself: a.x (<text>:3) -> a.y (<text>:4) -> a.x" in text

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from core import IngredientsError, locate, registry
-from core.arguments import declared_paths
-from recipes.settings import SECTIONS, call_functions, import_functions, read_ingredients
+from recipes.settings import SECTIONS, call_functions, declared_paths, import_functions, read_ingredients
 
 from hooks.post_gen_project import ONLY_FOR
 

@@ -1,25 +1,18 @@
-"""Do settings fit the parameters of a function, or the fields of the dataclass that declares a section?
-
-A recipe declares its sections in a table: dotted path -> such a dataclass, or the name of the registry whose functions
-the section calls: `{"training.scheme": Scheme, "validation.metrics.*": "metric"}`. A last part `*` means any name.
-"""
+"""Do settings fit the parameters of a function, or the fields of a dataclass?"""
 
 import collections.abc
 import inspect
 import os
 import typing
 from contextlib import suppress
-from dataclasses import field, fields
 from functools import cache
 from inspect import Parameter
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 
 from .errors import Problem, suggest
-from .ingredients import Ingredients, call_key
+from .ingredients import Ingredients
 from .values import BROKEN
-
-FREE = "project"  # the section that may contain facts that no code reads
 
 # Name of an annotation -> (what a file has for it, in words).
 _KINDS = {
@@ -196,64 +189,3 @@ def mend(value, raw: str, hint) -> str:
             return f"`{raw}` is text; write {other}"
     choices = [str(choice) for name, inside in _members(hint) if name == "Literal" for choice in inside]
     return f"{problem}. {suggest(value, choices)}" if choices else problem
-
-
-def setting(default, doc: str):
-    """A field of a declared section: its meaning and unit in one line."""
-    return field(default=default, metadata={"doc": doc})
-
-
-def read_section(ingredients: Ingredients, path: str, declared: type):
-    """The declared section at `path` as an instance of its dataclass; absent settings take their defaults."""
-    section, hints = ingredients.at(path, {}), signature_of(declared).hints
-    return declared(**{name: adapt(section[name], hint) for name, hint in hints.items() if name in section})
-
-
-def declared_paths(declared: dict) -> list[str]:
-    """The dotted paths of all declared settings."""
-    return [f"{path}.{item.name}" for path, kind in declared.items() if isinstance(kind, type) for item in fields(kind)]
-
-
-def kind_of(declared: dict, path: str):
-    """What is declared at a path: a dataclass, the name of a registry, or None."""
-    return declared.get(path) or declared.get(path.rpartition(".")[0] + ".*")
-
-
-def check_settings(ingredients: Ingredients, declared: dict) -> list[Problem]:
-    """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
-    above = {path[:at] for path in declared for at, letter in enumerate(path) if letter == "."}
-    absent = [path for path in declared if ingredients.at(path) is None and path[-1] != "*"]
-    todo = [("", ingredients), *((path, Ingredients()) for path in absent if isinstance(declared[path], type))]
-    problems = []
-    for path, node in todo:  # which grows on the way
-        kind, called, message = kind_of(declared, path), call_key(node), None
-        is_free = path.partition(".")[0] in ("", FREE)
-        inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
-        own = node.with_items({key: value for key, value in node.items() if key not in inside})
-        if isinstance(kind, str):
-            if called != f"@{kind}":
-                message = f"this section calls a function: write @{kind} = name"
-                node.update({called: BROKEN} if called else ())  # so that a wrong registry is reported once
-        elif called and not is_free:
-            slots = [slot for slot, other in declared.items() if other == called[1:]]
-            message = f"no recipe calls a function here. {_nearest(path, slots)}"
-        elif isinstance(kind, type):
-            problems += signature_of(kind).check(own, path, "setting")
-        elif path in above and not is_free:
-            problems += [Problem(None, f"{path}.{key}", "", f"[{path}] has no settings of its own") for key in own]
-        elif not is_free and (own or not any(value._place == node._place for value in inside.values())):
-            advice = f"{_nearest(path, [*declared, *above])} Facts of your own belong below [{FREE}]"
-            message = f"no recipe reads this section. {advice}"
-        if message:
-            problems.append(Problem(None, f"{path}.{called}" if called else f"[{path}]", "", message))
-        if not called and not isinstance(kind, str):
-            todo += [(f"{path}.{key}".lstrip("."), value) for key, value in inside.items()]
-    return problems
-
-
-def _nearest(path: str, names: list[str]) -> str:
-    """The sections that were probably meant; if [above] is none of theirs, a star is taken to be the last part."""
-    above, _, last = path.rpartition(".")
-    if not any(name.startswith(f"{above}.") for name in names):
-        names = [name[:-1] + last if name[-1] == "*" and name.count(".") == path.count(".") else name for name in names]
-    return suggest(path, names, "[{}]")

@@ -55,21 +55,20 @@ class Ingredients(dict):
 
     def where(self, path: str) -> Place | None:
         """The place (file and line) of the setting or section at a dotted path; None if it is absent."""
-        entries, key, value = self._parsed_at(path)
-        if key in entries:
-            return Place(*entries[key][1:])
-        return value._place if isinstance(value, Ingredients) else None
+        _, *place = self._entry(path)
+        return Place(*place) if place else None
 
     def written(self, path: str) -> str:
         """The text of the setting at a dotted path as its file has it; "" for a section."""
-        entries, key, _ = self._parsed_at(path)
-        return entries[key][0] if key in entries else ""
+        return self._entry(path)[0]
 
-    def _parsed_at(self, path: str) -> tuple:
-        """(the entries of the section around a path, the key in it, the value) as parsed."""
+    def _entry(self, path: str) -> tuple:
+        """(text as written, file, line); the text of a section is "", and ("",) means that there is nothing."""
         root, (above, _, key) = self if self._parsed is None else self._parsed, path.rpartition(".")
         section, value = root.at(above), root.at(path)
-        return section._entries if isinstance(section, Ingredients) and key in section else {}, key, value
+        if isinstance(section, Ingredients) and key in section and key in section._entries:
+            return section._entries[key]
+        return ("", *(value._place or ())) if isinstance(value, Ingredients) else ("",)
 
     def __str__(self) -> str:
         return "".join(_blocks(self, self, "")).removeprefix("\n")

@@ -17,34 +17,29 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys;
 _COMMENT, _INDENT, _OPENING = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
 
 
-def parse(file: str | os.PathLike, overrides=(), declared: dict | None = None, checks=()) -> Ingredients:
+def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredients:
     """Read an ini file with its base files and resolve its references; functions stay names.
 
     `overrides`: (path, text) pairs, or (path, text, True) to add a setting that the file does not have.
-    `declared`: the sections that a recipe declares (see arguments.py); then every setting is checked against them.
-    `checks`: further functions that take the ingredients and return a list of problems.
+    `known`: dotted paths that overrides may set although the file does not have them.
+    `checks`: functions that take the ingredients and return a list of problems.
     Raises IngredientsError with all problems found, those of the checks included.
     """
     problems, file = [], os.fspath(file)
-    return _finish(_read_file(file, problems), problems, file, overrides, declared, checks)
+    return _finish(_read_file(file, problems), problems, file, overrides, known, checks)
 
 
-def parse_string(text: str, overrides=(), declared: dict | None = None) -> Ingredients:
+def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
     """Like `parse`, of a text."""
     problems = []
     nodes = _Reader("<text>", problems).read(text)
     if "base" in nodes.get("META", ()):
         note(problems, "only a file can have a base file", "META.base", nodes["META"].where("base"))
-    return _finish(nodes, problems, "<text>", overrides, declared)
+    return _finish(nodes, problems, "<text>", overrides, known, checks)
 
 
-def _finish(nodes: dict, problems: list, file: str, overrides, declared: dict | None, checks=()) -> Ingredients:
-    if declared is not None:
-        from .arguments import check_settings, declared_paths  # which import dataclasses and inspect: 15 ms
-
-        checks = [lambda root: check_settings(root, declared), *checks]
-    if overrides:
-        _override(nodes, overrides, declared_paths(declared) if declared else [], problems)
+def _finish(nodes: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:
+    _override(nodes, overrides, known, problems)
     root = nodes[""] = Ingredients(place=Place(file))
     _link(nodes, problems)
     resolve_references(nodes, problems)
@@ -73,7 +68,7 @@ def _link(nodes: dict, problems: list) -> None:
             nodes[parent][name] = nodes[path]
 
 
-def _override(nodes: dict, overrides, declared: list, problems: list) -> None:
+def _override(nodes: dict, overrides, known, problems: list) -> None:
     """Put the settings of the command line over those of the file."""
     given = {}
     for path, value, *add in overrides:
@@ -81,12 +76,12 @@ def _override(nodes: dict, overrides, declared: list, problems: list) -> None:
         try:
             if given.setdefault(path, raw) != raw:
                 raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
-            _set(nodes, path, raw, any(add), declared)
+            _set(nodes, path, raw, any(add), known)
         except ValueError as error:
             note(problems, str(error), f"--{path}", COMMAND_LINE, raw)
 
 
-def _set(nodes: dict, path: str, raw: str, may_add: bool, declared: list) -> None:
+def _set(nodes: dict, path: str, raw: str, may_add: bool, known) -> None:
     """Set one value. Raises ValueError if that is impossible."""
     parent, _, key = path.rpartition(".")
     node = nodes.get(parent, Ingredients((), parent, COMMAND_LINE))
@@ -95,9 +90,9 @@ def _set(nodes: dict, path: str, raw: str, may_add: bool, declared: list) -> Non
         raise ValueError("base files are read before the command line; name them in the file")
     if path in nodes:
         raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', nodes[path]._entries)}")
-    if is_new and not may_add and path not in declared:
+    if is_new and not may_add and path not in known:
         names = [f"{section}.{name}" for section, other in nodes.items() for name in other._entries]
-        advice = suggest(path, names + declared, "--{}")
+        advice = suggest(path, [*names, *known], "--{}")
         raise ValueError(f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.')
     if is_new and _Reader("", []).read(f"[{parent}]\n{key} = 1\n") != {parent: {key: 1}}:
         raise ValueError("name a section and a key, as in training.scheme.epochs")
@@ -226,10 +221,11 @@ class _Reader:
         path, bracket, rest = line[1:].partition("]")
         parts = (path if bracket else strip_comment(path)).split(".")
         path = ".".join(part.strip(" \t") for part in parts)
-        known, self.node = self.nodes.get(path), Ingredients((), path, Place(self.file, number))
-        if path.isidentifier() and path[0] != "_" and path != "DEFAULT" and bracket and not rest and known is None:
+        is_known, self.node = path in self.nodes, Ingredients((), path, Place(self.file, number))
+        if path.isidentifier() and path[0] != "_" and path != "DEFAULT" and bracket and not rest and not is_known:
             self.nodes[path] = self.node  # as most are: none of the messages below need be written
             return
+        first = self.nodes.get(path, self.node)._place.line
         is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
         wrong = _first(
             (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
@@ -241,7 +237,7 @@ class _Reader:
         message = wrong or _first(
             (not bracket, f"the section does not close: write [{path}]"),
             (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
-            (known is not None, f"[{path}] is already defined at line {known and known._place.line}; merge the two"),
+            (is_known, f"[{path}] is already defined at line {first}; merge the two"),
         )
         if message:
             self.report(number, message, f"[{path}{bracket}")

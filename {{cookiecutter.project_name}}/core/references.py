@@ -73,7 +73,8 @@ class _Scope:
             targets[token] = find(self.nodes, reference, path, key)
             if targets[token] is None:
                 self.report(path, key, self.not_found(reference, f"{path}.{key}"))
-                return
+        if node[key] is BROKEN:
+            return
         waits = list(targets.values())
         for other, name in waits:  # which grows: of a section all that is written in it
             if isinstance(other[name], Pending):

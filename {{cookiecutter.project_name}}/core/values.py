@@ -18,7 +18,7 @@ _SIMPLE = re.compile(r'"[^"\\\x00-\x1f]*"')  # quoted text that needs no decoder
 # Outside quotes a backslash is an error in JSON. That \" opens no string keeps the search for its end linear.
 _STRING = r'"(?:\\.|[^"\\])*+"'
 _UNQUOTED = re.compile(rf"(?<!\\){_STRING}|(\$\{{[^{{}}$]*\}}|\$|-?Infinity|NaN)")  # what needs care, outside quotes
-_BRACKETS = re.compile(rf"(?<!\\){_STRING}|\$\{{[^{{}}$]*\}}|[\[\]{{}}]")
+_BRACKETS = re.compile(rf"(?<!\\){_STRING}|\$\{{[^}}]*+\}}?|[\[\]{{}}]")
 _UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#)[^\"])*+(?:(?![ \t]#).)*+", re.DOTALL)
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f-\\x9f{BIDIRECTIONAL}]")
@@ -169,6 +169,7 @@ def _fill(value, look_up, depth: int = 0):
 
 
 def _refuse_key(token: str, is_text: bool):
+    _reference(token)  # a $ that is none has a message of its own
     raise ValueError("the key of an object cannot contain a reference")
 
 

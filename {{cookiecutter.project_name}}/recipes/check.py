@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, locate, resolve
-from core.arguments import kind_of
 from core.errors import escaped
 from core.ingredients import call_key
 from core.values import BROKEN
@@ -25,7 +24,7 @@ from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
 from recipes.parts.trained import Functions
 from recipes.run import Run
-from recipes.settings import SECTIONS, check_callable, read_ingredients
+from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
 
 DOWNLOAD = "project.data.download"
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
@@ -97,7 +96,7 @@ def take_out_mistakes(ingredients: Ingredients, problems: list) -> list[str]:
     """Take settings that are wrong, and calls with an argument that is, out of the ingredients; their paths."""
     broken = [problem.key.strip("-") for problem in problems]
     broken += [f"{section}.{key}" for section, key in settings(ingredients) if ingredients.at(section)[key] is BROKEN]
-    calling = [path for path in sections(ingredients) if isinstance(kind_of(SECTIONS, path), str)]
+    calling = [path for path in sections(ingredients) if isinstance(kind_of(path), str)]
     broken += [path for path in calling if not call_key(ingredients.at(path))]
     for path in broken:
         parts, above = path.split("."), ingredients

@@ -14,10 +14,9 @@ import time
 from pathlib import Path
 
 from core import IngredientsError
-from core.arguments import read_section
 from recipes.parts.command import Command
 from recipes.run import runs_folder
-from recipes.settings import Saving
+from recipes.settings import Saving, read_section
 
 
 def main() -> None:

@@ -16,14 +16,13 @@ from types import ModuleType
 import torch
 
 from core import Ingredients, IngredientsError, SettingError, registry
-from core.arguments import read_section
 from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.contracts import AdaptsAugment, Metrics, SampleAugment, TrainsInTurn, as_metric, blame, prepared
 from recipes.parts import samples as data
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
-from recipes.settings import Architecture, Saving, Scheme, Testing
+from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
 
 
 @dataclass

@@ -5,13 +5,13 @@ import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from core.arguments import FREE, declared_paths, describe, kind_of, signature_of
+from core.arguments import describe, signature_of
 from core.errors import IngredientsError, escaped, suggest
 from core.ingredients import Ingredients, call_key
 from core.registry import registry, source
 from core.values import as_written
 from recipes.parts.origins import resolved_text, settings, users
-from recipes.settings import SECTIONS, import_functions, read_ingredients
+from recipes.settings import FREE, SECTIONS, declared_paths, import_functions, kind_of, read_ingredients
 
 
 def answer(option: str, arguments, overrides=(), checks=()) -> int:
@@ -63,11 +63,11 @@ def explain(ingredients: Ingredients, path: str, declared: dict = SECTIONS) -> s
     section, _, key = path.rpartition(".")
     place, caller = ingredients.where(path) if path else None, ingredients.at(section)
     default, lines = MISSING, []
-    for item in fields(kind_of(declared, section)) if isinstance(kind_of(declared, section), type) else ():
+    for item in fields(kind_of(section, declared)) if isinstance(kind_of(section, declared), type) else ():
         if item.name == key:
             default = item.default
             lines.append(f"    meaning: {item.metadata.get('doc', '')}")
-            lines.append(f"    read by: {', '.join(_readers(kind_of(declared, section), key)) or 'nothing'}")
+            lines.append(f"    read by: {', '.join(_readers(kind_of(section, declared), key)) or 'nothing'}")
     if isinstance(caller, Ingredients) and (called := call_key(caller)) and caller[called] in registry[called[1:]]:
         function = registry[called[1:]].get(caller[called])
         parameter = inspect.signature(function).parameters.get(key)

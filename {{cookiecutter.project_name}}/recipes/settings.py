@@ -6,15 +6,26 @@ Imports nothing of torch, so that a misspelt setting is reported at once.
 import importlib
 import os
 import sys
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Annotated, Literal
 
 from core import Ingredients, IngredientsError, Place, Problem, SettingError, parse, registry, resolve
-from core.arguments import setting
+from core.arguments import adapt, signature_of
+from core.errors import suggest
+from core.ingredients import call_key
 from core.registry import check_functions
+from core.values import BROKEN
+
+FREE = "project"  # the section that may contain facts that no code reads
+
+
+def setting(default, doc: str):
+    """A field of a declared section: its meaning and unit in one line."""
+    return field(default=default, metadata={"doc": doc})
+
 
 # Numbers, and where they must lie.
 Count, CountFrom0 = Annotated[int, "[1, inf)"], Annotated[int, "[0, inf)"]
@@ -85,7 +96,7 @@ class Testing:
     debug: bool = setting(False, "run one batch of everything, in this process, and keep nothing")
 
 
-# A section that calls a function names its registry instead.
+# Path of a section -> its dataclass, or the name of the registry whose functions it calls. A last part * is any name.
 SECTIONS = {
     "project.data.download": "download_function",
     "model": Model,
@@ -114,7 +125,8 @@ def read_ingredients(file: str | Path, overrides=(), checks=()) -> Ingredients:
     The functions are those of the custom_functions.py beside the file (as in a run folder), else of the project's.
     `checks`: as of `parse`; they come first.
     """
-    return parse(file, overrides, SECTIONS, [*checks, partial(_check_functions, Path(file).parent)])
+    checks = [check_sections, *checks, partial(_check_functions, Path(file).parent)]
+    return parse(file, overrides, declared_paths(), checks)
 
 
 def _check_functions(folder: Path, ingredients: Ingredients) -> list[Problem]:
@@ -163,3 +175,59 @@ def check_callable(path: str, function) -> None:
     if not callable(function):
         message = f"returned {type(function).__name__}; a registered function returns the function to call"
         raise SettingError(path, message)
+
+
+def read_section(ingredients: Ingredients, path: str, declared: type):
+    """The declared section at `path` as an instance of its dataclass; absent settings take their defaults."""
+    section, hints = ingredients.at(path, {}), signature_of(declared).hints
+    return declared(**{name: adapt(section[name], hint) for name, hint in hints.items() if name in section})
+
+
+def declared_paths(declared: dict = SECTIONS) -> list[str]:
+    """The dotted paths of all declared settings."""
+    return [f"{path}.{item.name}" for path, kind in declared.items() if isinstance(kind, type) for item in fields(kind)]
+
+
+def kind_of(path: str, declared: dict = SECTIONS):
+    """What is declared at a path: a dataclass, the name of a registry, or None."""
+    return declared.get(path) or declared.get(path.rpartition(".")[0] + ".*")
+
+
+def check_sections(ingredients: Ingredients, declared: dict = SECTIONS) -> list[Problem]:
+    """The problems of all sections: unknown sections and settings, values or functions of the wrong kind."""
+    above = {path[:at] for path in declared for at, letter in enumerate(path) if letter == "."}
+    absent = [path for path in declared if ingredients.at(path) is None and path[-1] != "*"]
+    todo = [("", ingredients), *((path, Ingredients()) for path in absent if isinstance(declared[path], type))]
+    problems = []
+    for path, node in todo:  # which grows on the way
+        kind, called, message = kind_of(path, declared), call_key(node), None
+        is_free = path.partition(".")[0] in ("", FREE)
+        inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
+        own = node.with_items({key: value for key, value in node.items() if key not in inside})
+        if isinstance(kind, str):
+            if called != f"@{kind}":
+                message = f"this section calls a function: write @{kind} = name"
+                node.update({called: BROKEN} if called else ())  # so that a wrong registry is reported once
+        elif called and not is_free:
+            slots = [slot for slot, other in declared.items() if other == called[1:]]
+            message = f"no recipe calls a function here. {_nearest(path, slots)}"
+        elif isinstance(kind, type):
+            problems += signature_of(kind).check(own, path, "setting")
+        elif path in above and not is_free:
+            problems += [Problem(None, f"{path}.{key}", "", f"[{path}] has no settings of its own") for key in own]
+        elif not is_free and (own or not any(value._place == node._place for value in inside.values())):
+            advice = f"{_nearest(path, [*declared, *above])} Facts of your own belong below [{FREE}]"
+            message = f"no recipe reads this section. {advice}"
+        if message:
+            problems.append(Problem(None, f"{path}.{called}" if called else f"[{path}]", "", message))
+        if not called and not isinstance(kind, str):
+            todo += [(f"{path}.{key}".lstrip("."), value) for key, value in inside.items()]
+    return problems
+
+
+def _nearest(path: str, names: list[str]) -> str:
+    """The sections that were probably meant; if [above] is none of theirs, a star is taken to be the last part."""
+    above, _, last = path.rpartition(".")
+    if not any(name.startswith(f"{above}.") for name in names):
+        names = [name[:-1] + last if name[-1] == "*" and name.count(".") == path.count(".") else name for name in names]
+    return suggest(path, names, "[{}]")

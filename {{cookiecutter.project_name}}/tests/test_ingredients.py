@@ -8,7 +8,7 @@ import pytest
 from core import parse_string
 from recipes import check
 from recipes.parts.origins import resolved_text
-from recipes.settings import SECTIONS, call_functions, read_ingredients
+from recipes.settings import SECTIONS, call_functions, check_sections, read_ingredients
 
 HERE = Path(__file__).parent.parent
 # A file that brings custom_functions.NAME.py needs those in place of custom_functions.py.
@@ -30,7 +30,7 @@ def here(monkeypatch):
 def test_functions_are_made_and_printed_ingredients_are_the_same(file):
     ingredients = read_ingredients(file)
     call_functions(ingredients)
-    again = parse_string(resolved_text(ingredients), declared=SECTIONS)
+    again = parse_string(resolved_text(ingredients), checks=[check_sections])
     for section in SECTIONS:
         for key, value in (ingredients.at(section) or {}).items():
             assert "*" in section or f"{section}.{key}" in SECTIONS or again.at(section)[key] == value

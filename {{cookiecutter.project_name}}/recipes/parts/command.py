@@ -11,7 +11,7 @@ import sys
 
 from core import Ingredients, IngredientsError, locate, parse
 from core.errors import escaped, suggest
-from recipes.settings import SECTIONS, read_ingredients
+from recipes.settings import check_sections, declared_paths, read_ingredients
 
 # Options that answer and exit: name -> (the script that answers, its argument, help). A script may be deleted.
 ANSWERS = {
@@ -69,7 +69,7 @@ class Command:
         if with_functions:
             self.ingredients = read_ingredients(arguments.ingredients, self.overrides)
         else:
-            self.ingredients = parse(arguments.ingredients, self.overrides, SECTIONS)
+            self.ingredients = parse(arguments.ingredients, self.overrides, declared_paths(), [check_sections])
         return arguments, self.ingredients
 
     def __enter__(self) -> "Command":

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from core import Ingredients, parse_string, resolve
-from core.arguments import read_section
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
 from recipes.parts.resume import find_checkpoint
 from recipes.run import runs_folder
-from recipes.settings import SECTIONS, Saving, import_functions
+from recipes.settings import Saving, check_sections, declared_paths, import_functions, read_section
 
 
 def find_trained(path: str | None, ingredients: Ingredients) -> Path:
@@ -41,7 +40,7 @@ def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Ex
     file = find_trained(path, ingredients)
     state = checkpoint.load(file)
     import_functions(file.parent.parent)
-    ingredients = parse_string(state["meta"]["ingredients"], overrides, SECTIONS)
+    ingredients = parse_string(state["meta"]["ingredients"], overrides, declared_paths(), [check_sections])
     experiment = build(configure(ingredients, Functions(ingredients)), meta=state["meta"])
     experiment.model.load_state_dict(state["model"])
     return experiment
