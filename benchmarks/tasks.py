@@ -62,9 +62,8 @@ def by_hand(task: str) -> float:
     """Seconds of the last epoch of a loop in the manner of torchvision's references."""
     import importlib
 
-    from core.arguments import read_section
     from recipes import data
-    from recipes.settings import Architecture, Scheme, call_functions
+    from recipes.settings import Architecture, Scheme, call_functions, read_section
     from recipes.techniques import arithmetic
 
     ingredients = ingredients_of(task)
