@@ -77,7 +77,7 @@ def test_a_parquet_file_is_read_by_the_package_datasets(parquet):
     loader = loader_of(f"@load_dataset = huggingface\npath = parquet\ndata_files = {parquet}")
     samples = load(loader, scale, memory=1.0)
     assert samples.classes == ["cat", "dog"] and samples.targets.tolist() == [1, 0, 1]
-    assert torch.equal(samples.dataset[2][0], torch.full((1, 4, 4), 200 / 255))
+    assert torch.equal(samples[2][0], torch.full((1, 4, 4), 200 / 255))
 
 
 def test_a_missing_column_is_named(parquet):

@@ -179,7 +179,7 @@ def test_half_an_epoch(train):
 
 def test_balanced_draws_each_class_equally_often():
     targets = torch.tensor([0] * 90 + [1] * 10)
-    split = samples.Samples(samples.InMemory(torch.zeros(100), targets), targets)
+    split = samples.load(lambda: (torch.zeros(100, 1), targets), lambda sample: sample, memory=1.0)
     drawn = torch.cat([targets[samples.epoch_sampler(split, 0, balanced=True)(epoch)] for epoch in range(50)])
     assert abs(drawn.float().mean() - 0.5) < 0.03
     assert samples.epoch_sampler(split, 0)(3).sort().values.tolist() == list(range(100))
