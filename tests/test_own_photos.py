@@ -77,6 +77,7 @@ def test_one_setting_is_enough(projects, tmp_path, user_env, task):
     )
     before, one_folder, no_test, split, check, predicted = ran
     assert before[0] == 0 and "the data is not here yet (photos)" in before[1], before[1]
+    assert "not checked: the weights pretrained" in before[1], "nothing is downloaded"
     classes = "3 classes" if task == "segmentation" else "2 classes"
     assert one_folder[0] == 0 and f"8 training and 2 validation samples, {classes}" in one_folder[1], one_folder[1]
     assert "photos: training" in one_folder[1] and "20% of it held back for validation; no test split" in one_folder[1]

@@ -165,7 +165,7 @@ def try_on(device: str, experiment: Experiment) -> Findings:
     """Build the experiment on a device and let it take one step."""
     found = Findings()
     scheme = replace(experiment.scheme, memory=0.0, workers=0, compile=False, device=device)
-    experiment = replace(experiment, scheme=scheme, device=torch.device(device))
+    experiment = replace(experiment, scheme=scheme, device=torch.device(device), fetch=False)
     with warnings.catch_warnings(), found.blame(TRAINING):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others

@@ -46,6 +46,7 @@ class Experiment:
     outputs: int = 0  # of the network: classes, or numbers
     model: torch.nn.Module | None = None
     head: torch.nn.Module | None = None
+    fetch: bool = True  # whether weights may be downloaded
     new_weights: str = ""  # what was loaded, and what was not
     splits: str = ""  # where they were found, if the source may lack some
     held_back: bool = False  # whether validation is a share of training
@@ -259,7 +260,7 @@ def _build_model(experiment: Experiment, new: bool) -> None:
         ingredients = None if "training.preprocess.mean" in experiment.task.REFUSED else experiment.ingredients
         facts = architecture.weights, architecture.backbone, architecture.options, ingredients
         with blame("model.architecture.weights"):
-            experiment.new_weights = load_weights(model, *facts, fetch=experiment.device.type != "meta")
+            experiment.new_weights = load_weights(model, *facts, fetch=experiment.fetch)
     # Convolutions run up to twice as fast with the channels last, on CPUs too.
     experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
     experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
