@@ -28,7 +28,8 @@ from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
 
 DOWNLOAD = "project.data.download"
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
-SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
+SHAPES = (TRAINING, "training.preprocess", "testing.preprocess", "training.augment", "training.scheme.first_size")
+SHAPES += ("model.architecture", "project.meta.task")
 
 
 class Findings:
@@ -176,7 +177,7 @@ def try_on(device: str, experiment: Experiment) -> Findings:
             with found.blame(TESTING):
                 if experiment.functions.at(TESTING) and (samples := experiment.load("testing")) is not None:
                     experiment.task.check_split(TESTING, samples, experiment.meta)
-        if experiment.phases:
+        if experiment.phases and not any(problem.key.startswith(SHAPES) for problem in found.problems):
             take_step(experiment, found)
     return found
 

@@ -16,7 +16,8 @@ def find_splits(experiment, training: Samples, validation: Samples) -> tuple[str
     source = Path(str(experiment.ingredients.at("training.load_dataset.source"))).expanduser()
     loader, scheme = experiment.functions.at("testing.load_dataset"), experiment.scheme
     look = loader.check if isinstance(loader, Checkable) else loader
-    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=True)
+    section = experiment.preprocess_section("testing")
+    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=True, section=section)
     if testing is not None:
         experiment.task.check_split("testing.load_dataset", testing, experiment.meta)
     if experiment.held_back:
