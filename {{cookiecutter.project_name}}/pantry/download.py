@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from core import IngredientsError, registry
-
-registry.create("download_function")
+from pantry.images import is_visible
 
 ARCHIVES = ".archive"  # hidden, and no archive's name may start with a dot: archive.zip has to unpack beside it
 SUFFIXES = (".tar.gz", ".tar.xz", ".tgz", ".tar", ".zip")
@@ -308,7 +307,3 @@ def _refuse_links_out_of(folder: Path) -> None:
         for path in (os.path.join(here, name) for name in folders + files):
             if os.path.islink(path) and not os.path.realpath(path).startswith(top + os.sep):
                 raise ValueError(f"the link {os.path.relpath(path, folder)} leaves the folder")
-
-
-def is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
