@@ -67,7 +67,7 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
     broken = take_out_mistakes(ingredients, findings.problems)
     for own in checks:
         with findings.blame(""):
-            findings.lines.append(own(arguments, ingredients))
+            findings.lines += filter(None, [own(arguments, ingredients)])
     functions = Functions(ingredients)
     for path in [path for path in sections(ingredients) if call_key(ingredients.at(path))]:
         functions.made.setdefault(path)  # None, unless it can be made

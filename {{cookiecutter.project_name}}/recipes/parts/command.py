@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+from pathlib import Path
 
 from core import Ingredients, IngredientsError, locate, parse
 from core.errors import escaped, suggest
@@ -64,6 +65,9 @@ class Command:
             names = [name for name in self.parser._option_string_actions if name[:2] == "--"]
             nearest = f"\n    {suggest(unknown[0].partition('=')[0], names)}" if unknown[0][:1] == "-" else ""
             self.parser.error(escaped(f"unrecognized arguments: {' '.join(unknown)}{nearest}"))
+        file, home = arguments.ingredients, Path(__file__).resolve().parents[2]
+        if (home / file).is_file() and not Path(file).exists() and vars(arguments).get("list") is None:
+            raise IngredientsError(f"{file}: no such file here; run it in the project's folder, {home}")
         for name, (script, _, _) in ANSWERS.items():
             if vars(arguments).get(name) not in (None, False):
                 raise SystemExit(importlib.import_module(script).answer(name, arguments, self.overrides, checks))
@@ -125,9 +129,8 @@ def split_overrides(argv: list[str]) -> tuple[list, list]:
         elif name == "--add":
             path, equals, value = (value if equals else next(tokens, "")).partition("=")
             if "." not in path or not equals:
-                raise SystemExit(
-                    escaped(f"--add {path}: expected --add {path if '.' in path else 'section.key'}=VALUE")
-                )
+                wanted = path if "." in path else "section.key"
+                raise SystemExit(escaped(f"--add {path}: expected --add {wanted}=VALUE"))
             overrides.append((path, value, True))
         elif name.startswith("--") and "." in name:
             value = value if equals else next(tokens, "--")
