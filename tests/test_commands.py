@@ -150,7 +150,7 @@ def test_check_of_sound_ingredients_reads_and_writes_nothing(ask, here):
 def test_check_before_the_data_is_here(ask):
     code, said, wrong = ask("--check")
     assert (code, wrong) == (0, "")
-    assert "the data is not here yet: its classes; images (3, 224, 224) stand in for it" in said
+    assert "the data is not here yet" in said and "its classes; images (3, 224, 224) stand in for it" in said
     assert said.endswith("parameters, [3, 16, 16] -> [3]\nok, except for what could not be checked\n")
     assert list(Path().iterdir()) == []
     code, said, wrong = ask("--check", changes={"model.architecture.backbone": "alexnet"})
@@ -170,9 +170,14 @@ WRONG = {
         "returns inf at 0.0, inf at 0.5, inf at",
     ),
     "factory": (
+        {"training.loss.class_weights": "[1, -1, 1]"},
+        "training.loss",
+        "class_weights = [1, -1, 1]: must be at least 0",
+    ),
+    "interval": (
         {"training.optimizer.learning_rate": "-1"},
-        "training.optimizer",
-        "learning_rate = -1",
+        "training.optimizer.learning_rate = -1",
+        "must be in [0, inf)",
     ),
     "optimizer": ({"training.optimizer.@optimizer": "own"}, "training.optimizer", "Invalid learning rate: -1"),
     "epochs": ({"training.scheme.epochs": "0"}, "epochs = 0", "must be in (0, inf)"),

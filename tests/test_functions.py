@@ -166,6 +166,31 @@ def test_what_fits(value, hint, right):
     assert describe(hint)
 
 
+@pytest.mark.parametrize(
+    "value, hint, right",
+    [
+        (0, typing.Annotated[float, "[0, 1)"], True),
+        (1, typing.Annotated[float, "[0, 1)"], False),
+        (0, typing.Annotated[float, "(0, inf)"] | None, False),
+        (None, typing.Annotated[float, "(0, inf)"] | None, True),
+        ("auto", typing.Annotated[int, "[1, inf)"] | typing.Literal["auto"], True),
+        ([0.5, 1], typing.Annotated[list[float], "[0, 1]"], True),
+        ([0.5, 2], typing.Annotated[list[float], "[0, 1]"], False),
+        (True, typing.Annotated[float | bool, "[2, 3]"], True),
+        (7, typing.Annotated[int, "of what"], True),
+        (7, 'typing.Annotated[int, "[0, 1]"]', False),
+    ],
+)
+def test_numbers_are_where_their_annotation_says(value, hint, right):
+    def function(number=None): ...
+
+    function.__annotations__["number"] = hint
+    problems = Signature(function).check(Ingredients({"number": value}), "x", "argument")
+    assert [(problem.key, problem.message[:10]) for problem in problems] == (
+        [] if right else [("x.number", "must be in")]
+    )
+
+
 def test_a_path_is_made_where_one_is_wanted():
     for hint in (Path, Path | None, typing.Optional[Path]):  # noqa: UP045
         assert adapt("x", hint) == Path("x") and adapt(None, hint) is None

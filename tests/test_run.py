@@ -72,6 +72,17 @@ def test_ctrl_c_at_the_start_prints_no_traceback(start, seconds):
     assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT) and "Traceback" not in errors, errors
 
 
+def test_sigterm_to_the_whole_group_saves_and_stops(start):
+    """As timeout, systemd and Slurm send it: to the workers as well, which must go on until the step is done."""
+    settings = {"training.scheme.workers": "2", "training.scheme.memory": "0.0"}
+    process = start(LONG | settings, start_new_session=True)
+    folder = folder_of_run(process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in errors, errors
+    assert "SIGTERM: saved after" in (folder / "log.txt").read_text().splitlines()[-1]
+
+
 @pytest.mark.parametrize("is_leader", [True, False], ids=["terminal", "background"])
 def test_a_terminal_that_is_closed_saves_and_stops(start, is_leader):
     """Of the terminal's foreground a process gets SIGHUP; in the background it only cannot write any more."""

@@ -1,8 +1,8 @@
 """Ready-made functions, a file a shelf. A shelf is imported when a name on it is asked for.
 
 Importing this reads the text of the shelves for the names that they register at the start of a line, as in
-`@registry.loss.register("focal")` or `registry.loss.module("torch.nn", ...)`. So a shelf that is deleted takes its
-names along, and nothing else.
+`@registry.loss.register("focal")` or `registry.loss.module("torch.nn", ...)`, and creates their registries. So a shelf
+that is deleted takes its names along, and nothing else.
 """
 
 import os

@@ -9,8 +9,6 @@ from typing import Annotated
 
 from core import IngredientsError, registry
 
-registry.create("augment")
-
 
 @registry.augment.register("sequence")
 def sequence(*augments):

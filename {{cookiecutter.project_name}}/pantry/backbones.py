@@ -4,8 +4,6 @@ from typing import Annotated
 
 from core import registry
 
-registry.create("backbone")
-
 Count, Counts = Annotated[int, "[1, inf)"], Annotated[list[int], "[1, inf)"]
 
 

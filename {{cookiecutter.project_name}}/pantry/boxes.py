@@ -13,8 +13,16 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.download import is_visible
-from pantry.images import IMAGE_SUFFIXES, SPLITS, decode_image, find_images, read_header, refuse, refuse_size
+from pantry.images import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    decode_image,
+    find_images,
+    is_visible,
+    read_header,
+    refuse,
+    refuse_size,
+)
 
 GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
 

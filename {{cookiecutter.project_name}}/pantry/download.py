@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from core import IngredientsError, registry
-
-registry.create("download_function")
+from pantry.images import is_visible
 
 ARCHIVES = ".archive"  # hidden, and no archive's name may start with a dot: archive.zip has to unpack beside it
 SUFFIXES = (".tar.gz", ".tar.xz", ".tgz", ".tar", ".zip")
@@ -64,13 +63,8 @@ class Archive:
     def __call__(self) -> Path:
         if self.check():  # asked again under the lock; here it lets folders be read that cannot be written
             return self.dest
-        from filelock import FileLock
-
         try:
-            self.store.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.store / f"{self.name}.lock"):  # of several processes one works, and the others wait
-                if not self.check():
-                    self.unpack(self.local or self.fetch())
+            self.run_locked()
         except IngredientsError:
             shutil.rmtree(self.store, ignore_errors=True)
             with suppress(OSError):  # other archives are kept there
@@ -79,6 +73,27 @@ class Archive:
         except OSError as error:
             raise IngredientsError(f"{self.source}: cannot be unpacked into {self.dest}: {error}") from error
         return self.dest
+
+    def run_locked(self) -> None:
+        """Fetch and unpack under fastdownload's lock: of several processes one works, and the others wait.
+
+        force=True leaves it to `check` whether anything is to be done: fastdownload takes any folder for complete.
+        """
+        from fastcore.xtras import Config
+        from fastdownload import FastDownload
+
+        class Steps(FastDownload):
+            def download(steps, url, force=False):
+                if not self.check() and self.local is None:
+                    self.fetch()
+
+            def extract(steps, url, extract_key="data", force=False):
+                if not self.check():
+                    self.unpack(self.local or self.store / self.name)
+
+        folders = {"data": str(self.store.parent), "archive": str(self.store)}
+        config = Config(self.store, "none.ini", create=folders, save=False, interpolation=None)
+        Steps(config).get(self.name, force=True)
 
     def check(self) -> bool:
         """Whether the folder is there. Raises IngredientsError if a call cannot work; the network is not asked."""
@@ -105,14 +120,13 @@ class Archive:
     def stamp(self) -> list[int] | None:
         return [self.local.stat().st_size, self.local.stat().st_mtime_ns] if self.local else None
 
-    def fetch(self) -> Path:
+    def fetch(self) -> None:
         """Download the archive, unless a run before this one did."""
         archive = self.store / self.name
         if archive.is_file() and self.sha256 and _digest(archive) != self.sha256:
             archive.unlink()
         if not archive.is_file():
             _fetch(self.source, archive, self.timeout, self.tries)
-        return archive
 
     def unpack(self, archive: Path) -> None:
         """Unpack on the same disk, then rename; the marker is inside before the folder has its name."""
@@ -308,7 +322,3 @@ def _refuse_links_out_of(folder: Path) -> None:
         for path in (os.path.join(here, name) for name in folders + files):
             if os.path.islink(path) and not os.path.realpath(path).startswith(top + os.sep):
                 raise ValueError(f"the link {os.path.relpath(path, folder)} leaves the folder")
-
-
-def is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"

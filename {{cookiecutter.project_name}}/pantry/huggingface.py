@@ -3,8 +3,6 @@
 from core import IngredientsError, registry
 from core.registry import need
 
-registry.create("load_dataset")
-
 
 @registry.load_dataset.register("huggingface")
 def huggingface(

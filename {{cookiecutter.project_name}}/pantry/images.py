@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from core import IngredientsError, registry
-from pantry.download import is_visible
-
-registry.create("load_dataset")
 
 SPLITS = {
     "training": ("train", "training"),
@@ -309,3 +306,7 @@ def find_images(folder: Path) -> list[str]:
 def _held(folder: Path, most: int = 10) -> str:
     names = sorted(path.name for path in folder.iterdir() if is_visible(path.name))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+
+
+def is_visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"

@@ -9,8 +9,6 @@ from typing import Annotated, Literal
 
 from core import registry
 
-registry.create("loss")
-
 IGNORE_INDEX = -100
 
 

@@ -3,8 +3,6 @@
 from core import registry
 from pantry.losses import IGNORE_INDEX
 
-registry.create("loss")
-
 
 @registry.loss.register("dice")
 def dice(smooth: float = 1.0):

@@ -7,8 +7,6 @@ A function `(outputs, targets) -> number` is a metric too: it is called once, wi
 from core import SettingError, registry
 from pantry._adopt import adopt, attempt, refuse
 
-registry.create("metric")
-
 
 def _adopt_metric(cls):
     """A class of torchmetrics as a registered function."""

@@ -5,8 +5,6 @@ from typing import Annotated
 from core import registry
 from pantry.optimizers import Amount, Betas, decay_groups, two_betas
 
-registry.create("optimizer")
-
 
 @registry.optimizer.register("muon")
 def muon(

@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 from core import registry
 
-registry.create("optimizer")
-
 Amount = Annotated[float, "[0, inf)"]
 Betas = Annotated[list[float], "[0, 1)"]
 

@@ -5,8 +5,6 @@ One that carries `of_batch(samples)`, the same for many at once, prepares data i
 
 from core import IngredientsError, registry
 
-registry.create("preprocess")
-
 
 @registry.preprocess.register("resize_and_scale")
 def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = None, std: list[float] | None = None):

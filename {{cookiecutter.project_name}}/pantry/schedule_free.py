@@ -6,8 +6,6 @@ from core import registry
 from core.registry import need
 from pantry.optimizers import Amount, decay_groups
 
-registry.create("optimizer")
-
 
 @registry.optimizer.register("schedule_free")
 def schedule_free(

@@ -9,8 +9,6 @@ from typing import Annotated
 
 from core import registry
 
-registry.create("schedule")
-
 Share = Annotated[float, "[0, 1)"]
 
 

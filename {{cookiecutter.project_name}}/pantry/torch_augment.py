@@ -11,8 +11,6 @@ from typing import Annotated
 from core import SettingError, registry
 from pantry._adopt import adopt, attempt, refuse
 
-registry.create("augment")
-
 Classes, Positive = Annotated[int, "[2, inf)"], Annotated[float, "(0, inf)"]
 
 

@@ -3,8 +3,6 @@
 from core import IngredientsError, registry
 from pantry._adopt import adopt, refuse
 
-registry.create("load_dataset")
-
 _FUNCTIONS = ("transform", "target_transform", "transforms", "loader", "is_valid_file")  # [training.preprocess] does it
 
 

@@ -11,8 +11,6 @@ from core import SettingError, registry
 from pantry._adopt import adopt, attempt, refuse
 from pantry.losses import IGNORE_INDEX, refuse_numbers
 
-registry.create("loss")
-
 _OF_CLASSES = ("CrossEntropyLoss", "MultiLabelMarginLoss", "MultiMarginLoss", "NLLLoss")
 _OF_NUMBERS = ("BCELoss", "BCEWithLogitsLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "PoissonNLLLoss")
 _OF_NUMBERS += ("MultiLabelSoftMarginLoss", "SmoothL1Loss", "SoftMarginLoss")

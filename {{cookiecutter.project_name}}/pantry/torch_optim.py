@@ -4,8 +4,6 @@ from core import registry
 from pantry._adopt import adopt, attempt, refuse
 from pantry.optimizers import decay_groups
 
-registry.create("optimizer")
-
 _REFUSED = {
     "LBFGS": "needs a closure that evaluates the loss several times a step; the training loop has none",
     "SparseAdam": "takes sparse gradients only, and those of a network are dense; use torch.optim.Adam",

@@ -13,8 +13,6 @@ from core import SettingError, registry
 from core.errors import suggest
 from pantry._adopt import adopt, attempt, refuse
 
-registry.create("schedule")
-
 _PER_STEP = ("CyclicLR", "OneCycleLR")
 _FILLED_IN = ("optimizer", "last_epoch", "total_steps", "epochs", "steps_per_epoch")
 _MOMENTUM = ("cycle_momentum", "base_momentum", "max_momentum")  # a schedule changes the learning rate only

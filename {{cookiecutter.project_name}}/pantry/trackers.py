@@ -8,8 +8,6 @@ from pathlib import Path
 from core import registry
 from core.registry import need
 
-registry.create("tracker")
-
 
 @registry.tracker.register("tensorboard")
 def tensorboard():

@@ -7,8 +7,6 @@ from typing import Annotated
 
 from core import registry
 
-registry.create("views")
-
 
 @registry.views.register("flip_views")
 def flip_views():

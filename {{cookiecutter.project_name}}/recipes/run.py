@@ -24,7 +24,7 @@ from recipes.contracts import Closable
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
 from recipes.parts.origins import resolved_text
-from recipes.settings import Saving, Scheme
+from recipes.settings import Saving
 
 CHECKPOINTS = "checkpoints"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -40,19 +40,6 @@ class Run:
         self.folder, self.state, self.tracker = None, None, None
         self.saved_at, self.asked_to_save = time.monotonic(), False
         self.asked_to_stop = None  # (exit code, why)
-
-    # ------------------------------------------------------------------------------------------- begin or resume
-
-    def resume(self, ingredients: Ingredients, name: str | None, scheme: Scheme) -> bool:
-        """Go on with the run `name`, or with the newest one for ""; None: a new run. Returns whether it is finished."""
-        if name is None or self.debug:
-            return False
-        from recipes.parts.resume import is_finished, open_run
-
-        self.folder, self.state, lines = open_run(self.parent, name, ingredients)
-        for line in lines:
-            self.log(line)
-        return self.folder is not None and is_finished(self.folder, self.state, scheme)
 
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time, with all that is needed to repeat the run."""

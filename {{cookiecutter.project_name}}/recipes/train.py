@@ -106,9 +106,13 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     experiment = configure(ingredients, functions)
     scheme = experiment.scheme
     run = Run(experiment)
-    if run.resume(ingredients, "" if resume is None and scheme.resume else resume, scheme):
-        run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue")
-        return run.folder
+    if (resume is not None or scheme.resume) and not experiment.debug:
+        from recipes.parts.trained import resume_run
+
+        if resume_run(run, resume or "", ingredients, scheme):
+            text = f"is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue"
+            run.log(f"{run.folder} {text}")
+            return run.folder
     build(experiment, new=run.state is None)
     state, model = TrainState(experiment), experiment.model
     batch_size = begin(run, state)  # of a step: all its microbatches

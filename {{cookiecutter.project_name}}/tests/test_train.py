@@ -8,7 +8,7 @@ import torch
 
 from core import IngredientsError, resolve
 from recipes import predict, validate
-from recipes.parts import checkpoint, resume
+from recipes.parts import checkpoint, trained
 from recipes.settings import read_ingredients
 from recipes.train import train as recipe
 from tests.helpers import equal, metrics_of, state_of
@@ -105,7 +105,7 @@ def test_debug_runs_one_batch_and_keeps_nothing(train, tmp_path):
     folder = train({"testing.debug": "True", "training.model.save_name": str(tmp_path / "debug.pth")})
     assert folder.name == "debug" and not (tmp_path / "debug.pth").exists()
     assert [line.get("epoch") for line in metrics_of(folder)] == [1, 1, None]
-    assert resume.newest(folder.parent) == before
+    assert trained.newest(folder.parent) == before
 
 
 def test_early_stop(train):

@@ -1,13 +1,124 @@
-"""A trained model, opened as it was in its run."""
+"""Runs that there are: find one, resume it, or open the model that it trained."""
 
+import json
 from pathlib import Path
 
-from core import Ingredients, parse_string, resolve
+from core import Ingredients, IngredientsError, SettingError, parse, parse_string, resolve
+from core.errors import suggest
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
-from recipes.parts.resume import find_checkpoint
-from recipes.run import runs_folder
-from recipes.settings import Saving, check_sections, declared_paths, import_functions, read_section
+from recipes.parts.origins import resolved_text
+from recipes.run import CHECKPOINTS, Run, runs_folder
+from recipes.settings import Saving, Scheme, check_sections, declared_paths, import_functions, read_section
+
+# What a checkpoint holds, whatever the settings of its run: see TrainState.
+KEYS = {"epoch", "step", "history", "best", "since_best", "autotuned", "loss_sum", "meta", "model", "scaler"}
+KEYS |= {"optimizers"}
+# What the weights so far depend on: with another value of these a run cannot be resumed.
+FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset", "training.preprocess")
+FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction", "training.scheme.fold")
+FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
+FIXED += ("training.scheme.precision",)
+
+
+def newest(parent: Path) -> Path | None:
+    """The run folder with the newest last checkpoint; debug runs do not count."""
+    found = [path for path in parent.glob(f"*/{CHECKPOINTS}/last.pt") if path.parent.parent.name != "debug"]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent.parent if found else None
+
+
+def resume_run(run: Run, name: str, ingredients: Ingredients, scheme: Scheme) -> bool:
+    """Go on with the run `name`, or with the newest one for "", if there is any. Returns whether it is finished."""
+    folder = Path(name) if name else newest(run.parent)
+    if folder is None:
+        return False
+    if not (folder / CHECKPOINTS).is_dir():
+        names = [str(path) for path in run.parent.glob("*") if (path / CHECKPOINTS).is_dir()]
+        raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
+    state, damaged = _load_newest(folder / CHECKPOINTS)
+    changed = check_resumable(folder, state, ingredients)
+    if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
+        checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
+    # An epoch whose checkpoint was not written is repeated.
+    kept = [*state["history"], *(line for line in _recorded(folder) if "train_loss" not in line)]
+    with checkpoint.replacing(folder / "metrics.jsonl") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+    run.folder, run.state = folder, state
+    for text in damaged:
+        run.log(f"{text}; resuming from the one before")
+    steps = f" and {state['step']} steps" if state["step"] else ""
+    run.log(f"resume {folder} after epoch {state['epoch']}{steps}")
+    for line in changed:
+        run.log(f"  changed since: {line}")
+    return is_finished(folder, state, scheme)
+
+
+def check_resumable(folder: Path, state: dict, ingredients: Ingredients) -> list[str]:
+    """Settings that changed since; refuses those that the weights depend on, and what another version wrote."""
+    message = ""
+    if missing := sorted(KEYS - state.keys()):
+        message = f"another version wrote its checkpoint, without {', '.join(missing)}"
+    changed = differences(parse(folder / "ingredients.ini"), parse_string(resolved_text(ingredients)))
+    changed = [line for line in changed if not line.startswith("training.scheme.resume")]
+    if other := [line for line in changed if line.startswith(FIXED)]:
+        message = f"these settings changed ({'; '.join(other)})"
+    if message:
+        raise SettingError("training.scheme.resume", f"cannot resume {folder}: {message}; set it to False")
+    return changed
+
+
+def is_finished(folder: Path, state: dict, scheme: Scheme) -> bool:
+    """Whether a run came to its end, with test metrics and weights written."""
+    stopped = scheme.early_stop and state["since_best"] >= scheme.patience
+    finished = [line["finished"] for line in _recorded(folder) if "finished" in line]
+    return (state["epoch"] >= scheme.epochs or stopped) and state["epoch"] in finished
+
+
+def _recorded(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, of which the last may be cut."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def _load_newest(folder: Path) -> tuple[dict, list[str]]:
+    """The state of last.pt or, if that is damaged, of previous.pt; and what is wrong with those passed over."""
+    errors = []
+    for name in ("last.pt", "previous.pt"):
+        try:
+            return checkpoint.load(folder / name), errors
+        except IngredientsError as error:
+            errors.append(str(error))
+    raise IngredientsError("\n".join(errors))
+
+
+def find_checkpoint(parent: Path, name: str | None) -> Path:
+    """The checkpoint of a run folder (its best one) or file; without a name, of the newest run in `parent`."""
+    path = Path(name) if name else newest(parent)
+    if path is None:
+        raise IngredientsError(f"{parent}: no run yet; python train.py makes one, or name a checkpoint by --run PATH")
+    if path.is_dir():
+        path = path / CHECKPOINTS / "best.pt"
+    if not path.is_file():
+        runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
+        raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(name or str(path), runs)}")
+    return path
+
+
+def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
+    """The settings in which two ingredients differ, as `path: old -> new`."""
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        where = f"{path}.{key}" if path else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Ingredients) and isinstance(after, Ingredients):
+            lines += differences(before, after, where)
+        elif before != after or type(before) is not type(after):
+            lines.append(f"{where}: {before} -> {after}")
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------- open its model
 
 
 def find_trained(path: str | None, ingredients: Ingredients) -> Path:

@@ -37,8 +37,8 @@ def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.D
 
 def end_with_parent(worker: int) -> None:
     """For workers of a DataLoader: the kernel ends them when their parent ends, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers them, also if they go to the whole group
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != torch.multiprocessing.parent_process().pid:  # it ended before
