@@ -7,7 +7,7 @@ import ctypes
 import importlib
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -270,7 +270,13 @@ def check_testing(experiment: Experiment) -> Samples | None:
     loader = experiment.functions.at("testing.load_dataset")
     if loader is None:
         return None
-    look = loader.check if isinstance(loader, Checkable) else loader
+
+    def look():
+        if isinstance(loader, Checkable):
+            with suppress(IngredientsError):  # a download may be due; if not, loading raises it again
+                return loader.check()
+        return loader()
+
     optional = bool(experiment.ingredients.at("testing.load_dataset.optional"))
     testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=optional)
     if testing is not None:
