@@ -110,8 +110,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
         from recipes.parts.trained import resume_run
 
         if resume_run(run, resume or "", ingredients, scheme):
-            text = f"is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue"
-            run.log(f"{run.folder} {text}")
+            run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs or patience to continue")
             return run.folder
     build(experiment, new=run.state is None)
     state, model = TrainState(experiment), experiment.model
