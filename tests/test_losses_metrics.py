@@ -200,16 +200,23 @@ def test_every_loss_of_torch_works_by_its_name_or_says_why_not(name):
             made("loss", f"torch.nn.{name}")
         return
     settings = {"reduction": "batchmean"} if name == "KLDivLoss" else {}
-    outputs = {"BCELoss": LOGITS.sigmoid(), "KLDivLoss": LOGITS.log_softmax(1), "NLLLoss": LOGITS.log_softmax(1)}
-    outputs = outputs.get(name, LOGITS)
+    outputs = LOGITS.sigmoid() if name == "BCELoss" else LOGITS
     given, wanted = TARGETS, SPREAD.get(name, TARGETS if name in OF_INDICES else ONE_HOT)
     if name in AS_THEY_ARE:
         given = wanted = ONE_HOT.long() if name == "MultiLabelMarginLoss" else 2 * ONE_HOT - 1
-    theirs = getattr(torch.nn, name)(**settings)(outputs, wanted)
+    logits = outputs.log_softmax(1) if name in ("KLDivLoss", "NLLLoss") else outputs
+    theirs = getattr(torch.nn, name)(**settings)(logits, wanted)
     assert torch.equal(made("loss", f"torch.nn.{name}", **settings)(outputs, given), theirs)
     if name in set(SPREAD) | OTHER:
         ours = made("loss", f"torch.nn.{name}", **settings)
         assert torch.equal(ours(outputs, wanted), theirs), "numbers in the shape of the outputs stay as they are"
+
+
+@pytest.mark.parametrize("name", ["KLDivLoss", "NLLLoss"])
+def test_losses_of_log_probabilities_take_logits_and_log_probabilities_alike(name):
+    loss = made("loss", f"torch.nn.{name}", reduction="sum")
+    assert torch.allclose(loss(LOGITS, TARGETS), torch.nn.functional.cross_entropy(LOGITS, TARGETS, reduction="sum"))
+    assert torch.allclose(loss(LOGITS.log_softmax(1), TARGETS), loss(LOGITS, TARGETS))
 
 
 def test_a_list_becomes_a_tensor_and_goes_to_the_outputs():

@@ -32,6 +32,7 @@ REFUSED = [
     ({"training.scheme.epochs": "0"}, "training.scheme.epochs = 0", "(0, inf)"),
     ({"training.scheme.validation_fraction": "1.5"}, "validation_fraction = 1.5", "(0, 1)"),
     ({"training.scheme.validation_fraction": "0.001"}, "validation_fraction = 0.001", "empty"),
+    ({"training.scheme.accumulate": "100"}, "training.scheme.accumulate = 100", "48"),
     ({"training.scheme.workers": "-1"}, "training.scheme.workers = -1", "[0, inf)"),
     ({"training.scheme.epchs": "1"}, "training.scheme.epchs = 1", "Did you mean epochs"),
     ({"trainig.scheme.epochs": "1"}, "trainig.scheme", "Did you mean [training.scheme]"),
@@ -64,7 +65,7 @@ REFUSED = [
 def test_refused(read, changes, subject, mend):
     text = refusal(read, changes)
     assert subject in text and mend in text
-    assert not list(Path().glob("runs/*/*/checkpoints/*.pt")) and not Path("models").exists()
+    assert not list(Path().glob("runs/*/*/checkpoints/*.pt")) and not list(Path().glob("models/*/*"))
 
 
 def test_empty_ingredients_are_told_what_is_missing(tmp_path):
@@ -222,3 +223,127 @@ def test_a_backbone_of_ones_own_takes_any_samples(read, own, one_thread):
     ingredients["model"]["architecture"]["backbone"] = "flat"
     del ingredients["training"]["augment"], functions["training"]["augment"]
     assert metrics_of(recipe(ingredients, functions))[-2]["accuracy"] == 1.0
+
+
+# ---------------------------------------------------------------------------- what would be lost after training
+
+
+@pytest.mark.parametrize("name", ["table.csv", "model.pth"])
+def test_weights_replace_no_file_but_weights(read, train, tmp_path, name):
+    """Neither the file that is named nor the one of the last weights beside it."""
+    file = tmp_path / ("table.csv" if name == "table.csv" else "model-last.pth")
+    file.write_text("a,b\n" * 100)
+    text = refusal(read, {"training.model.save_name": str(tmp_path / name)})
+    assert "training.model.save_name" in text and str(file) in text and file.read_text() == "a,b\n" * 100
+    file.write_text("")
+    for _ in range(2):  # empty, then weights
+        train({"training.model.save_name": str(tmp_path / name), "training.scheme.epochs": "0.1"})
+        assert file.stat().st_size > 1000
+
+
+def test_folders_that_cannot_be_created_are_refused_before_training(read):
+    for key, name in (("save_name", "/proc/x/model.pth"), ("runs", "/proc/x")):
+        assert f"training.model.{key} = {name}" in refusal(read, {f"training.model.{key}": name})
+    assert not list(Path().glob("runs/*/*/checkpoints/*.pt"))
+
+
+def test_test_data_is_checked_before_training_and_a_failing_test_loses_no_weights(read, train, tmp_path):
+    train({"training.scheme.epochs": "0.1"})  # unpacks the data
+    run, weights = "runs/*/*/checkpoints/last.pt", tmp_path / "weights.pth"
+    changes = {"training.scheme.epochs": "0.1", "training.model.save_name": str(weights)}
+    assert "testing.load_dataset" in refusal(read, changes | {"testing.load_dataset.source": f"{tmp_path}/nowhere"})
+    folder = tmp_path / "data/tiny/testing"
+    (folder / "class-0").rename(folder / "zebra")
+    text = refusal(read, changes)
+    assert "testing.load_dataset" in text and "zebra" in text and len(list(Path().glob(run))) == 1
+    (folder / "zebra").rename(folder / "class-0")
+    image = folder / "class-1/0.png"
+    image.write_bytes(image.read_bytes()[:-30])  # its header is whole
+    assert "0.png" in refusal(read, changes) and len(list(Path().glob(run))) == 1
+
+    def fails():
+        raise OSError("the disk is gone")
+
+    def prepare(functions):
+        fails.check = functions.testing["load_dataset"].check
+        functions.testing["load_dataset"] = fails
+
+    image.unlink()
+    with pytest.raises(OSError, match="the disk is gone"):
+        refusal(read, changes, prepare)
+    assert weights.exists() and weights.with_stem("weights-last").exists()
+
+
+# --------------------------------------------------------------------------------------- functions of one's own
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        (lambda loss: None, "loss mine returned NoneType"),
+        (lambda loss: loss.mean().item(), "loss mine returned float"),
+        (lambda loss: loss, "loss mine returned a tensor of shape [8]"),
+        (lambda loss: loss.mean().detach(), "loss mine returned a tensor of shape [] without gradient"),
+    ],
+)
+def test_losses_that_return_no_scalar_with_a_gradient(read, own, returns, message):
+    @own.loss.register("mine")
+    def mine():
+        return lambda outputs, targets: returns(torch.nn.functional.cross_entropy(outputs, targets, reduction="none"))
+
+    text = refusal(read, {"training.loss.@loss": "mine", "training.loss.label_smoothing": None})
+    assert "training.loss" in text and message in text and "expected a scalar" in text
+
+
+@pytest.mark.parametrize("returned", [None, "network"])
+def test_backbones_that_are_no_module(read, own, returned):
+    own.backbone.register("mine")(lambda in_channels, output_classes: returned)
+    text = refusal(read, {"model.architecture.backbone": "mine"})
+    assert "backbone = mine" in text and f"mine returned {type(returned).__name__}" in text
+
+
+@pytest.mark.parametrize("name", ["epoch", "train_loss", "seconds", "split", "loss", "accuracy"])
+def test_metrics_named_as_what_a_run_reports(read, own, name):
+    own.metric.register("mine")(lambda: lambda outputs, targets: 0.0)
+    assert f"validation.metrics.{name}" in refusal(read, {f"validation.metrics.{name}.@metric": "mine"})
+
+
+def test_an_oserror_of_ones_own_is_not_put_down_to_standard_output():
+    import errno
+
+    from recipes.parts.command import Command
+
+    with pytest.raises(OSError, match="x"), Command("", []):
+        raise OSError(errno.ENOSPC, "x")
+
+
+# -------------------------------------------------------------------------------------------------------- tables
+
+
+def table(tmp_path, monkeypatch, changes=None):
+    monkeypatch.chdir(tmp_path)
+    changes = {"project.root": str(PROJECT), "training.model.save_name": "model.pth"} | (changes or {})
+    changes |= {"training.model.save_dir": "models"}
+    return read_ingredients(PROJECT / "ingredients.tabular.ini", [(path, text, True) for path, text in changes.items()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "mend"),
+    [
+        ({"training.scheme.best": "f1"}, "training.scheme.best = f1", "loss, mae, r2"),
+        ({"training.scheme.best": "accuracy"}, "training.scheme.best = accuracy", "loss, mae, r2"),
+        ({"testing.load_dataset.testing_share": "0"}, "testing.load_dataset", "no samples"),
+    ],
+)
+def test_refused_in_tables(tmp_path, monkeypatch, changes, subject, mend):
+    text = refusal(lambda _: table(tmp_path, monkeypatch, changes))
+    assert subject in text and mend in text and not list(tmp_path.glob("runs/*/*/checkpoints/*.pt"))
+
+
+def test_a_fold_leaves_the_validation_section_unused(tmp_path, monkeypatch):
+    from recipes.parts.origins import unused_settings
+
+    section = {"@load_dataset": "load_csv", "source": str(PROJECT / "data/diabetes.csv"), "target": "progression"}
+    changes = {f"validation.load_dataset.{key}": value for key, value in section.items()}
+    ingredients = table(tmp_path, monkeypatch, changes | {"training.scheme.fold": "1/5"})
+    assert "validation.load_dataset.@load_dataset (fold is set)" in unused_settings(ingredients)

@@ -1,7 +1,8 @@
 """Losses of torch.nn by name, with torch's own arguments: `@loss = torch.nn.CrossEntropyLoss`; and sums of losses.
 
 A list of numbers becomes a tensor. Losses that compare numbers (MSELoss, L1Loss, BCEWithLogitsLoss, ...) get class
-indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1).
+indices as one-hot rows (SoftMarginLoss: 1 and -1), or as a column if the outputs are one: (N, 1). Those that take
+log-probabilities (NLLLoss, KLDivLoss) get the log_softmax of the outputs.
 """
 
 from typing import Annotated
@@ -13,6 +14,7 @@ from pantry.losses import IGNORE_INDEX, refuse_numbers
 _OF_CLASSES = ("CrossEntropyLoss", "MultiLabelMarginLoss", "MultiMarginLoss", "NLLLoss")
 _OF_NUMBERS = ("BCELoss", "BCEWithLogitsLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "PoissonNLLLoss")
 _OF_NUMBERS += ("MultiLabelSoftMarginLoss", "SmoothL1Loss", "SoftMarginLoss")
+_OF_LOGARITHMS = ("NLLLoss", "KLDivLoss")
 _WITH_WEIGHTS = ("AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss")
 
 
@@ -65,6 +67,8 @@ def _adopt_loss(cls):
             given = outputs, targets
             if name in _OF_NUMBERS:
                 outputs, targets = _as_numbers(outputs, targets, low=-1 if name == "SoftMarginLoss" else 0)
+            if name in _OF_LOGARITHMS and outputs.ndim > 1:  # which leaves log-probabilities as they are
+                outputs = outputs.log_softmax(1)
             if name == "NLLLoss":  # whose backward pass does not take logits of images with the channels last
                 outputs = outputs.contiguous()
             if tensors:

@@ -18,7 +18,7 @@ from core.errors import escaped
 from core.ingredients import call_key
 from core.values import BROKEN
 from pantry.images import NotHere
-from recipes.contracts import Checkable, StandsIn
+from recipes.contracts import Checkable, StandsIn, check_loss
 from recipes.experiment import Experiment, build, choose_device, configure
 from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
@@ -174,9 +174,6 @@ def try_on(device: str, experiment: Experiment) -> Findings:
         if experiment.training:
             found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
             found.lines += [experiment.splits] if experiment.splits else []
-            with found.blame(TESTING):
-                if experiment.functions.at(TESTING) and (samples := experiment.load("testing")) is not None:
-                    experiment.task.check_split(TESTING, samples, experiment.meta)
         if experiment.phases and not any(problem.key.startswith(SHAPES) for problem in found.problems):
             take_step(experiment, found)
     return found
@@ -195,10 +192,10 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     if experiment.new_weights:
         found.lines.append(experiment.new_weights)
     with found.blame("training.loss"):
-        loss = sum(loss_of(model, inputs, targets, experiment.criterion) for _, _, loss_of in experiment.phases)
-        if loss.ndim != 0:
-            raise IngredientsError(f"returns {list(loss.shape)} for 2 samples, expected a scalar, such as the mean")
-        loss.backward()
+        for _, _, loss_of in experiment.phases:
+            loss = loss_of(model, inputs, targets, experiment.criterion)
+            check_loss(loss, experiment.loss_name)
+            loss.backward()
     with found.blame("training.optimizer"):
         for optimizer in experiment.optimizers.values():
             optimizer.step()

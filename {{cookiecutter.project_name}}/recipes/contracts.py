@@ -170,6 +170,13 @@ class AdaptsAugment(Protocol):
 
 
 @runtime_checkable
+class ChoosesMetrics(Protocol):
+    """A task of which METRICS are computed depends on the number of outputs."""
+
+    def metrics_of(self, outputs: int) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
 class StandsIn(Protocol):
     """A task that makes a data set of black images (N, C, H, W), for --check before the data is there."""
 
@@ -211,6 +218,18 @@ def prepared(path: str, function, *facts):
     """`function.prepare(*facts)` if it has to know more of the run, such as the share of each class."""
     with blame(path):
         return function.prepare(*facts) if isinstance(function, Preparable) else function
+
+
+def check_loss(loss, name: str) -> None:
+    """Refuse what the loss of that name returned, if it has no gradient to follow."""
+    if not torch.is_tensor(loss):
+        returned = type(loss).__name__
+    elif loss.ndim or not loss.requires_grad:
+        returned = f"a tensor of shape {list(loss.shape)}" + ("" if loss.requires_grad else " without gradient")
+    else:
+        return
+    message = f"loss {name} returned {returned}, expected a scalar that requires grad, such as the mean"
+    raise SettingError("training.loss", message)
 
 
 class Metrics(dict):

@@ -7,7 +7,7 @@ import ctypes
 import importlib
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,23 @@ import torch
 from core import Ingredients, IngredientsError, SettingError, registry
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import AdaptsAugment, Metrics, SampleAugment, TrainsInTurn, as_metric, blame, prepared
+from recipes.contracts import (
+    AdaptsAugment,
+    Checkable,
+    ChoosesMetrics,
+    Metrics,
+    SampleAugment,
+    TrainsInTurn,
+    as_metric,
+    blame,
+    prepared,
+)
 from recipes.parts import samples as data
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
+
+NAMES = ("epoch", "train_loss", "seconds", "split", "finished")  # of what a run reports besides metrics
 
 
 @dataclass
@@ -67,6 +79,10 @@ class Experiment:
     def param_groups(self) -> list[dict]:
         """Those of all optimizers."""
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+
+    @property
+    def loss_name(self) -> str:
+        return self.ingredients.at("training.loss.@loss", f"of {self.task.__name__}")
 
     def preprocess(self, split: str):
         """The preprocess of a split."""
@@ -181,6 +197,8 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
         experiment.device = torch.device(device) if device else choose_device(scheme.device)
     with blame("validation.metrics"):
         if made := functions.at("validation.metrics"):
+            if taken := sorted(made.keys() & {*experiment.task.METRICS, *NAMES}):
+                raise SettingError(f"validation.metrics.{taken[0]}", "a run reports this already; choose another name")
             metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
             experiment.metrics = Metrics(metrics)
     with blame("training.scheme.best"):
@@ -231,6 +249,8 @@ def _load_data(experiment: Experiment, blame) -> None:
         experiment.outputs = task.check_data(experiment.architecture, training)
     with blame("testing.preprocess"):
         check_test_preprocess(training, experiment.preprocess("testing"))
+    with blame("training.scheme.best"):
+        experiment.selection = select_by(experiment.scheme, task, experiment.metrics, experiment.outputs)
     classes = training.classes or [str(index) for index in range(experiment.outputs)]
     experiment.meta = {
         "ingredients": str(experiment.ingredients),
@@ -240,13 +260,37 @@ def _load_data(experiment: Experiment, blame) -> None:
     }
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
-    experiment.has_testing = experiment.functions.at("testing.load_dataset") is not None
-    if experiment.has_testing and experiment.ingredients.at("testing.load_dataset.optional"):
-        from recipes.parts.splits import find_splits
+    with blame("testing.load_dataset"):
+        testing = check_testing(experiment)
+        experiment.has_testing = testing is not None
+        if experiment.ingredients.at("testing.load_dataset.optional"):
+            from recipes.parts.splits import describe_splits
 
-        with blame("testing.load_dataset"):
-            experiment.splits, experiment.has_testing = find_splits(experiment, training, validation)
+            experiment.splits = describe_splits(experiment, training, validation, testing)
     experiment.training, experiment.validation = training.to(experiment.device), validation.to(experiment.device)
+
+
+def check_testing(experiment: Experiment) -> Samples | None:
+    """The test data as far as its loader's `check` goes, if it has one: what does not fit is refused before training.
+
+    None without test data; nothing of it is used.
+    """
+    loader = experiment.functions.at("testing.load_dataset")
+    if loader is None:
+        return None
+
+    def look():
+        if isinstance(loader, Checkable):
+            with suppress(IngredientsError):  # a download may be due; if not, loading raises it again
+                return loader.check()
+        return loader()
+
+    optional = bool(experiment.ingredients.at("testing.load_dataset.optional"))
+    section = experiment.preprocess_section("testing")
+    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=optional, section=section)
+    if testing is not None:
+        experiment.task.check_split("testing.load_dataset", testing, experiment.meta)
+    return testing
 
 
 def _build_model(experiment: Experiment, new: bool) -> None:
@@ -350,9 +394,13 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
         raise IngredientsError([Problem(None, path, "", message) for path, message in wrong])
 
 
-def select_by(scheme: Scheme, task: ModuleType, metrics: dict) -> tuple:
-    """The name of the metric that selects the best epoch, and `rank(metrics)`, the larger the better."""
-    best, names = scheme.best or task.BEST, [*task.METRICS, *metrics]
+def select_by(scheme: Scheme, task: ModuleType, metrics: dict, outputs: int | None = None) -> tuple:
+    """The name of the metric that selects the best epoch, and `rank(metrics)`, the larger the better.
+
+    outputs: of the network, once they are known: a task may choose its metrics by them
+    """
+    computed = task.metrics_of(outputs) if outputs and isinstance(task, ChoosesMetrics) else task.METRICS
+    best, names = scheme.best or task.BEST, [*computed, *metrics]
     if best not in names:
         raise SettingError("training.scheme.best", f"there is no such metric. {suggest(best, names)}")
     higher = getattr(metrics.get(best), "higher_is_better", None)

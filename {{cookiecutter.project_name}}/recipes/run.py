@@ -35,7 +35,7 @@ class Run:
 
     def __init__(self, experiment: Experiment):
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
-        weights_file(experiment.saving)  # refused now, not after training
+        weights_files(experiment.saving)  # refused now, not after training
         self.saving, self.debug = experiment.saving, experiment.debug
         self.folder, self.state, self.tracker = None, None, None
         self.saved_at, self.asked_to_save = time.monotonic(), False
@@ -43,6 +43,9 @@ class Run:
 
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time, with all that is needed to repeat the run."""
+        if not self.debug:
+            make_folder("training.model.save_name", weights_files(self.saving)[0].parent)
+        make_folder("training.model.runs", self.parent)
         name = stamp = "debug" if self.debug else time.strftime("%Y-%m-%d_%H-%M-%S")
         if self.debug:
             shutil.rmtree(self.parent / name, ignore_errors=True)
@@ -207,6 +210,14 @@ def runs_folder(ingredients: Ingredients, parent: str) -> Path:
     return Path(parent) / name
 
 
+def make_folder(path: str, folder: Path) -> None:
+    """Create a folder, that of the setting `path`; permissions do not tell all, as below /proc."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(path, f"{folder} cannot be created ({error.strerror}); name another folder") from error
+
+
 def refuse_unwritable(path: str, folder: Path) -> None:
     """Refuse a folder, that of the setting `path`, that cannot be created or written; none is created."""
     existing = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
@@ -215,14 +226,19 @@ def refuse_unwritable(path: str, folder: Path) -> None:
         raise SettingError(path, f"{existing} is {reason}; name another folder")
 
 
-def weights_file(saving: Saving) -> Path:
-    """Where the best weights go. Refused before training if no file can be written there."""
+def weights_files(saving: Saving) -> tuple[Path, Path]:
+    """Where the best and the last weights go. Refused before training if no file can be written there."""
     name = Path(saving.save_name)
     path = Path(saving.save_dir) / name if name.parent == Path() else name
     if not name.name or path.is_dir() or saving.save_name.endswith(("/", "\\")):
         raise SettingError("training.model.save_name", "names a folder; name a file, such as model.pth")
     refuse_unwritable("training.model.save_name", path.parent)
-    return path
+    files = path, path.with_stem(path.stem + "-last")
+    for file in files:
+        if not checkpoint.may_replace(file):
+            message = f"{file} exists, and is no file of weights of this project; name another file"
+            raise SettingError("training.model.save_name", message)
+    return files
 
 
 def format_metrics(values: dict) -> str:

@@ -6,7 +6,8 @@ from core import IngredientsError, SettingError
 from pantry.tables import check_lengths, encode, read_csv, refuse, standardised
 from recipes import classification
 
-METRICS = ("loss", "mae", "r2", "accuracy", "f1")  # what `evaluate` returns: the first three of numbers
+OF_NUMBERS, OF_CLASSES = ("loss", "mae", "r2"), ("loss", "accuracy", "f1")  # what `evaluate` returns
+METRICS = (*OF_NUMBERS, *OF_CLASSES[1:])
 BEST = "loss"  # the one that selects the best epoch if the ingredients name none
 
 REFUSED = {  # settings, sections and registered names that this task cannot use, and why
@@ -37,6 +38,10 @@ def check_data(architecture, samples) -> int:
     if architecture.output_classes not in (None, 1):
         raise SettingError("model.architecture.output_classes", "a row has one target, a number; set it to 1")
     return 1
+
+
+def metrics_of(outputs: int) -> tuple[str, ...]:
+    return OF_NUMBERS if outputs == 1 else OF_CLASSES
 
 
 def check_split(section: str, samples, meta: dict) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from core import Ingredients, SettingError
-from recipes.contracts import TwoWeightSets
+from recipes.contracts import TwoWeightSets, check_loss
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint, pictures
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler, summary, to_device
-from recipes.run import CHECKPOINTS, Run, format_metrics, weights_file
+from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
 RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
@@ -110,8 +110,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
         from recipes.parts.trained import resume_run
 
         if resume_run(run, resume or "", ingredients, scheme):
-            text = f"is finished after epoch {run.state['epoch']}; raise epochs (or patience) to continue"
-            run.log(f"{run.folder} {text}")
+            run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs or patience to continue")
             return run.folder
     build(experiment, new=run.state is None)
     state, model = TrainState(experiment), experiment.model
@@ -147,6 +146,8 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
                         with experiment.autocast:
                             loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
+                        if state.step == 0:
+                            check_loss(loss, experiment.loss_name)
                         if scheme.accumulate > 1:
                             loss = loss / scheme.accumulate
                         experiment.scaler.scale(loss).backward()
@@ -202,6 +203,9 @@ def begin(run: Run, state: TrainState) -> int:
         state.autotuned["batch_size"] = tune.batch_size(experiment)
     experiment.meta["batch_size"] = state.autotuned.get("batch_size", scheme.batch_size)
     batch_size = min(experiment.meta["batch_size"] * scheme.accumulate, len(experiment.training))
+    if scheme.accumulate > batch_size:
+        message = f"a step has {batch_size} samples at most, too few for so many batches; lower it"
+        raise SettingError("training.scheme.accumulate", message)
     if run.folder is None:  # not before all input has proved good
         run.create(experiment.ingredients)
     is_auto = experiment.ingredients.at("training.optimizer.learning_rate") == "auto"
@@ -323,19 +327,18 @@ def eval_mode(experiment: Experiment) -> None:
 
 
 def finish(run: Run, experiment: Experiment) -> None:
-    """Evaluate the best weights once on the test data; save best and last weights under their names."""
-    best = checkpoint.load(run.folder / CHECKPOINTS / "best.pt")
+    """Save best and last weights under their names; evaluate the best ones once on the test data."""
+    best, last = (checkpoint.load(run.folder / CHECKPOINTS / name) for name in ("best.pt", "last.pt"))
+    if not experiment.debug:
+        files = weights_files(experiment.saving)
+        for path, state in zip(files, (best, last), strict=True):
+            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
+        run.log(f"weights: {files[0]}")
     if experiment.has_testing:
         experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)
         run.record(split="testing", epoch=best["epoch"], **metrics)
         run.log(f"best epoch {best['epoch']} on {count:,} test samples: {format_metrics(metrics)}")
-    last = checkpoint.load(run.folder / CHECKPOINTS / "last.pt")
-    if not experiment.debug:
-        weights = weights_file(experiment.saving)
-        for path, state in ((weights, best), (weights.with_stem(weights.stem + "-last"), last)):
-            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
-        run.log(f"weights: {weights}")
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")
     run.record(finished=last["epoch"])

@@ -60,7 +60,14 @@ def find_backbone(name: str, options: dict | None = None, names: list[str] | Non
     if name in registry.backbone:
         build = registry.backbone.get(name)
         check_options(name, build, options)
-        return lambda in_channels, output_classes: build(in_channels, output_classes, **options)
+
+        def registered(in_channels: int, output_classes: int) -> nn.Module:
+            model = build(in_channels, output_classes, **options)
+            if not isinstance(model, nn.Module):
+                raise IngredientsError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
+            return model
+
+        return registered
     if name.startswith("timm.") and names is None:
         check_timm(name)
         return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)

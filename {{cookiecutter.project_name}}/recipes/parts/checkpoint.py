@@ -96,6 +96,19 @@ def load(path: Path, device="cpu") -> dict:
     raise IngredientsError(f"{path}: damaged, or not a checkpoint of this project (its sha256 does not match)")
 
 
+def may_replace(path: Path) -> bool:
+    """Whether `save` would destroy nothing but a checkpoint: the file is absent, empty, or ends as those of `save`."""
+    if not path.exists():
+        return True
+    if not path.is_file():  # a device
+        return False
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - DIGEST - 2))
+        length, digest = file.read(2), file.read()
+    return size == 0 or (length == DIGEST.to_bytes(2, "little") and len(digest) == DIGEST and digest.isalnum())
+
+
 def _is_intact(file) -> bool:
     """Whether a file ends with the sha256 of what was there before the comment was added."""
     left, sha256 = os.fstat(file.fileno()).st_size - DIGEST - 2, hashlib.sha256()

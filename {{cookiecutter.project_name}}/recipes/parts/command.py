@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from traceback import extract_tb
 
 from core import Ingredients, IngredientsError, locate, parse
 from core.errors import escaped, suggest
@@ -104,7 +105,7 @@ class Command:
         code = 1
         if isinstance(error, KeyboardInterrupt):
             message, code = "interrupted", 128 + signal.SIGINT  # as shells count
-        elif isinstance(error, OSError) and error.filename is None and error.errno in STDOUT_ERRORS:
+        elif _is_of_print(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
             message = f"cannot write to standard output: {error.strerror}"
             if error.errno == errno.EPIPE:  # as of `| head -1`
@@ -117,6 +118,14 @@ class Command:
             return 0
         print(message, file=sys.stderr)
         return code
+
+
+def _is_of_print(error) -> bool:
+    """Whether a recipe could not print; such an error of any other code, as the user's own, is another one."""
+    if not isinstance(error, OSError) or error.filename is not None or error.errno not in STDOUT_ERRORS:
+        return False
+    recipes = os.path.dirname(os.path.dirname(__file__))
+    return extract_tb(error.__traceback__)[-1].filename.startswith(recipes)
 
 
 def split_overrides(argv: list[str]) -> tuple[list, list]:

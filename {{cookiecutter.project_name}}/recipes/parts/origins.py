@@ -22,6 +22,7 @@ WITHOUT_EFFECT = (
         "[validation.load_dataset] is there",
     ),
     ("training.scheme.validation_fraction", "training.scheme.fold", bool, "fold is set"),
+    ("validation.load_dataset.@load_dataset", "training.scheme.fold", bool, "fold is set"),
     (
         "training.model.save_dir",
         "training.model.save_name",
