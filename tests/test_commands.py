@@ -177,7 +177,11 @@ WRONG = {
     "head": ({"project.meta.n_classes": "4"}, "output_classes = ${project.meta.n_classes}", "3 classes (class-0, cl"),
     "shape": ({"model.architecture.backbone": "alexnet"}, "backbone = alexnet", "cannot take samples of [1, 16, 16]"),
     "loss": ({"training.loss.@loss": "own"}, "training.loss", "Using a target size (torch.Size([2]))"),
-    "batch loss": ({"training.loss.@loss": "each"}, "training.loss", "returns [2] for 2 samples, expected a scalar"),
+    "batch loss": (
+        {"training.loss.@loss": "each"},
+        "training.loss",
+        "each returned a tensor of shape [2]",
+    ),
     "preprocess": ({"training.preprocess.@preprocess": "flip"}, "training.preprocess", "Dimension out of range"),
     "augment": ({"training.augment.@augment": "flip"}, "training.augment", "not a batch"),
     "schedule": (

@@ -331,7 +331,7 @@ def table(tmp_path, monkeypatch, changes=None):
     ("changes", "subject", "mend"),
     [
         ({"training.scheme.best": "f1"}, "training.scheme.best = f1", "loss, mae, r2"),
-        ({"training.scheme.best": "accuracy"}, "training.scheme.best = accuracy", "loss, mae, r2"),
+        ({"training.scheme.best": "acuracy"}, "training.scheme.best = acuracy", "Available: loss, mae, r2"),
         ({"testing.load_dataset.testing_share": "0"}, "testing.load_dataset", "no samples"),
     ],
 )

@@ -201,8 +201,9 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
                 raise SettingError(f"validation.metrics.{taken[0]}", "a run reports this already; choose another name")
             metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
             experiment.metrics = Metrics(metrics)
-    with blame("training.scheme.best"):
-        experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
+    if not isinstance(experiment.task, ChoosesMetrics):  # else the data has to be known first
+        with blame("training.scheme.best"):
+            experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
     return experiment
 
 
@@ -249,8 +250,10 @@ def _load_data(experiment: Experiment, blame) -> None:
         experiment.outputs = task.check_data(experiment.architecture, training)
     with blame("testing.preprocess"):
         check_test_preprocess(training, experiment.preprocess("testing"))
-    with blame("training.scheme.best"):
-        experiment.selection = select_by(experiment.scheme, task, experiment.metrics, experiment.outputs)
+    if isinstance(task, ChoosesMetrics) and experiment.outputs:  # else not known; --check has collected why
+        with blame("training.scheme.best"):
+            computed = task.metrics_of(experiment.outputs)
+            experiment.selection = select_by(experiment.scheme, task, experiment.metrics, computed)
     classes = training.classes or [str(index) for index in range(experiment.outputs)]
     experiment.meta = {
         "ingredients": str(experiment.ingredients),
@@ -394,13 +397,12 @@ def check_settings(ingredients: Ingredients, scheme: Scheme, task: ModuleType) -
         raise IngredientsError([Problem(None, path, "", message) for path, message in wrong])
 
 
-def select_by(scheme: Scheme, task: ModuleType, metrics: dict, outputs: int | None = None) -> tuple:
+def select_by(scheme: Scheme, task: ModuleType, metrics: dict, computed: tuple = ()) -> tuple:
     """The name of the metric that selects the best epoch, and `rank(metrics)`, the larger the better.
 
-    outputs: of the network, once they are known: a task may choose its metrics by them
+    computed: the names of those of the task, if not all METRICS
     """
-    computed = task.metrics_of(outputs) if outputs and isinstance(task, ChoosesMetrics) else task.METRICS
-    best, names = scheme.best or task.BEST, [*computed, *metrics]
+    best, names = scheme.best or task.BEST, [*(computed or task.METRICS), *metrics]
     if best not in names:
         raise SettingError("training.scheme.best", f"there is no such metric. {suggest(best, names)}")
     higher = getattr(metrics.get(best), "higher_is_better", None)
