@@ -1,6 +1,9 @@
 """recipes/parts/samples.py: what a loader may return, and the one data path from there to batches."""
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ import torch
 from core import IngredientsError, SettingError
 from recipes.parts import samples as data
 from recipes.parts import workers
+
+PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 
 
 def arrays():
@@ -181,3 +186,14 @@ def test_an_error_of_a_worker_is_raised_as_it_was(error, workers):
     with pytest.raises(type(error)) as caught:
         list(read())
     assert str(caught.value) == str(error) and "5.png: damaged" in str(error)
+
+
+def test_a_script_ends_whose_error_holds_the_loader():
+    """And with it its workers, which nobody told to end."""
+    code = (
+        "import torch\nfrom recipes.parts import samples as data\n"
+        "samples = data.load(lambda: (torch.zeros(8, 3), torch.zeros(8)), data.scale, memory=0)\n"
+        "for batch in data.reader(samples, 2, torch.device('cpu'), 1)():\n    raise RuntimeError('own')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.endswith("RuntimeError: own\n")

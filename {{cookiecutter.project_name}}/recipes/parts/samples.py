@@ -317,7 +317,10 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
         plan[:] = [] if loader is None else [part.tolist() for part in parts]
         for batch in map(samples.at, parts) if loader is None else loader:
             if isinstance(batch, IngredientsError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # or error and frame hold each other, and the workers are not told to end
             inputs, targets = batch
             yield to_device(inputs, device), to_device(targets, device)
 

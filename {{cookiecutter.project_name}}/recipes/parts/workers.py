@@ -1,5 +1,6 @@
 """Processes that read samples which are not kept in memory. What a run sees does not depend on their number."""
 
+import atexit
 import ctypes
 import os
 import signal
@@ -31,6 +32,7 @@ def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.D
     settings = {"batch_size": None, "sampler": plan, "pin_memory": device.type == "cuda"}
     if workers:
         settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
+        atexit.register(kill_workers)
         if "fork" in torch.multiprocessing.get_all_start_methods():
             settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
     return torch.utils.data.DataLoader(Batches(samples), **settings)
@@ -50,6 +52,13 @@ class Batches(torch.utils.data.Dataset):
             return self.collate([self.samples[index] for index in indices])
         except IngredientsError as error:
             return error
+
+
+def kill_workers() -> None:
+    """At exit after an error, whose traceback holds the loader: torch sends them SIGTERM, which they ignore."""
+    for process in torch.multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def end_with_parent(worker: int) -> None:
