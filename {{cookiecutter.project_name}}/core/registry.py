@@ -89,12 +89,10 @@ def _import(module: str, name: str):
         return importlib.import_module(module)
     except ImportError as error:
         lacks = error.name or module
-        message = f"{name} is in {module}, which cannot be imported: {error}"
         if lacks.startswith(OWN):
-            message = f"{lacks.replace('.', '/')}.py is missing, and {name} needs it ({error})"
-        else:
-            message += f": python -m pip install {lacks.partition('.')[0]}"
-        raise IngredientsError(message) from error
+            raise IngredientsError(f"{lacks.replace('.', '/')}.py is missing, and {name} needs it ({error})") from error
+        advice = f"{error}: python -m pip install {lacks.partition('.')[0]}"
+        raise IngredientsError(f"{name} is in {module}, which cannot be imported: {advice}") from error
 
 
 class Registries(dict):
