@@ -84,7 +84,9 @@ def test_overrides_are_split_from_the_other_arguments():
     argv = ["x.ini", "--a.b", "1", "--a.c=x=y", "--add", "p.q=2", "--add=p.r=3", "--traceback", "--explain", "--a.b"]
     overrides = [("a.b", "1", False), ("a.c", "x=y", False), ("p.q", "2", True), ("p.r", "3", True)]
     assert split_overrides(argv) == (overrides, ["x.ini", "--traceback", "--explain", "a.b"])
-    for wrong, told in (["--a.b"], "a value is missing"), (["--add"], "section.key=VALUE"), (["--add", "x"], "x=VALUE"):
+    missing, setting = "a value is missing", "expected --add section.key=VALUE"
+    wrongs = {"--a.b": missing, "--a.b --check": missing, "--add": setting, "--add x": setting, "--add x=3": setting}
+    for wrong, told in [(text.split(), told) for text, told in wrongs.items()] + [(["--add", "a.b"], "a.b=VALUE")]:
         with pytest.raises(SystemExit, match=told):
             split_overrides(wrong)
 
@@ -113,6 +115,20 @@ def test_standard_output_that_cannot_be_written(option):
     with start(option, preexec_fn=lambda: os.close(1)) as process:
         wrong = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and wrong.startswith("standard output is closed") and "Traceback" not in wrong
+
+
+def test_standard_error_that_is_closed():
+    command = f"{sys.executable} train.py 2>&-"
+    done = subprocess.run(["sh", "-c", f"{command} --training.scheme.epochs x"], cwd=HERE, capture_output=True)
+    assert done.returncode == 1
+    done = subprocess.run(["sh", "-c", f"{command} --print"], cwd=HERE, capture_output=True, text=True)
+    assert done.returncode == 0 and "[training.scheme]" in done.stdout
+
+
+def test_started_in_another_folder(tmp_path):
+    argv = [sys.executable, HERE / "train.py"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "run it in the project's folder" in done.stderr and str(HERE) in done.stderr
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.9])
@@ -166,7 +182,7 @@ WRONG = {
         "training.loss",
         "each returned a tensor of shape [2]",
     ),
-    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "training.load_dataset", "Dimension out of range"),
+    "preprocess": ({"training.preprocess.@preprocess": "flip"}, "training.preprocess", "Dimension out of range"),
     "augment": ({"training.augment.@augment": "flip"}, "training.augment", "not a batch"),
     "schedule": (
         {"training.schedule.@schedule": "high"},
@@ -497,6 +513,7 @@ def test_list_has_every_function_with_arguments_meaning_and_place(ask, name):
 def test_list_of_an_unknown_registry_names_the_nearest(ask):
     code, _, wrong = ask("--list", "lss")
     assert code == 1 and "--list lss" in wrong and "Did you mean loss?" in wrong
+    assert ask("--list")[1].splitlines() == sorted(registry)
     code, _, wrong = ask("--list", "xyz")
     assert code == 1 and "load_dataset" in wrong
 
@@ -525,6 +542,22 @@ def test_predict_takes_files_folders_and_patterns(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------- completion
+
+
+def test_predict_names_the_images_that_cannot_be_read(train, here, monkeypatch, capsys):
+    train({"training.scheme.epochs": "1"})
+    Path("photos").mkdir()
+    for index, image in enumerate(sorted(Path("data/tiny/testing").rglob("*.png"))[:2]):
+        shutil.copy(image, f"photos/{index}.png")
+    Path("photos/bad.png").write_bytes(b"no image")
+    monkeypatch.setattr("sys.argv", ["predict", "photos", "--ingredients", INI, "--project.name", "tiny"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        predict.main()
+    printed = capsys.readouterr()
+    names = [line.split()[0] for line in printed.out.splitlines()]
+    assert left.value.code == 1 and names == ["photos/0.png", "photos/1.png"]
+    assert "photos/bad.png" in printed.err and printed.err.count("\n") == 1
 
 
 def test_ipython_completes(read):
@@ -581,11 +614,21 @@ def test_an_empty_explain_is_no_training(ask):
         ({"training.scheme.best": "f1"}, "training.scheme.best = f1\n    there is no such metric"),
         ({"training.scheme.frozen_epochs": "40"}, "training.scheme.frozen_epochs = 40\n    the body would never"),
         ({"training.scheme.accumulate": "0"}, "training.scheme.accumulate = 0\n    must be in [1, inf)"),
+        ({"training.scheme.device": "meta"}, "training.scheme.device = meta\n    computes no numbers; expected auto"),
+        ({"training.scheme.first_size": "0.1"}, "training.scheme.first_size = 0.1\n    cannot take [2, 1, 2, 2]"),
+        ({"training.augment.@augment": "random_crop", "training.augment.size": "[3, 3]"}, "training.augment\n"),
     ],
 )
 def test_check_finds_what_the_loop_would_refuse(ask, here, changes, told):
     code, _, wrong = ask("--check", changes=changes)
     assert code == 1 and told in wrong and wrong.count("\n    ") == 1, wrong
+
+
+def test_check_of_a_run_to_resume(ask, here):
+    code, _, wrong = ask("--check", "--resume", "nosuch")
+    assert code == 1 and "--resume nosuch: there is no run in this folder" in wrong
+    code, said, _ = ask("--check", "--resume")
+    assert code == 0 and "there is no run yet" in said
 
 
 def test_check_takes_a_loss_of_torch_with_weights(ask, here):

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from core import IngredientsError
+from core import IngredientsError, SettingError
 from recipes.parts import samples as data
 from recipes.parts import workers
 
@@ -156,3 +156,28 @@ def test_one_class_alone_is_refused():
     samples = data.replace(load((arrays()[0], arrays()[1] * 0)), classes=["cat"])
     with pytest.raises(IngredientsError, match="has one class alone, cat; expected 2 or more"):
         classification.check_data(SimpleNamespace(output_classes=None), samples)
+
+
+class Damaged(torch.utils.data.Dataset):
+    """The fifth of its items cannot be read."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise self.error
+        return torch.zeros(3), 0.0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("error", [IngredientsError("5.png: damaged"), SettingError("a.b", "5.png: damaged")])
+def test_an_error_of_a_worker_is_raised_as_it_was(error, workers):
+    samples = data.load(lambda: Damaged(error), data.scale, memory=0)
+    read = data.reader(samples, 2, torch.device("cpu"), workers)
+    with pytest.raises(type(error)) as caught:
+        list(read())
+    assert str(caught.value) == str(error) and "5.png: damaged" in str(error)

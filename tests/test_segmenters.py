@@ -99,7 +99,7 @@ def test_torchvisions_models(name, channels):
 
 def test_names_and_options_of_segmentation_models():
     for name, options, message in (
-        ("resnet18", None, "there is no backbone"),
+        ("resnet18", None, 'options = {"body": "resnet18"}'),
         ("fcn_resnet5", None, "Did you mean fcn_resnet50"),
         ("fcn_resnet50", {"width": 3}, "takes no options"),
         ("unet", {"width": 3}, "Did you mean widths"),

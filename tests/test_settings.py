@@ -467,3 +467,47 @@ def test_a_function_runs_or_is_refused(task, kind, tmp_path):
         except Exception as error:
             faults.append(f"@{kind} = {name}: {type(error).__name__}: {error}")
     assert not faults, "\n".join(faults)
+
+
+# ------------------------------------------------------------------------------------ refused before training, in place
+
+TOO_SMALL = {"@augment": "torchvision.transforms.v2.Resize", "size": "[3, 3]"}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "path", "told"),
+    [
+        ("classification", {"training.scheme.first_size": 0.2}, "training.scheme.first_size", "[2, 1, 2, 2]"),
+        ("classification", {"training.scheme.device": "meta"}, "training.scheme.device", "cpu"),
+        ("classification", {f"training.augment.{key}": v for key, v in TOO_SMALL.items()}, "training.augment", "3, 3"),
+        (
+            "classification",
+            {"training.augment.@augment": "random_crop", "training.augment.size": "[2, 2]"},
+            "training.augment",
+            "2, 2",
+        ),
+        (
+            "classification",
+            {"training.augment.@augment": "torchvision.transforms.v2.FiveCrop", "training.augment.size": 4},
+            "training.augment",
+            "tuple",
+        ),
+        ("text", {"testing.preprocess.@preprocess": "as_floats"}, "testing.preprocess", "int64"),
+        ("tabular", {"training.preprocess.@preprocess": "resize_and_scale"}, "training.preprocess", "[3]"),
+        ("blank", {"testing.preprocess.@preprocess": "resize_and_scale"}, "testing.preprocess", "[3]"),
+        ("tabular", {"training.preprocess.@preprocess": "takes_nothing"}, "training.preprocess", "cannot"),
+    ],
+)
+def test_what_the_network_cannot_take_is_refused_before_training(task, changes, path, told, tmp_path, monkeypatch):
+    registry.preprocess.register("takes_nothing")(lambda: takes_nothing)
+    deep = {"model.architecture.options": "None"} if task == "classification" else {}
+    try:
+        _, refused = run(task, deep | changes, tmp_path / "run", *({path} & {"training.augment"}))
+    finally:
+        del registry.preprocess["takes_nothing"]
+    assert refused and is_refused_at(refused, path) and told in str(refused), refused
+    assert not (tmp_path / "run" / "runs").exists(), "refused after training"
+
+
+def takes_nothing(sample):
+    raise ValueError("cannot")

@@ -56,6 +56,12 @@ def test_a_shelf_that_needs_what_is_gone_is_named(registry, tmp_path):
         registry.thing.get("lamp")
 
 
+def test_a_missing_file_of_the_project_is_no_package(registry, tmp_path):
+    (tmp_path / "own_shelf.py").write_text("from pantry.no_such import x\n")
+    with pytest.raises(IngredientsError, match="pantry/no_such.py is missing, and lamp needs it"):
+        registry.thing.get("lamp")
+
+
 def test_importing_the_pantry_imports_no_shelf():
     code = (
         "import pantry, sys\nfrom core import registry\n"

@@ -8,8 +8,18 @@ if __name__ == "__main__":
 import os  # noqa: E402
 from contextlib import nullcontext, redirect_stdout  # noqa: E402
 
+from core import Ingredients  # noqa: E402
 from recipes.parts.command import Command  # noqa: E402
 from recipes.settings import call_functions  # noqa: E402
+
+
+def check_resume(arguments, ingredients: Ingredients) -> str:
+    """For --check: the run that would be resumed. Raises IngredientsError if there is none."""
+    if arguments.resume is None:
+        return ""
+    from recipes.parts.trained import find_run, runs_of
+
+    return f"resume: {find_run(runs_of(ingredients), arguments.resume) or 'there is no run yet'}"
 
 
 def main() -> None:
@@ -17,7 +27,7 @@ def main() -> None:
         command.add_argument("ingredients", nargs="?", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume the newest run, or this one")
         command.add_argument("--quiet", action="store_true", help="print errors only; the run's log.txt has everything")
-        arguments, ingredients = command.read()
+        arguments, ingredients = command.read(checks=[check_resume])
         functions = call_functions(ingredients)
         if arguments.quiet:
             os.environ["TQDM_DISABLE"] = "1"

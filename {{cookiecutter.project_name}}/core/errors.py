@@ -41,6 +41,9 @@ class SettingError(IngredientsError):
     def __init__(self, path: str, message: str):
         super().__init__([Problem(None, path, "", message)])
 
+    def __reduce__(self):
+        return SettingError, (self.problems[0].key, self.problems[0].message)
+
 
 def note(problems: list, message: str, key: str, place: Place | None = None, raw: str = "") -> None:
     """Append a problem. Raises IngredientsError once there are more than anybody would read."""

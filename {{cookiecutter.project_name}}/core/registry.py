@@ -6,6 +6,8 @@ from .errors import IngredientsError, Place, Problem, suggest
 from .ingredients import Ingredients, call_key, locate
 from .values import BROKEN
 
+OWN = ("core.", "pantry.", "recipes.")  # packages of the project
+
 
 class Registry(dict):
     """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
@@ -86,8 +88,13 @@ def _import(module: str, name: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        advice = f"{error}: python -m pip install {(error.name or module).partition('.')[0]}"
-        raise IngredientsError(f"{name} is in {module}, which cannot be imported: {advice}") from error
+        lacks = error.name or module
+        message = f"{name} is in {module}, which cannot be imported: {error}"
+        if lacks.startswith(OWN):
+            message = f"{lacks.replace('.', '/')}.py is missing, and {name} needs it ({error})"
+        else:
+            message += f": python -m pip install {lacks.partition('.')[0]}"
+        raise IngredientsError(message) from error
 
 
 class Registries(dict):

@@ -26,6 +26,8 @@ def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = N
     shift, scale = (None, None) if mean is None else torch.tensor([mean, std])[:, :, None, None]  # (channels, 1, 1)
 
     def of_batch(images):  # (N, C, H, W) in bytes
+        if images.ndim != 4:
+            raise IngredientsError(f"a sample is {list(images.shape[1:])}, expected an image (C, H, W)")
         images = images.float() / 255
         if size is not None and list(images.shape[2:]) != list(size):
             images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)

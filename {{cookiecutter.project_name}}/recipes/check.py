@@ -28,7 +28,8 @@ from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
 
 DOWNLOAD = "project.data.download"
 SPLITS = TRAINING, VALIDATION, TESTING = [f"{split}.load_dataset" for split in ("training", "validation", "testing")]
-SHAPES = (TRAINING, "training.preprocess", "training.augment", "model.architecture", "project.meta.task")
+SHAPES = (TRAINING, "training.preprocess", "testing.preprocess", "training.augment", "training.scheme.first_size")
+SHAPES += ("model.architecture", "project.meta.task")
 
 
 class Findings:
@@ -66,7 +67,7 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
     broken = take_out_mistakes(ingredients, findings.problems)
     for own in checks:
         with findings.blame(""):
-            findings.lines.append(own(arguments, ingredients))
+            findings.lines += filter(None, [own(arguments, ingredients)])
     functions = Functions(ingredients)
     for path in [path for path in sections(ingredients) if call_key(ingredients.at(path))]:
         functions.made.setdefault(path)  # None, unless it can be made
@@ -173,7 +174,7 @@ def try_on(device: str, experiment: Experiment) -> Findings:
         if experiment.training:
             found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
             found.lines += [experiment.splits] if experiment.splits else []
-        if experiment.phases:
+        if experiment.phases and not any(problem.key.startswith(SHAPES) for problem in found.problems):
             take_step(experiment, found)
     return found
 

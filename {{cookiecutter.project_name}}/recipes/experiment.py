@@ -86,8 +86,13 @@ class Experiment:
 
     def preprocess(self, split: str):
         """The preprocess of a split."""
-        own = self.functions.at("testing.preprocess") if split == "testing" else None
-        return own or self.functions.at("training.preprocess") or data.scale
+        section = self.preprocess_section(split)
+        return self.functions.at(section) if section.endswith("preprocess") else data.scale
+
+    def preprocess_section(self, split: str) -> str:
+        """The section that preprocesses a split; without one, that which loads it."""
+        sections = ["testing.preprocess"] if split == "testing" else []
+        return next(filter(self.functions.at, [*sections, "training.preprocess"]), f"{split}.load_dataset")
 
     def load(self, split: str) -> Samples | None:
         """The samples of a split that has a section of its own; None if its source lacks the split."""
@@ -96,7 +101,8 @@ class Experiment:
         if loader is None:
             raise SettingError(section, f"missing; add [{section}] with @load_dataset = load_image_folder, or your own")
         with blame(section):
-            return data.load(loader, self.preprocess(split), self.scheme.memory, optional=split != "training")
+            facts = self.preprocess(split), self.scheme.memory, split != "training", self.preprocess_section(split)
+            return data.load(loader, *facts)
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
@@ -188,7 +194,7 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
     with blame("model.architecture.backbone"):
         experiment.task.check(experiment.architecture, scheme)
     with blame("training.scheme.device"):
-        experiment.device = choose_device(device or scheme.device)
+        experiment.device = torch.device(device) if device else choose_device(scheme.device)
     with blame("validation.metrics"):
         if made := functions.at("validation.metrics"):
             if taken := sorted(made.keys() & {*experiment.task.METRICS, *NAMES}):
@@ -242,6 +248,8 @@ def _load_data(experiment: Experiment, blame) -> None:
     training, validation = load_splits(experiment)
     with blame("training.load_dataset"):
         experiment.outputs = task.check_data(experiment.architecture, training)
+    with blame("testing.preprocess"):
+        check_test_preprocess(training, experiment.preprocess("testing"))
     if isinstance(task, ChoosesMetrics) and experiment.outputs:  # else not known; --check has collected why
         with blame("training.scheme.best"):
             computed = task.metrics_of(experiment.outputs)
@@ -281,7 +289,8 @@ def check_testing(experiment: Experiment) -> Samples | None:
         return loader()
 
     optional = bool(experiment.ingredients.at("testing.load_dataset.optional"))
-    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=optional)
+    section = experiment.preprocess_section("testing")
+    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=optional, section=section)
     if testing is not None:
         experiment.task.check_split("testing.load_dataset", testing, experiment.meta)
     return testing
@@ -347,6 +356,8 @@ def _build_training(experiment: Experiment, blame) -> None:
             experiment.head = head(model)
             for optimizer in experiment.optimizers.values():
                 split_rates(optimizer, list(experiment.head.parameters()), scheme.body_rate)
+    with blame("training.augment"):
+        try_transforms(experiment)
     if device.type != "meta":
         experiment.ema_model, experiment.ema_start = build_ema(model, scheme), 1 - scheme.swa if scheme.swa else 0.0
         if scheme.compile:
@@ -411,8 +422,35 @@ def augmented(samples: Samples, per_sample, seed: int) -> Samples:
     """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
     found = data.replace(samples, per_sample=per_sample, seed=seed)
     with blame("training.augment", samples.first):
-        found[0]
+        sample, _ = found[0]
+        if not isinstance(sample, torch.Tensor) or sample.ndim != samples.first.ndim:
+            became = list(sample.shape) if isinstance(sample, torch.Tensor) else f"a {type(sample).__name__}"
+            raise IngredientsError(f"turns {samples.shape} into {became}")
     return found
+
+
+def check_test_preprocess(training: Samples, preprocess) -> None:
+    """Refuse a preprocess of test data that makes something else of a sample than that of training."""
+    first, tested = training.first, data.as_input(preprocess(training.raw))
+    if (tested.dtype, tested.ndim, tested.shape[:-2]) != (first.dtype, first.ndim, first.shape[:-2]):
+        told = f"{tested.dtype} {list(tested.shape)}, but {first.dtype} {list(first.shape)} in training"
+        raise IngredientsError(f"a sample becomes {told}")
+
+
+def try_transforms(experiment: Experiment) -> None:
+    """Refuse a first_size or an augment whose images the network cannot take."""
+    samples, grows = experiment.training, experiment.scheme.first_size < 1
+    if not grows and not experiment.augment:
+        return
+    inputs, targets = next(data.reader(samples, 2, experiment.generator.device)(torch.arange(min(2, len(samples)))))
+    experiment.seed("try")
+    tried = {"training.augment": experiment.transform(inputs, targets, 1.0)[0]}
+    if grows and inputs.ndim == 4:
+        tried["training.scheme.first_size"] = resize_progressively(inputs, experiment.scheme.first_size, 0.0)
+    for path, changed in tried.items():
+        if list(changed.shape[1:]) != experiment.meta["shape"]:
+            with blame(path, changed), torch.inference_mode():
+                experiment.model.eval()(changed.to(experiment.device))
 
 
 # ------------------------------------------------------------------------------------------------- device and numbers
@@ -424,10 +462,13 @@ def choose_device(name: str) -> torch.device:
         # check_available: without it torch names cuda on a machine that has no GPU
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         message = f"not available ({str(error).splitlines()[0]}); set it to auto or cpu"
         raise SettingError("training.scheme.device", message) from None
+    if device.type == "meta":
+        raise SettingError("training.scheme.device", "computes no numbers; expected auto, cpu, cuda, cuda:1 or mps")
+    return device
 
 
 def seeder(device, deterministic: bool):

@@ -44,6 +44,8 @@ def all_settings() -> str:
 
 def listing(name: str) -> str:
     """The functions of a registry: arguments with defaults, one line of meaning, file and line."""
+    if not name:
+        return "\n".join(sorted(registry))
     if name not in registry:
         raise IngredientsError(f"--list {name}: there is no such registry. {suggest(name, registry)}")
     functions, lines = registry[name], []

@@ -23,13 +23,18 @@ def main() -> None:
 
         experiment = open_trained(arguments.run, ingredients, command.overrides)
         command.ingredients = experiment.ingredients
-        paths, samples = find_inputs(arguments.inputs, experiment.task), []
-        for path in paths:  # all are read before the first answer
-            sample = experiment.task.read_sample(path, experiment.meta["input_format"])
-            samples += sample.items() if isinstance(sample, dict) else [(path, sample)]
-        width = max(len(name) for name, _ in samples)
+        samples, problems = [], []
+        for path in find_inputs(arguments.inputs, experiment.task):  # all are read before the first answer
+            try:
+                sample = experiment.task.read_sample(path, experiment.meta["input_format"])
+                samples += sample.items() if isinstance(sample, dict) else [(path, sample)]
+            except IngredientsError as error:
+                problems.append(str(error))
+        width = max((len(name) for name, _ in samples), default=0)
         for name, sample in samples:
             print(escaped(f"{name:<{width}}  {predict(experiment, name, sample)}"))
+        if problems:
+            raise IngredientsError("\n".join(problems))
 
 
 def predict(experiment, name: str, sample) -> str:

@@ -73,7 +73,13 @@ def find_backbone(name: str, options: dict | None = None, names: list[str] | Non
         return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)
     import torchvision
 
-    names = torchvision.models.list_models(module=torchvision.models) if names is None else names
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    names = classifiers if names is None else names
+    if name not in names and name in classifiers:  # of another task: it may be the body of a backbone
+        takers = [known for known in registry.backbone if "body" in registry.backbone.signature(known).names]
+        for known in takers[:1]:
+            advice = f'write backbone = {known}, options = {{"body": "{name}"}}'
+            raise IngredientsError(f"{name} classifies images; as the body of a model for this task {advice}")
     if name not in names:
         raise IngredientsError(f'there is no backbone "{name}". {suggest(name, [*registry.backbone, *names])}')
     check_options(name, torchvision.models.get_model_builder(name), options)

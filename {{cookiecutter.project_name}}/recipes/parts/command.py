@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+from pathlib import Path
 from traceback import extract_tb
 
 from core import Ingredients, IngredientsError, locate, parse
@@ -44,6 +45,7 @@ class Command:
         for name, (script, metavar, text) in ANSWERS.items():
             if importlib.util.find_spec(script):
                 kind = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+                kind |= {"nargs": "?", "const": ""} if name == "list" else {}
                 one.add_argument(f"--{name}", help=f"{text}, and exit", **kind)
         self.add_argument("--add", metavar="PATH=VALUE", help="add a setting that the file does not have")
         self.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
@@ -64,6 +66,9 @@ class Command:
             names = [name for name in self.parser._option_string_actions if name[:2] == "--"]
             nearest = f"\n    {suggest(unknown[0].partition('=')[0], names)}" if unknown[0][:1] == "-" else ""
             self.parser.error(escaped(f"unrecognized arguments: {' '.join(unknown)}{nearest}"))
+        file, home = arguments.ingredients, Path(__file__).resolve().parents[2]
+        if (home / file).is_file() and not Path(file).exists() and vars(arguments).get("list") is None:
+            raise IngredientsError(f"{file}: no such file here; run it in the project's folder, {home}")
         for name, (script, _, _) in ANSWERS.items():
             if vars(arguments).get(name) not in (None, False):
                 raise SystemExit(importlib.import_module(script).answer(name, arguments, self.overrides, checks))
@@ -76,6 +81,8 @@ class Command:
     def __enter__(self) -> "Command":
         # Ctrl-C while modules are imported: some of them would print a traceback of their own, or go on.
         self.before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if sys.stderr is None:  # closed; progress bars would raise
+            sys.stderr = open(os.devnull, "w")
         if sys.stdout is None:
             raise SystemExit("standard output is closed; > /dev/null discards what is printed")
         return self
@@ -130,12 +137,13 @@ def split_overrides(argv: list[str]) -> tuple[list, list]:
             rest += [token, *(path.removeprefix("--") for path in itertools.islice(tokens, 1))]
         elif name == "--add":
             path, equals, value = (value if equals else next(tokens, "")).partition("=")
-            if not path or not equals:
-                raise SystemExit(escaped(f"--add {path}: expected --add {path or 'section.key'}=VALUE"))
+            if "." not in path or not equals:
+                wanted = path if "." in path else "section.key"
+                raise SystemExit(escaped(f"--add {path}: expected --add {wanted}=VALUE"))
             overrides.append((path, value, True))
         elif name.startswith("--") and "." in name:
-            value = value if equals else next(tokens, None)
-            if value is None:
+            value = value if equals else next(tokens, "--")
+            if not equals and value.startswith("--"):  # the next option
                 raise SystemExit(escaped(f"{token}: a value is missing; expected {token} VALUE"))
             overrides.append((name[2:], value, False))
         else:

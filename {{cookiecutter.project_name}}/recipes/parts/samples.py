@@ -15,7 +15,7 @@ from torch.utils.data import StackDataset, default_collate
 from core import IngredientsError, SettingError
 from pantry.images import visit_all
 from pantry.preprocess import to_image
-from recipes.contracts import BatchPreprocess, Dataset
+from recipes.contracts import BatchPreprocess, Dataset, blame
 
 FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized", "threads")  # what a data set may tell
 CHUNK = 1024  # samples that are preprocessed at once
@@ -31,6 +31,7 @@ class Samples:
     classes: names in the order of their indices; names: of the samples, such as their files
     input_format: what a sample was before preprocess, so that predict can make the same of a file
     collate: list of pairs -> batch, for targets of different sizes
+    raw: the first sample, before preprocess
     per_sample, seed: `per_sample(input, target) -> both` augments a sample when it is read. Index `epoch * count + i`
         is sample i as that epoch sees it: its randomness is that of (seed, epoch, i), whoever reads it and when.
     """
@@ -43,6 +44,7 @@ class Samples:
     names: list[str] | None = None
     input_format: dict = field(default_factory=dict)
     collate: Callable | None = None
+    raw: object = None
     per_sample: Callable | None = None
     seed: int = 0
 
@@ -103,10 +105,13 @@ class Samples:
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def load(loader, preprocess, memory: float, optional: bool = False) -> Samples | None:
+def load(
+    loader, preprocess, memory: float, optional: bool = False, section: str = "training.preprocess"
+) -> Samples | None:
     """Call a loader and preprocess what it returns. `memory`: GB (1e9 bytes) of preprocessed samples to keep.
 
     optional: the loader may return None, if its source has no such split
+    section: that is blamed for what preprocess raises
     Raises IngredientsError if the loader returns neither (X, y) nor a map-style data set.
     """
     loaded = loader()
@@ -117,21 +122,25 @@ def load(loader, preprocess, memory: float, optional: bool = False) -> Samples |
 
     def read(index: int) -> tuple:
         sample, target = dataset[index]
-        return as_input(preprocess(sample)), target if targets is None else targets[index]
+        with blame(section):
+            sample = as_input(preprocess(sample))
+        return sample, target if targets is None else targets[index]
 
+    raw = dataset[0][0]
     samples = Samples(
         read,
         len(dataset),
+        raw=raw,
         targets=targets,
         classes=facts["classes"] and list(facts["classes"]),
         names=facts["paths"],
-        input_format=_input_format(dataset[0][0], facts["resized"]) | (facts["input_format"] or {}),
+        input_format=_input_format(raw, facts["resized"]) | (facts["input_format"] or {}),
         collate=facts["collate"],
     )
     first, target = samples[0]
     if facts["collate"] or isinstance(target, dict) or first.nbytes * len(samples) > memory * 1e9:
         return samples
-    return _keep(samples, dataset, preprocess, facts["threads"] or 1)
+    return _keep(samples, dataset, preprocess, facts["threads"] or 1, section)
 
 
 def _check_loaded(loaded, targets) -> tuple:
@@ -166,7 +175,7 @@ def _as_targets(targets) -> torch.Tensor:
     return targets if targets.ndim > 1 else targets.long()
 
 
-def _keep(samples: Samples, dataset, preprocess, threads: int) -> Samples:
+def _keep(samples: Samples, dataset, preprocess, threads: int, section: str) -> Samples:
     """The samples, preprocessed now and kept in memory."""
     first = samples.first
     layout = torch.channels_last if first.ndim == 3 else torch.contiguous_format
@@ -174,7 +183,8 @@ def _keep(samples: Samples, dataset, preprocess, threads: int) -> Samples:
     found, targets = zip(*visit_all(dataset.__getitem__, len(samples), threads), strict=True)
     for start in range(0, len(samples), CHUNK):
         chunk = slice(start, start + CHUNK)
-        inputs[chunk] = _preprocess_all(found[chunk], preprocess, first, start)
+        with blame(section):
+            inputs[chunk] = _preprocess_all(found[chunk], preprocess, first, start)
     targets = samples.targets if samples.targets is not None else _as_targets(default_collate(targets))
     return replace(samples, kept=(inputs, targets), targets=targets)
 
@@ -305,7 +315,10 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
         order = order.to(samples.kept[0].device) if loader is None else order
         parts = order.split(batch_size) if len(order) else []  # an empty one would be split into one part
         plan[:] = [] if loader is None else [part.tolist() for part in parts]
-        for inputs, targets in map(samples.at, parts) if loader is None else loader:
+        for batch in map(samples.at, parts) if loader is None else loader:
+            if isinstance(batch, IngredientsError):
+                raise batch
+            inputs, targets = batch
             yield to_device(inputs, device), to_device(targets, device)
 
     return read

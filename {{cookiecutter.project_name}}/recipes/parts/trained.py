@@ -27,14 +27,20 @@ def newest(parent: Path) -> Path | None:
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent.parent if found else None
 
 
+def find_run(parent: Path, name: str) -> Path | None:
+    """The folder `name` of a run to resume; for "" the newest one in `parent`, if there is any."""
+    folder = Path(name) if name else newest(parent)
+    if folder is not None and not (folder / CHECKPOINTS).is_dir():
+        names = [str(path) for path in parent.glob("*") if (path / CHECKPOINTS).is_dir()]
+        raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
+    return folder
+
+
 def resume_run(run: Run, name: str, ingredients: Ingredients, scheme: Scheme) -> bool:
     """Go on with the run `name`, or with the newest one for "", if there is any. Returns whether it is finished."""
-    folder = Path(name) if name else newest(run.parent)
+    folder = find_run(run.parent, name)
     if folder is None:
         return False
-    if not (folder / CHECKPOINTS).is_dir():
-        names = [str(path) for path in run.parent.glob("*") if (path / CHECKPOINTS).is_dir()]
-        raise IngredientsError(f"--resume {name}: there is no run in this folder. {suggest(name, names)}")
     state, damaged = _load_newest(folder / CHECKPOINTS)
     changed = check_resumable(folder, state, ingredients)
     if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
@@ -123,8 +129,12 @@ def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]
 
 def find_trained(path: str | None, ingredients: Ingredients) -> Path:
     """The checkpoint of a run folder or file; of the newest run of `ingredients` without a path."""
-    saving = read_section(ingredients, "training.model", Saving)
-    return find_checkpoint(runs_folder(ingredients, saving.runs), path)
+    return find_checkpoint(runs_of(ingredients), path)
+
+
+def runs_of(ingredients: Ingredients) -> Path:
+    """The folder of the runs of these ingredients."""
+    return runs_folder(ingredients, read_section(ingredients, "training.model", Saving).runs)
 
 
 class Functions:

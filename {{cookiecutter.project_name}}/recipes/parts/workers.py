@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from core import IngredientsError
 from pantry.images import processors
 
 
@@ -27,12 +28,28 @@ def choose_workers(samples) -> int:
 
 def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.DataLoader:
     """Batches of the samples whose indices are in `plan`, which may change between epochs."""
-    settings = {"collate_fn": samples.collate, "pin_memory": device.type == "cuda"}
+    settings = {"batch_size": None, "sampler": plan, "pin_memory": device.type == "cuda"}
     if workers:
         settings |= {"num_workers": workers, "persistent_workers": True, "worker_init_fn": end_with_parent}
         if "fork" in torch.multiprocessing.get_all_start_methods():
             settings["multiprocessing_context"] = "fork"  # nested functions cannot be sent to other processes
-    return torch.utils.data.DataLoader(samples, batch_sampler=plan, **settings)
+    return torch.utils.data.DataLoader(Batches(samples), **settings)
+
+
+class Batches(torch.utils.data.Dataset):
+    """`batches[indices]`: a batch of the samples, or the IngredientsError that one of them raised.
+
+    One raised in a worker would reach the user as a RuntimeError whose message is a traceback.
+    """
+
+    def __init__(self, samples):
+        self.samples, self.collate = samples, samples.collate or torch.utils.data.default_collate
+
+    def __getitem__(self, indices: list[int]):
+        try:
+            return self.collate([self.samples[index] for index in indices])
+        except IngredientsError as error:
+            return error
 
 
 def end_with_parent(worker: int) -> None:
