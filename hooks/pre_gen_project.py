@@ -21,6 +21,17 @@ INSTALLED = (
     {"torch", "torchvision", "fastdownload", "fastprogress", "tqdm", "numpy", "pillow"}
     | {"pytest", "hypothesis", "ipython", "jedi", "ruff", "setuptools", "pip", "wheel", "uv"}
     | {"faster-coco-eval", "torchmetrics", "lightning-utilities"}  # of detection
+    | {
+        "datasets",
+        "huggingface-hub",
+        "matplotlib",
+        "mlflow",
+        "safetensors",
+        "schedulefree",
+        "tensorboard",
+        "timm",
+        "wandb",
+    }
     # what those bring
     | {"fastcore", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}
     | {"colorama", "iniconfig", "packaging", "pluggy", "pygments", "sortedcontainers", "triton", "typing-extensions"}

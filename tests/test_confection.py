@@ -59,7 +59,8 @@ def exactly(tree):
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 SCALARS |= st.text("abc 01.,:;=#%[]{}()'é日", max_size=8)
 VALUES = SCALARS | st.recursive(
-    SCALARS | st.text(max_size=4).filter(lambda text: "$" not in text),
+    # confection cannot read text with a reference to control characters
+    SCALARS | st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=4).filter(lambda text: "$" not in text),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab c", max_size=3), inner, max_size=3),
     max_leaves=5,
 )

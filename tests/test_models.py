@@ -675,6 +675,8 @@ def test_normalization_travels_with_the_weights(own, capsys, tmp_path):
         )
         assert ("training.preprocess.mean" in capsys.readouterr().out) == told
     ingredients = own(model__architecture__backbone="resnet18", model__architecture__weights="pretrained")
-    experiment = build_experiment(configure(ingredients, call_functions(ingredients), "meta"))
+    experiment = configure(ingredients, call_functions(ingredients), "meta")
+    experiment.fetch = False
+    experiment = build_experiment(experiment)
     assert "own.ini:12: training.preprocess.mean" in experiment.new_weights  # nothing is downloaded for that
     assert "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]" in experiment.new_weights

@@ -4,7 +4,7 @@ import csv
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
@@ -24,26 +24,21 @@ def load_csv(
     target_kind: Literal["auto", "number", "class"] = "auto",
     like: Path | None = None,
     unit: str = "",
-    testing_share: float = 0.2,
+    testing_share: Annotated[float, "[0, 1)"] = 0.2,
     seed: int = 0,
     delimiter: str = ",",
 ):
     """`load() -> Arrays`: the rows of a CSV file whose first line names its columns.
 
     X: float32 (N, inputs), see `encode`; y: float32 (N,) in the unit of the file, or class indices int64 (N,)
-
     target: the column to predict; columns: those to predict it from, None for all others
-    split, testing_share, seed: this share of the rows, drawn by `seed`, is for testing, the rest for training; all: the
-        whole file, if training and testing rows are in files of their own
+    split, testing_share, seed: this share of the rows, drawn by `seed`, is for testing; all: every row of the file
     categories: columns of categories; None: those in which most cells are not numbers
     target_kind: auto: class if most cells of the target are not numbers
-    like: the training file, if this is another one: its categories and classes are used
-    unit: of the target, printed after predictions
+    like: the training file, if this is another: its categories and classes are used; unit: of the target, as printed
 
     Raises IngredientsError with all missing columns or, by line, all cells that do not fit.
     """
-    if not 0 <= testing_share < 1:
-        raise ValueError(f"testing_share = {testing_share}: must be in [0, 1)")
 
     def load() -> Arrays:
         import torch
@@ -58,15 +53,15 @@ def load_csv(
         rows = check_lengths(source, header, parts[split], problems)
         X = encode(source, header, rows, layout, problems)
         cells = [cell for cell in column(*known, target) if cell is not None]
-        if target_kind == "class" or (target_kind == "auto" and _is_text(cells)):
-            classes = sorted(set(cells))
-            y = torch.tensor(_class_indices(source, header, rows, target, classes, problems))
+        is_class = target_kind == "class" or (target_kind == "auto" and _is_text(cells))
+        classes = sorted(set(cells)) if is_class else [unit or target]
+        if is_class:
+            y = _class_indices(source, header, rows, target, classes, problems)
         else:
-            classes = [unit or target]
-            y = torch.tensor(_numbers(source, header, rows, target, problems, required=True), dtype=torch.float32)
+            y = _numbers(source, header, rows, target, problems, required=True)
         refuse(problems)
         paths = [f"{source}:{number}" for number, _ in rows]
-        return Arrays(torch.tensor(X, dtype=torch.float32), y, classes=classes, paths=paths, input_format=layout)
+        return Arrays(torch.tensor(X).float(), torch.tensor(y), classes=classes, paths=paths, input_format=layout)
 
     load.check = load  # reading a table takes no time
     return load

@@ -1,5 +1,6 @@
 """A tiny data set as an archive, and the shipped ingredients turned to it: tests train in a second, elsewhere."""
 
+import signal
 import tarfile
 from pathlib import Path
 
@@ -9,6 +10,13 @@ from core import registry, resolve
 from recipes.settings import read_ingredients
 
 HERE = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_arrives():
+    """A shell's background jobs ignore SIGINT, and so would the processes that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from recipes.settings import read_ingredients
 from recipes.train import train
 from tests.helpers import equal, metrics_of, state_of
 
-INI = Path(__file__).parent.parent / "ingredients.ini"
+HERE = Path(__file__).parent.parent
+INI = HERE / ("ingredients.folder.ini" if (HERE / "ingredients.folder.ini").exists() else "ingredients.ini")
 SPLITS = ("training", "validation", "testing")
 CHANGES = {
     "model.architecture.weights": "None",
