@@ -60,39 +60,27 @@ def ours(task: str) -> float:
 
 def by_hand(task: str) -> float:
     """Seconds of the last epoch of a loop in the manner of torchvision's references."""
-    import importlib
-
-    from recipes import data
-    from recipes.settings import Architecture, Scheme, call_functions, read_section
-    from recipes.techniques import arithmetic
+    from recipes.experiment import build, configure
+    from recipes.settings import call_functions
 
     ingredients = ingredients_of(task)
-    functions, recipe = call_functions(ingredients), importlib.import_module(f"recipes.{task}")
-    scheme = read_section(ingredients, "training.scheme", Scheme)
-    functions.project.data.download()
-    samples = data.load("training.load_dataset", functions, data.scale, scheme.memory)
-    dataset = samples.dataset or torch.utils.data.TensorDataset(samples.inputs, samples.targets)
-    architecture = read_section(ingredients, "model.architecture", Architecture)
-    model = recipe.build_model(ingredients, architecture, samples.shape, len(samples.classes)).train()
-    model = model.to(memory_format=torch.channels_last)
-    criterion = functions.at("training.loss") or recipe.default_loss()
-    augment = functions.at("training.augment")
-    optimizer = functions.training.optimizer(model)
+    experiment = build(configure(ingredients, call_functions(ingredients)))
+    scheme, samples, model = experiment.scheme, experiment.training, experiment.model.train()
+    augment, optimizer = experiment.augment, experiment.phases[0][1]
     loader = torch.utils.data.DataLoader(
-        dataset, scheme.batch_size, shuffle=True, collate_fn=samples.collate, drop_last=True
+        samples, scheme.batch_size, shuffle=True, collate_fn=samples.collate, drop_last=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in optimizer.param_groups], len(loader) * EPOCHS
     )
-    autocast, _ = arithmetic(scheme.precision, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     for _ in range(EPOCHS):
         started, meter = time.perf_counter(), []
         for inputs, targets in loader:
             if augment:
                 inputs, targets = augment(inputs, targets, generator)
-            with autocast:
-                loss = recipe.loss(model, inputs, targets, criterion)
+            with experiment.autocast:
+                loss = experiment.task.loss(model, inputs, targets, experiment.criterion)
             meter.append(loss.item())
             optimizer.zero_grad()
             loss.backward()
