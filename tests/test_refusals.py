@@ -112,7 +112,7 @@ def test_a_traceback_out_of_a_users_loss_is_short_and_all_project_code(read, mon
     functions.training["loss"] = broken
     monkeypatch.setattr("recipes.parts.command.read_ingredients", lambda *_: ingredients)
     monkeypatch.setattr("train.call_functions", lambda _: functions)
-    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr("sys.argv", ["train.py", str(PROJECT / "ingredients.ini")])
     with pytest.raises(AttributeError) as caught:
         entry.main()
     frames = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)[1:]]  # without this test's
