@@ -5,15 +5,17 @@
 # ///
 """How fast the recipe's loop is, beside a loop written by hand, Lightning, fastai and accelerate.
 
-    uv run benchmarks/training.py [ROUNDS] [CASE ...]
+    uv run benchmarks/training.py [--device cuda] [ROUNDS] [CASE ...]
 
 Cases: tiny (a linear layer on 28x28 images, batch 32, one thread: the cost of the loop itself shows), lenet (28x28,
 batch 128), resnet18 (3x32x32, batch 64). All train the same network on the same tensors in memory with the same
 optimizer (SGD with Nesterov momentum), schedule (one cycle, a rate for each step) and loss (cross entropy with label
 smoothing), for the same number of steps; timed is the training part of an epoch, after one epoch to warm up. Rounds are
 interleaved in one process; the table holds medians of images per second and each one's share of the loop by hand.
+On a GPU all keep the samples there, ten times as many, and ask for no deterministic kernels (fastai is left out).
 """
 
+import argparse
 import contextlib
 import importlib.util
 import io
@@ -34,7 +36,7 @@ from torch import nn  # noqa: E402
 
 # case -> (channels, size, batch size, steps an epoch, threads)
 CASES = {"tiny": (1, 28, 32, 400, 1), "lenet": (1, 28, 128, 150, 2), "resnet18": (3, 32, 64, 6, 2)}
-RATE, SMOOTHING = 0.01, 0.1
+RATE, SMOOTHING, DEVICE = 0.01, 0.1, "cpu"
 
 
 def network(case: str) -> nn.Module:
@@ -70,24 +72,31 @@ def optimizer_of(model):
 
 def by_hand(case: str, epochs: int) -> list[float]:
     """Seconds of each epoch."""
-    inputs, targets = samples(case)
+    inputs, targets = (part.to(DEVICE) for part in samples(case))
     inputs = inputs.to(memory_format=torch.channels_last)
     batch_size, steps = CASES[case][2:4]
-    model = network(case).to(memory_format=torch.channels_last)
+    model = network(case).to(DEVICE, memory_format=torch.channels_last)
     optimizer, criterion = optimizer_of(model), nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     model.train()
     seconds = []
     for epoch in range(epochs):
         started = time.perf_counter()
-        for index, indices in enumerate(torch.randperm(len(inputs)).split(batch_size)):
+        for index, indices in enumerate(torch.randperm(len(inputs), device=DEVICE).split(batch_size)):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * factor((epoch * steps + index) / (epochs * steps))
             loss = criterion(model(inputs[indices]), targets[indices])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        wait()
         seconds.append(time.perf_counter() - started)
     return seconds
+
+
+def wait() -> None:
+    """For what was asked of a GPU."""
+    if DEVICE != "cpu":
+        torch.accelerator.synchronize()
 
 
 def ours(case: str, epochs: int) -> list[float]:
@@ -128,6 +137,8 @@ learning_rate = {RATE}
 [training.scheme]
 epochs = {epochs}
 batch_size = {batch_size}
+device = {DEVICE}
+deterministic = False
 """
     ingredients = parse_string(text, (), SECTIONS)
     folder = train(ingredients, resolve(ingredients))
@@ -138,9 +149,11 @@ batch_size = {batch_size}
 def with_accelerate(case: str, epochs: int) -> list[float]:
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=DEVICE == "cpu")
     batch_size, steps = CASES[case][2:4]
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*samples(case)), batch_size, shuffle=True)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*(x.to(DEVICE) for x in samples(case))), batch_size, shuffle=True
+    )
     model = network(case).to(memory_format=torch.channels_last)
     optimizer, criterion = optimizer_of(model), nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / (epochs * steps)))
@@ -155,6 +168,7 @@ def with_accelerate(case: str, epochs: int) -> list[float]:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
+        wait()
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -185,16 +199,19 @@ def with_lightning(case: str, epochs: int) -> list[float]:
             self.started = time.perf_counter()
 
         def on_train_epoch_end(self):
+            wait()
             seconds.append(time.perf_counter() - self.started)
 
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*samples(case)), batch_size, shuffle=True)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*(x.to(DEVICE) for x in samples(case))), batch_size, shuffle=True
+    )
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    lightning.Trainer(max_epochs=epochs, accelerator="cpu", **quiet).fit(Module(), loader)
+    lightning.Trainer(max_epochs=epochs, accelerator=DEVICE.replace("cuda", "gpu"), **quiet).fit(Module(), loader)
     return seconds
 
 
@@ -241,8 +258,16 @@ CONTENDERS |= {name: contender for name, contender in PEERS.items() if importlib
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    cases = sys.argv[2:] or list(CASES)
+    global DEVICE
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", nargs="?", type=int, default=5)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--device", default=DEVICE)
+    arguments = parser.parse_args()
+    rounds, cases, DEVICE = arguments.rounds, arguments.cases or list(CASES), arguments.device
+    if DEVICE != "cpu":
+        CASES.update({case: (*of[:3], 10 * of[3], of[4]) for case, of in CASES.items()})
+        CONTENDERS.pop("fastai", None)
     warnings.filterwarnings("ignore")
     os.environ["TQDM_DISABLE"] = "1"
     os.chdir(tempfile.mkdtemp())

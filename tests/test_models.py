@@ -48,6 +48,16 @@ def test_backbones_have_the_size_that_they_tell(name, in_channels, parameters):
         assert model.to(memory_format=torch.channels_last)(images).shape == (2, 10)
 
 
+@pytest.mark.parametrize("side, grid", [(4, 1), (6, 3), (7, 3)])
+def test_pooling_to_a_grid_is_that_of_torch(side, grid):
+    ours, torchs = build("small_cnn", 1, grid=grid)[-3], nn.AdaptiveMaxPool2d(grid)
+    images = [torch.rand(2, 3, side, side).relu().requires_grad_() for _ in range(2)]
+    images[1].data.copy_(images[0].data)
+    for pool, image in zip((ours, torchs), images, strict=True):
+        pool(image).square().sum().backward()
+    assert torch.equal(ours(images[0]), torchs(images[1])) and torch.equal(images[0].grad, images[1].grad)
+
+
 def test_resnet_small_learns():
     model, images = (
         build("resnet_small", 1, width=8),

@@ -128,6 +128,23 @@ def test_one_kernel_takes_the_steps_of_torch(name, cls):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_first_step_that_fp16_skips_leaves_no_trace(name):
+    models = [network(), network()]
+    for model, is_skipped_first in zip(models, (True, False), strict=True):
+        optimizer, scaler = made("optimizer", name)(model), torch.amp.GradScaler("cpu", init_scale=2.0)
+        for gradient in [float("inf")] * is_skipped_first + [1.0]:
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            scaler.scale(torch.zeros(()))  # creates its state, which a step needs
+            scaler.unscale_(optimizer)
+            for parameter in model.parameters():
+                parameter.grad.fill_(gradient)  # not scaled any more
+            scaler.step(optimizer)
+            scaler.update()
+    assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_state_of_another_memory_format_is_read_by_number_and_not_by_address(name):
     models = [network(memory_format=torch.contiguous_format), network()]
     built = [made("optimizer", name)(model) for model in models]

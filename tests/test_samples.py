@@ -30,6 +30,13 @@ def read_all(samples, **settings):
     return torch.cat([inputs for inputs, _ in batches]), torch.cat([targets for _, targets in batches])
 
 
+def test_samples_that_are_augmented_one_by_one_stay_where_workers_read_them():
+    kept = load(arrays())
+    assert kept.to("meta").kept[0].is_meta
+    augmented = data.replace(kept, per_sample=lambda sample, target: (sample, target))
+    assert not augmented.to("meta").kept[0].is_meta  # of a device: a worker could neither read nor pin them
+
+
 @pytest.mark.parametrize(
     "loaded, message",
     [

@@ -1,7 +1,9 @@
 """What can be turned on in the ingredients: that it does what it says, in a run of the recipe."""
 
 import functools
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,26 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMED)
 def test_functions_by_name_change_the_run(train, name):
     assert metrics_of(train(SHORT | NAMED[name])) != metrics_of(train(SHORT))
+
+
+def test_a_worker_that_is_killed_is_told_with_the_mend(train, own):
+    @own.augment.register("too_large")
+    def too_large():
+        def augment(inputs, targets, generator):
+            return inputs, targets
+
+        def per_sample(sample, target):
+            if torch.utils.data.get_worker_info():
+                os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+            return sample, target
+
+        augment.per_sample = per_sample
+        return augment
+
+    with pytest.raises(
+        IngredientsError, match="(?s)training.scheme.workers.*DataLoader worker .* memory ran out.* lower it"
+    ):
+        train(SHORT | AUGMENT | {"training.augment.@augment": "too_large", "training.scheme.workers": "1"})
 
 
 @pytest.mark.parametrize("name", ["sequence", "RandAugment", "mixup"])

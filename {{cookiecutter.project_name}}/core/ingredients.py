@@ -79,9 +79,6 @@ def call_key(section: dict) -> str | None:
     return next((key for key in section if str(key)[:1] == "@"), None)
 
 
-is_call = call_key
-
-
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
     """The error with place and value as written of each problem that has no place yet.
 

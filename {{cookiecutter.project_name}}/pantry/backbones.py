@@ -22,7 +22,7 @@ def small_cnn(in_channels: int, output_classes: int, widths: Counts = (16, 32, 6
     for before, after in zip((in_channels, *widths), widths, strict=False):
         blocks += [*_convolution(before, after, pool=True), nn.ReLU()]
     head = nn.Linear(widths[-1] * grid * grid, output_classes)
-    return nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(grid), nn.Flatten(), head)
+    return nn.Sequential(*blocks, _max_pool_to(grid), nn.Flatten(), head)
 
 
 @registry.backbone.register("resnet_small")
@@ -51,10 +51,25 @@ def resnet_small(in_channels: int, output_classes: int, width: Count = 64):
         layer(2 * width, 4 * width, pool=True),  # (N, 4 width, H/4, W/4)
         layer(4 * width, 8 * width, pool=True),  # (N, 8 width, H/8, W/8)
         residual(8 * width),
-        nn.AdaptiveMaxPool2d(1),
+        _max_pool_to(1),
         nn.Flatten(),
         nn.Linear(8 * width, output_classes),
     )
+
+
+def _max_pool_to(grid: int):
+    """nn.AdaptiveMaxPool2d(grid), by fixed windows where these fill the image: on GPUs its gradient repeats only so."""
+    import torch.nn.functional as F
+    from torch import nn
+
+    class MaxPoolTo(nn.Module):
+        def forward(self, images):  # (N, C, H, W) -> (N, C, grid, grid)
+            height, width = images.shape[2:]
+            if height % grid or width % grid:
+                return F.adaptive_max_pool2d(images, grid)
+            return F.max_pool2d(images, (height // grid, width // grid))
+
+    return MaxPoolTo()
 
 
 def _convolution(before: int, after: int, pool: bool) -> list:

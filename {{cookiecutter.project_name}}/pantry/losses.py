@@ -25,8 +25,9 @@ def cross_entropy(
 
     def loss(outputs, targets, weight):
         if targets.ndim > 1 and not targets.is_floating_point():  # torch's mean is nan if all are ignored
-            total = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing, reduction="sum")
-            return total / _weight_of(targets, weight, outputs).sum().clamp(min=1e-6)
+            # Summed apart: on GPUs torch's own sum over pixels differs from run to run.
+            each = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing, reduction="none")
+            return each.sum() / _weight_of(targets, weight, outputs).sum().clamp(min=1e-6)
         mean = F.cross_entropy(outputs, targets, weight, label_smoothing=label_smoothing)
         if weight is None or not targets.is_floating_point():
             return mean

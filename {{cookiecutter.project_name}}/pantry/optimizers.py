@@ -66,6 +66,9 @@ def _fused(cls, groups: list[dict], settings: dict):
 
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for group in groups for p in group["params"])
     optimizer = cls(groups, fused=fused, **settings)
+    if cls is torch.optim.SGD and settings["momentum"]:  # or the kernel leaves them unset if fp16 skips the first step
+        for parameter in (parameter for group in groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def match_memory_format(optimizer):
         # The kernel walks memory in order, so a loaded state must have the strides of its parameter.

@@ -68,6 +68,7 @@ def text_cnn(in_channels: int, output_classes: int, ids: int = IDS, width: int =
 
     in_channels: L, not used; ids: size of the vocabulary; width: channels of the convolution
     """
+    import torch.nn.functional as F
     from torch import nn
 
     if min(ids, width, span) < 1:
@@ -77,13 +78,17 @@ def text_cnn(in_channels: int, output_classes: int, ids: int = IDS, width: int =
         def forward(self, embedded):  # (N, L, C) -> (N, C, L)
             return embedded.movedim(-1, 1)
 
+    class MaxOverTime(nn.Module):  # nn.AdaptiveMaxPool1d has no gradient that repeats on GPUs
+        def forward(self, features):  # (N, C, L) -> (N, C, 1)
+            return F.max_pool1d(features, features.shape[2])
+
     return nn.Sequential(
         nn.Embedding(ids, 32, padding_idx=0),
         Channels(),
         nn.Conv1d(32, width, span, padding=span // 2),
         nn.BatchNorm1d(width),
         nn.ReLU(),
-        nn.AdaptiveMaxPool1d(1),
+        MaxOverTime(),
         nn.Flatten(),
         nn.Linear(width, output_classes),
     )

@@ -224,6 +224,8 @@ def build(experiment: Experiment, meta: dict | None = None, new: bool = True, bl
             _build_model(experiment, new)
     if experiment.model is not None:
         _build_training(experiment, blame)
+        splits = experiment.training, experiment.validation
+        experiment.training, experiment.validation = (samples.to(experiment.device) for samples in splits)
     return experiment
 
 
@@ -270,7 +272,7 @@ def _load_data(experiment: Experiment, blame) -> None:
             from recipes.parts.splits import describe_splits
 
             experiment.splits = describe_splits(experiment, training, validation, testing)
-    experiment.training, experiment.validation = training.to(experiment.device), validation.to(experiment.device)
+    experiment.training, experiment.validation = training, validation
 
 
 def check_testing(experiment: Experiment) -> Samples | None:

@@ -185,6 +185,9 @@ class Run:
                 message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate "
                 message += "as much), set precision = bf16, or name blocks in model.architecture.recompute"
                 raise SettingError("training.scheme.batch_size", message) from error
+            if str(error).startswith("DataLoader worker"):  # it was killed
+                message = f"{str(error).split('. ')[0]}: memory ran out, most likely; lower it, or batch_size"
+                raise SettingError("training.scheme.workers", message) from error
             if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # else: standard output
                 message = "the last checkpoint is intact: free some space, then run python train.py --resume"
                 reason = f"{error.filename}: cannot be written ({error.strerror})"

@@ -192,7 +192,8 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
             classes, counts = logits.shape[1], masks != IGNORED
             pairs = torch.where(counts, masks * classes + logits.argmax(1), classes**2)  # the last bin is for ignored
             confusion = confusion + pairs.flatten().bincount(minlength=classes**2 + 1)[:-1]
-            total_loss = total_loss + F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum")
+            each = F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="none")  # summed apart: see losses.py
+            total_loss = total_loss + each.sum()
             if metrics:
                 metrics.update(logits.movedim(1, -1)[counts], masks[counts])
     confusion = confusion.reshape(classes, classes).double().cpu()  # [truth, prediction]

@@ -98,8 +98,8 @@ class Samples:
         )
 
     def to(self, device) -> "Samples":
-        """Samples in memory move to the device once, not batch by batch."""
-        return replace(self, kept=self.kept and tuple(part.to(device) for part in self.kept))
+        """Samples in memory move to the device once, not batch by batch; those that are augmented one by one do not."""
+        return replace(self, kept=tuple(part.to(device) for part in self.kept)) if self.in_memory else self
 
 
 # ----------------------------------------------------------------------------------------------------- loading

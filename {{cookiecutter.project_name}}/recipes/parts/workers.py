@@ -56,6 +56,8 @@ class Batches(torch.utils.data.Dataset):
 
 def kill_workers() -> None:
     """At exit after an error, whose traceback holds the loader: torch sends them SIGTERM, which they ignore."""
+    if sys.platform != "win32":  # torch's handler would raise over a worker that is killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in torch.multiprocessing.active_children():
         if process.daemon:
             process.kill()
