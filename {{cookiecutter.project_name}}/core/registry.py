@@ -174,7 +174,7 @@ def resolve(ingredients: Ingredients) -> Ingredients:
         items = {key: resolved(item) for key, item in value.items()}
         if isinstance(value, Ingredients):
             key = call_key(value)
-            items = done[id(value)] = _call(value, key, items) if key else value.with_items(items, value)
+            items = done[id(value)] = _call(value, key, items) if key else value.with_items(items)
         return items
 
     return resolved(ingredients)
