@@ -125,7 +125,7 @@ def test_overrides_that_cannot_stand():
     assert "[a] is a section; name one of its settings. Available: x." in problems_of(text, overrides=[("a", "1")])
     assert "U+202E is not allowed" in problems_of(text, overrides=[("a.x", "\u202e")])
     two = problems_of("[a]\n@f = g\n", overrides=[("a.@h", "1", True)])
-    assert "a section calls one function, and this one has @f" in two
+    assert "@f is already set at <text>:2" in two
 
 
 def test_what_is_told_of_a_wrong_file_is_bounded():

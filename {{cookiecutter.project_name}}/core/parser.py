@@ -13,10 +13,19 @@ COMMAND_LINE = Place("command line")
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys; \x85 is a line end of some systems
-_COMMENT, _INDENT, _OPENING = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
-_NAME = r"(?!__)[^\[\]$@.\x00-\x1f\x7f-\x84\x86-\x9f]+"
-_SECTION = re.compile(rf"{_NAME}(?:\.{_NAME})*")
+_COMMENT, _OPENING = frozenset(("", "#", ";")), frozenset("[{")
+# What is wrong with "[section]" or "key=" -> what to write; \x85 is a line end of some systems
+_NAME_RULES = {
+    r"^\[DEFAULT\]": "[DEFAULT] would give its values to every section; write a section and refer to it",
+    r"[\x00-\x1f\x7f-\x84\x86-\x9f]": "a name cannot contain a control character; delete it",
+    r"^\[?__|\.__": "names with two leading underscores are reserved; choose another",
+    rf"^\[(?:[^.]*\.){{{MAX_DEPTH}}}": f"nested deeper than {MAX_DEPTH}",
+    r"^\[(?:\.|\]|.*(?:[\[$@]|\.[.\]]))": "a section name is plain words between dots, as in [training.scheme]",
+    r"^=": "the key is missing: write key = value",
+    r"^@=": "name the registry: write @registry = function",
+    r"^[^\[].*\.": "a key contains no dots; write a [section] for the words before the last one",
+}
+_WRONG_NAME = re.compile("|".join(f"({rule})" for rule in _NAME_RULES))
 
 
 def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredients:
@@ -60,34 +69,27 @@ def _override(draft: dict, overrides, known, problems: list) -> None:
     for path, value, *add in overrides:
         raw = value if isinstance(value, str) else as_written(value)
         section, _, key = path.rpartition(".")
-        entries = draft.get(section, {"": ("", *COMMAND_LINE)})
-        try:
-            if given.setdefault(path, raw) != raw:
-                raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
-            if path in draft:
-                raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', [*draft[path]][1:])}")
-            if key not in entries:
-                _check_new(draft, path, raw, any(add), known)
-            if bad := _FORBIDDEN.search(raw):
-                raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
+        entries, wrong = draft.get(section, {"": ("", *COMMAND_LINE)}), None
+        if given.setdefault(path, raw) != raw:
+            wrong = f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one"
+        elif path == "META.base":
+            wrong = "base files are read before the command line; name them in the file"
+        elif path in draft:
+            wrong = f"[{path}] is a section; name one of its settings. {suggest('', [*draft[path]][1:])}"
+        elif bad := _FORBIDDEN.search(raw):
+            wrong = f"the character U+{ord(bad[0]):04X} is not allowed"
+        elif key not in entries and not any(add) and path not in known:
+            names = [f"{section}.{name}" for section, others in draft.items() for name in others if name]
+            advice = suggest(path, [*names, *known], "--{}")
+            wrong = f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.'
+        elif key not in entries:
+            read = Reader("", []).read(f"[{section}]\n{key} = 1\n")
+            is_right = read == {section: {"": ("", "", 1), key: ("1", "", 2)}}
+            wrong = _wrong_key(key, entries) if is_right else "name a section and a key, as in training.scheme.epochs"
+        if wrong:
+            note(problems, wrong, f"--{path}", COMMAND_LINE, raw)
+        else:
             _merge(draft, {section: {"": entries[""], key: (raw, *COMMAND_LINE)}})
-        except ValueError as error:
-            note(problems, str(error), f"--{path}", COMMAND_LINE, raw)
-
-
-def _check_new(draft: dict, path: str, raw: str, may_add: bool, known) -> None:
-    """Raises ValueError if the command line cannot set what the file lacks."""
-    section, _, key = path.rpartition(".")
-    if path == "META.base":
-        raise ValueError("base files are read before the command line; name them in the file")
-    if not may_add and path not in known:
-        names = [f"{section}.{name}" for section, entries in draft.items() for name in entries if name]
-        advice = suggest(path, [*names, *known], "--{}")
-        raise ValueError(f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.')
-    if Reader("", []).read(f"[{section}]\n{key} = 1\n") != {section: {"": ("", "", 1), key: ("1", "", 2)}}:
-        raise ValueError("name a section and a key, as in training.scheme.epochs")
-    if wrong := _wrong_key(key, "=", draft.get(section, {})):
-        raise ValueError(wrong)
 
 
 def _merge(below: dict, above: dict) -> None:
@@ -166,9 +168,9 @@ class Reader:
 
     def __init__(self, file: str, problems: list):
         self.file, self.problems, self.draft = file, problems, {}
-        self.section, self.entries = "", None  # that the next setting belongs to
-        # Of the setting above: its dotted path, key, first line, further lines, and how many brackets are open.
-        self.name, self.key, self.raw, self.more, self.depth, self.is_loose = "", "", "", [], 0, False
+        self.section, self.entries = "", {}  # that the next setting belongs to
+        # Of the setting above: key, first line, further lines, brackets that are open, whether a line lacks its indent.
+        self.key, self.raw, self.more, self.depth, self.is_loose = "", "", [], 0, False
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
         note(self.problems, message, key, Place(self.file, line), raw)
@@ -179,7 +181,8 @@ class Reader:
             first = line.lstrip(" \t")[:1]
             if first in _COMMENT:
                 continue
-            if line[0] in _INDENT or (self.raw[:1] in _OPENING and self.goes_on(line)):
+            goes_on = self.depth > 0 and (first == '"' or not _LOOKS_LIKE_SETTING.match(line))
+            if goes_on or line[0] in " \t" or (first in "]}" and self.raw[:1] in _OPENING):
                 self.read_more(line, number)
                 continue
             if self.more:
@@ -189,102 +192,79 @@ class Reader:
         return self.draft
 
     def refuse_character(self, match) -> str:
-        bad, line = match[0], match.string.count("\n", 0, match.start()) + 1
-        kind = "NUL" if bad == "\0" else "a lone surrogate" if "\ud800" <= bad <= "\udfff" else "it hides text"
-        advice = f'delete it, or write "\\u{ord(bad):04x}"'
-        self.report(line, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}", "")
+        bad, line = ord(match[0]), match.string.count("\n", 0, match.start()) + 1
+        self.report(line, f'the character U+{bad:04X} is not allowed; delete it, or write "\\u{bad:04x}"', "")
         return "\ufffd"  # so that it is reported once
 
     def read_header(self, line: str, number: int) -> None:
         path, bracket, rest = line[1:].partition("]")
         path = ".".join(part.strip(" \t") for part in (path if bracket else strip_comment(path)).split("."))
-        first = self.draft.get(path, {}).get("")
-        is_name = _SECTION.fullmatch(path) and path != "DEFAULT" and path.count(".") < MAX_DEPTH
+        wrong, first = _wrong_name(f"[{path}]"), self.draft.get(path)
         # the settings of a section that cannot be are read, and left out
-        self.entries = self.draft.setdefault(path, {"": ("", self.file, number)}) if is_name else {}
-        self.section, self.name, self.raw, self.depth = path, "", "", 0
-        if is_name and bracket and not rest and not first:
-            return  # as most are: none of the messages below need be written
-        message = _first(
-            (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
-            (_CONTROL.search(path), "a name cannot contain a control character; delete it"),
-            (".__" in f".{path}", "names with two leading underscores are reserved; choose another"),
-            (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
-            (not bracket, f"the section does not close: write [{path}]"),
-            (not is_name, "a section name is plain words between dots, as in [training.scheme]"),
-            (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
-            (first, f"[{path}] is already defined at line {(first or [0])[-1]}; merge the two"),
-        )
-        if message:
-            self.report(number, message, f"[{path}{bracket}")
+        self.entries = {} if wrong else self.draft.setdefault(path, {"": ("", self.file, number)})
+        self.section, self.key, self.raw, self.depth = path, "", "", 0
+        if not bracket:
+            wrong = wrong or f"the section does not close: write [{path}]"
+        elif rest.strip(" \t")[:1] not in _COMMENT:
+            wrong = f"text after the section name: {rest}; give it a line of its own"
+        elif first:
+            wrong = f"[{path}] is already defined at line {first[''][2]}; merge the two"
+        if wrong:
+            self.report(number, wrong, f"[{path}{bracket}")
 
     def read_setting(self, line: str, number: int) -> None:
         key, equals, raw = line.partition("=")
         if ":" in key:
             key, equals, raw = line.partition(":")
-        key, self.raw = key.rstrip(" \t"), strip_comment(raw.strip(" \t")).rstrip(" \t")
-        self.name = f"{self.section}.{key}" if self.section and equals and key else key
-        self.key, self.depth, self.is_loose = key, brackets(self.raw) if self.raw[:1] in _OPENING else 0, False
-        if wrong := _wrong_key(key, equals, self.entries):
-            self.report(number, wrong, self.name, self.raw)
+        key, raw = key.rstrip(" \t"), strip_comment(raw.strip(" \t")).rstrip(" \t")
+        self.key, self.raw, self.is_loose = key, raw, False
+        self.depth = brackets(raw) if raw[:1] in _OPENING else 0
+        if not equals:
+            wrong = "this is not a [section], a key = value or a # comment; write key = value"
+        elif not self.section:
+            wrong = "a setting before any section; put a [section] line above it"
         else:
-            self.entries[key] = self.raw, self.file, number
-
-    def goes_on(self, line: str) -> bool:
-        """Whether a line that is not indented still belongs to the list or object above."""
-        return line[0] in "]}" or (self.depth > 0 and (line[0] == '"' or not _LOOKS_LIKE_SETTING.match(line)))
+            wrong = _wrong_key(key, self.entries)
+        if wrong:
+            self.report(number, wrong, f"{self.section}.{key}".lstrip(".") if equals and key else key, raw)
+        else:
+            self.entries[key] = raw, self.file, number
 
     def read_more(self, line: str, number: int) -> None:
         """A line that continues the setting above."""
-        text, was_loose = line.strip(" \t"), self.is_loose
-        is_loose = line[0] not in " \t]}"
-        wrong = _first(
-            (not self.name, "an indented line, but no text value is above that it could continue"),
-            (is_loose, "indent the lines that continue a list or object"),
-            (self.depth > 0, None),
-            (
-                _LOOKS_LIKE_SETTING.match(text),
-                "this looks like a setting or a section: unindent it, or quote all",
-            ),
-            (
-                not is_text(self.raw),
-                "only plain text continues on an indented line, or an open list or object; unindent it",
-            ),
-        )
+        text, was_loose, wrong = line.strip(" \t"), self.is_loose, None
+        if not self.key:
+            wrong = "an indented line, but no text value is above that it could continue"
+        elif line[0] not in " \t]}":
+            wrong, self.is_loose = "indent the lines that continue a list or object", True
+        elif self.depth <= 0 and _LOOKS_LIKE_SETTING.match(text):
+            wrong = "this looks like a setting or a section: unindent it, or quote all of it"
+        elif self.depth <= 0 and not is_text(self.raw):
+            wrong = "only plain text continues on an indented line, or an open list or object; unindent it"
         if wrong and not was_loose:
-            self.report(number, f"{wrong}: {text}", self.name)
-        self.is_loose = was_loose or is_loose
+            self.report(number, f"{wrong}: {text}", f"{self.section}.{self.key}".strip("."))
         if self.is_loose or not wrong:
             self.more.append(strip_comment(text).rstrip(" \t"))
             self.depth += brackets(self.more[-1]) if self.raw[:1] in _OPENING else 0
 
     def close(self) -> None:
         """Put the lines of a value together."""
-        if self.more and self.key in (self.entries or ()):
+        if self.more and self.key in self.entries:
             raw, *place = self.entries[self.key]
             self.entries[self.key] = ("\n".join([raw, *self.more]), *place)
         self.more = []
 
 
-def _wrong_key(key: str, equals: str, entries: dict | None) -> str | None:
-    """Why a setting cannot have that key."""
-    other = call_key(entries or ()) if key[:1] == "@" else None
-    if equals and entries is not None and key.isidentifier() and key[:2] != "__" and key not in entries:
-        return None  # as almost all are: none of the messages below need be written
-    raw, _, line = (entries or {}).get(key) or (entries or {}).get(other) or ("", *COMMAND_LINE)
-    return _first(
-        (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
-        (not key, "the key is missing: write key = value"),
-        (entries is None, "a setting before any section; put a [section] line above it"),
-        (_CONTROL.search(key), "a name cannot contain a control character; delete it"),
-        (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
-        ("." in key, f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"),
-        (key in (entries or ()), f"{key} is already set at line {line} ({key} = {shortened(raw)}); remove one"),
-        (other, f"a section calls one function, and this one has {other} at line {line}"),
-        (key == "@", "name the registry: write @registry = function"),
-    )
+def _wrong_key(key: str, entries: dict) -> str | None:
+    """Why a section cannot have a setting of that key."""
+    other = key if key in entries else call_key(entries) if key[:1] == "@" else None
+    if key and other:
+        return f"{other} is already set at {Place(*entries[other][1:])}; a section has it once, and calls one function"
+    return _wrong_name(f"{key}=")
 
 
-def _first(*rules: tuple) -> str | None:
-    """The message of the first rule, (condition, message), whose condition holds."""
-    return next((message for holds, message in rules if holds), None)
+def _wrong_name(name: str) -> str | None:
+    if name[:-1].isidentifier() and name[:2] != "__":  # as most are
+        return None
+    wrong = _WRONG_NAME.search(name)
+    return wrong and [*_NAME_RULES.values()][wrong.lastindex - 1]

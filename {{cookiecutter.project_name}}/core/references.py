@@ -2,7 +2,6 @@
 
 import json
 import os
-from itertools import islice
 
 from .errors import Place, note, suggest
 from .ingredients import Ingredients, call_key
@@ -56,7 +55,7 @@ class _Scope:
     def __init__(self, draft: dict, nodes: dict, problems: list):
         self.draft, self.nodes, self.problems, self.budget = draft, nodes, problems, MAX_EXPANSION
         self.origins = {}  # setting that is a reference -> the one whose text it takes
-        self.heights = {}  # path of a section that calls a function -> how many levels are in it
+        self.heights = {}  # id of a list, object or section -> (how many levels are in it, the very thing)
 
     def settle_all(self) -> None:
         """Give each setting its value. What refers to something that has none yet waits, and is read once more."""
@@ -66,13 +65,14 @@ class _Scope:
         while stack:
             setting = next(reversed(stack))
             needed = next(stack[setting], None)
-            if needed in stack and needed:
-                self.report_circle(list(stack)[list(stack).index(needed) :])
-            elif needed and self.value(needed) is _PENDING:
-                stack[needed] = iter(waits[needed])
-            elif not needed:
+            if needed is None:
                 stack.popitem()
-                _ = setting and self.value(setting) is _PENDING and self.settle(*setting)
+                if setting:
+                    self.settle(*setting)
+            elif needed in stack:
+                self.report_circle(list(stack)[list(stack).index(needed) :])
+            elif self.value(needed) is _PENDING:
+                stack[needed] = iter(waits[needed])
 
     def value(self, setting: tuple):
         return self.nodes[setting[0]][setting[1]]
@@ -91,19 +91,21 @@ class _Scope:
 
     def settle(self, path: str, key: str) -> list:
         """Read one setting. Returns the settings that must be read before, if any; then it stays as it is."""
+        if self.nodes[path][key] is BROKEN:
+            return []
         raw, used, dead, budget = self.draft[path][key][0], {}, {}, self.budget
 
         def look_up(name: str, is_text: bool):
             if name.startswith("env:"):
-                _, name, default, *_ = [*name.split(":", 2), None]
-                value = os.environ.get(name, default)
-                return dead.setdefault(f"env:{name}", "") if value is None else value
+                variable, _, default = name[4:].partition(":")
+                value = os.environ.get(variable, default if name.count(":") > 1 else None)
+                return dead.setdefault(name, "") if value is None else value
             target = find(self.nodes, name, path, key)
             if target is None:
                 return dead.setdefault(name, "")
-            inside = dict.fromkeys(self.inside(*target))
+            inside = {setting: self.value(setting) for setting in self.inside(*target)}
             used.update(inside)
-            if any(self.value(setting) in (_PENDING, BROKEN) for setting in inside):
+            if any(value is _PENDING or value is BROKEN for value in inside.values()):
                 return ""
             if is_text:
                 return self.text_of(target)
@@ -116,13 +118,13 @@ class _Scope:
             value = evaluate(raw, look_up)
             for name in dead:
                 self.report(path, key, self.not_found(name, f"{path}.{key}"))
-            states = {setting: self.value(setting) for setting in used}
-            if waits := [] if dead else [setting for setting, state in states.items() if state is _PENDING]:
+            waits = [setting for setting, state in used.items() if state is _PENDING] if used else []
+            if waits and not dead:
                 self.budget = budget
                 return waits
             if used and path.count(".") + 1 + self.height(value) > MAX_DEPTH:
                 raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
-            self.nodes[path][key] = BROKEN if dead or BROKEN in states.values() else value
+            self.nodes[path][key] = BROKEN if dead or BROKEN in used.values() else value
         except ValueError as error:
             self.report(path, key, str(error))
         return []
@@ -144,10 +146,10 @@ class _Scope:
         problem = f'[{section}] has no "{key}".' if section else f'there is no "{key}".'
         if key in self.nodes[section]:
             problem = f"{section}.{key} is a setting, so nothing is below it."
-        every = (f"{path}.{key}".strip(".") for path, entries in self.draft.items() for key in entries)
-        names = list(islice(every, MAX_SEARCH // (1 + len(self.problems))))
-        advice = suggest(name, [other for other in names if other not in ("", user)], "${{{}}}")
-        return problem if next(every, None) else f"{problem} {advice}"
+        if sum(map(len, self.draft.values())) * (1 + len(self.problems)) > MAX_SEARCH:
+            return problem
+        names = (f"{path}.{key}".strip(".") for path, entries in self.draft.items() for key in entries)
+        return f"{problem} {suggest(name, [name for name in names if name not in ('', user)], '${{{}}}')}"
 
     def spend(self, size: int) -> None:
         self.budget -= size
@@ -160,25 +162,20 @@ class _Scope:
             return value
         is_nested = isinstance(value, dict | list)  # 1: a list of empty lists is not free
         self.spend(1 + len("".join(value) if isinstance(value, dict) else "" if is_nested else str(value)))
-        if not is_nested:
-            return value
-        other = value.copy()
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            other[key] = self.copy(item)
-        return other
+        if is_nested:
+            value = value.copy()
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                value[key] = self.copy(item)
+        return value
 
     def height(self, value) -> int:
         """How many levels of lists, objects and sections are in a value, itself included."""
         if not isinstance(value, dict | list):
             return 0
-        path = value._path if isinstance(value, Ingredients) and call_key(value) else None
-        if path not in self.heights:
-            items = value.values() if isinstance(value, dict) else value
-            height = 1 + max(map(self.height, items), default=0)
-            if path is None:
-                return height
-            self.heights[path] = height
-        return self.heights[path]
+        if id(value) not in self.heights:
+            inside = map(self.height, value.values() if isinstance(value, dict) else value)
+            self.heights[id(value)] = 1 + max(inside, default=0), value
+        return self.heights[id(value)][0]
 
     def text_of(self, setting: tuple) -> str:
         """What a reference inside text becomes: text itself, all else as its file has it."""
@@ -188,7 +185,7 @@ class _Scope:
             names = [f"{value._path}.{name}" for name in value]
             raise ValueError(f"[{value._path}] is a section, which has no text. {suggest('', names, '${{{}}}')}")
         text = value if isinstance(value, str) else self.draft[path][key][0]
-        if text is not value and "${" in text.replace("$$", ""):  # a list with references of its own: pay, then write
+        if text is not value and "$" in text:  # a list with references of its own: pay, then write
             for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
                 self.spend(len(part))
             return as_written(value)
