@@ -31,12 +31,9 @@ class Ingredients(dict):
     def __dir__(self):
         return [*super().__dir__(), *(key for key in self if isinstance(key, str) and key.isidentifier())]
 
-    def copy(self) -> "Ingredients":
-        return self.with_items(self)
-
-    def with_items(self, items) -> "Ingredients":
-        """A section with the same origin and other contents."""
-        return Ingredients(items, self._path, self._draft)
+    def copy(self, items=None) -> "Ingredients":
+        """A section with the same origin, and with other contents if they are given."""
+        return Ingredients(self if items is None else items, self._path, self._draft)
 
     def at(self, path: str, default=None):
         """The value at a dotted path below this section, or `default`."""

@@ -203,7 +203,7 @@ def check_sections(ingredients: Ingredients, declared: dict = SECTIONS) -> list[
         kind, called, message = kind_of(path, declared), call_key(node), None
         is_free = path.partition(".")[0] in ("", FREE)
         inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
-        own = node.with_items({key: value for key, value in node.items() if key not in inside})
+        own = node.copy({key: value for key, value in node.items() if key not in inside})
         if isinstance(kind, str):
             if called != f"@{kind}":
                 message = f"this section calls a function: write @{kind} = name"
