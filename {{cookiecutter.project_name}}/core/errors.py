@@ -6,8 +6,8 @@ from collections import namedtuple  # typing.NamedTuple would cost 5 ms of impor
 MAX_PROBLEMS = 500  # of one file; nobody reads on
 
 
-class Place(namedtuple("Place", "file line", defaults=(0,))):
-    """Where a value was written: a file and a line (from 1), or the command line (line 0)."""
+class Place(namedtuple("Place", "file line raw", defaults=(0, ""))):
+    """Where a value was written: a file and a line (from 1), or the command line (line 0); and its text there."""
 
     def __str__(self) -> str:
         file = self.file.removeprefix(os.getcwd() + os.sep)

@@ -50,7 +50,7 @@ def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
 
 
 def _finish(draft: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:
-    draft[""] = {"": ("", file, 0)}
+    draft[""] = {"": Place(file)}
     try:
         _override(draft, overrides, known, problems)
         root = build(draft, problems)
@@ -69,7 +69,7 @@ def _override(draft: dict, overrides, known, problems: list) -> None:
     for path, value, *add in overrides:
         raw = value if isinstance(value, str) else as_written(value)
         section, _, key = path.rpartition(".")
-        entries, wrong = draft.get(section, {"": ("", *COMMAND_LINE)}), None
+        entries, wrong = draft.get(section, {"": COMMAND_LINE}), None
         if given.setdefault(path, raw) != raw:
             wrong = f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one"
         elif path == "META.base":
@@ -84,12 +84,12 @@ def _override(draft: dict, overrides, known, problems: list) -> None:
             wrong = f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.'
         elif key not in entries:
             read = Reader("", []).read(f"[{section}]\n{key} = 1\n")
-            is_right = read == {section: {"": ("", "", 1), key: ("1", "", 2)}}
+            is_right = read == {section: {"": ("", 1, ""), key: ("", 2, "1")}}
             wrong = _wrong_key(key, entries) if is_right else "name a section and a key, as in training.scheme.epochs"
         if wrong:
             note(problems, wrong, f"--{path}", COMMAND_LINE, raw)
         else:
-            _merge(draft, {section: {"": entries[""], key: (raw, *COMMAND_LINE)}})
+            _merge(draft, {section: {"": entries[""], key: COMMAND_LINE._replace(raw=raw)}})
 
 
 def _merge(below: dict, above: dict) -> None:
@@ -105,7 +105,7 @@ def _merge(below: dict, above: dict) -> None:
 
 
 def _name_of(entry: tuple) -> str:
-    return entry[0].strip("\"'")
+    return entry[2].strip("\"'")
 
 
 def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
@@ -116,7 +116,7 @@ def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
     meta, chain, bases = draft.pop("META"), (*children, os.path.realpath(file)), []
     wrong = {key: "no such setting. There is base." for key in meta if key not in ("", "base")}
     try:
-        bases = evaluate(meta["base"][0], no_reference)
+        bases = evaluate(meta["base"][2], no_reference)
     except (KeyError, ValueError) as error:
         wrong["base"] = str(error) if "base" in meta else "missing: write base = FILE, or remove the section"
     for base in bases if type(bases) is list else [bases]:
@@ -131,8 +131,8 @@ def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
         else:
             _merge(merged, _read_file(path, problems, chain))
     for key, message in wrong.items():
-        raw, *place = meta.get(key, meta[""])
-        note(problems, message, f"META.{key}", Place(*place), raw)
+        place = Place(*meta.get(key, meta[""]))
+        note(problems, message, f"META.{key}", place, place.raw)
     _merge(merged, draft)
     return merged
 
@@ -164,7 +164,7 @@ def _near_files(name: str, beside: str) -> str:
 
 
 class Reader:
-    """One text -> its draft: path of a section -> key, or "" for the section -> (text as written, file, line)."""
+    """One text -> its draft: path of a section -> key, or "" for the section -> (file, line, text as written)."""
 
     def __init__(self, file: str, problems: list):
         self.file, self.problems, self.draft = file, problems, {}
@@ -201,14 +201,14 @@ class Reader:
         path = ".".join(part.strip(" \t") for part in (path if bracket else strip_comment(path)).split("."))
         wrong, first = _wrong_name(f"[{path}]"), self.draft.get(path)
         # the settings of a section that cannot be are read, and left out
-        self.entries = {} if wrong else self.draft.setdefault(path, {"": ("", self.file, number)})
+        self.entries = {} if wrong else self.draft.setdefault(path, {"": (self.file, number, "")})
         self.section, self.key, self.raw, self.depth = path, "", "", 0
         if not bracket:
             wrong = wrong or f"the section does not close: write [{path}]"
         elif rest.strip(" \t")[:1] not in _COMMENT:
             wrong = f"text after the section name: {rest}; give it a line of its own"
         elif first:
-            wrong = f"[{path}] is already defined at line {first[''][2]}; merge the two"
+            wrong = f"[{path}] is already defined at line {first[''][1]}; merge the two"
         if wrong:
             self.report(number, wrong, f"[{path}{bracket}")
 
@@ -228,7 +228,7 @@ class Reader:
         if wrong:
             self.report(number, wrong, f"{self.section}.{key}".lstrip(".") if equals and key else key, raw)
         else:
-            self.entries[key] = raw, self.file, number
+            self.entries[key] = self.file, number, raw
 
     def read_more(self, line: str, number: int) -> None:
         """A line that continues the setting above."""
@@ -250,8 +250,8 @@ class Reader:
     def close(self) -> None:
         """Put the lines of a value together."""
         if self.more and self.key in self.entries:
-            raw, *place = self.entries[self.key]
-            self.entries[self.key] = ("\n".join([raw, *self.more]), *place)
+            *place, raw = self.entries[self.key]
+            self.entries[self.key] = *place, "\n".join([raw, *self.more])
         self.more = []
 
 
@@ -259,7 +259,7 @@ def _wrong_key(key: str, entries: dict) -> str | None:
     """Why a section cannot have a setting of that key."""
     other = key if key in entries else call_key(entries) if key[:1] == "@" else None
     if key and other:
-        return f"{other} is already set at {Place(*entries[other][1:])}; a section has it once, and calls one function"
+        return f"{other} is already set at {Place(*entries[other])}; a section has it once, and calls one function"
     return _wrong_name(f"{key}=")
 
 
