@@ -45,9 +45,9 @@ class SettingError(IngredientsError):
         return SettingError, (self.problems[0].key, self.problems[0].message)
 
 
-def note(problems: list, message: str, key: str, place: Place | None = None, raw: str = "") -> None:
+def note(problems: list, message: str, key: str, place: Place | None = None) -> None:
     """Append a problem. Raises IngredientsError once there are more than anybody would read."""
-    problems.append(Problem(place, key, raw, message))
+    problems.append(Problem(place, key, place.raw if place else "", message))
     if len(problems) > MAX_PROBLEMS:
         raise IngredientsError(problems)
 
