@@ -49,6 +49,8 @@ def check_data(architecture, samples) -> int:
     where, wanted = "training.load_dataset", architecture.output_classes
     highest = _check_masks(where, samples)
     counted = len(samples.classes) if samples.classes else None if highest is None else highest + 1
+    if counted == 1:
+        raise SettingError(where, f"masks have one class, {(samples.classes or [highest])[0]}; at least 2 are needed")
     if counted is None and wanted is None:
         message = "set output_classes: this data set does not know its classes"
         raise SettingError("model.architecture", message)
@@ -102,8 +104,9 @@ def _check_masks(section: str, samples) -> int | None:
 
 
 def stand_in(images, classes: int):
-    """A data set for --check before the data is there: images (N, C, H, W), and masks of background."""
-    return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
+    """A data set for --check before the data is there: images (N, C, H, W), and masks of one class each."""
+    labels = torch.arange(len(images), dtype=torch.uint8) % max(2, classes)
+    return images, labels[:, None, None].expand(len(images), *images.shape[2:])
 
 
 def adapt_augment(augment):
