@@ -249,7 +249,7 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     predicted = [None] * len(inputs) if model is None else logits_of(model.eval(), inputs).argmax(1).cpu()
     drawn = []
     for sample, truth, guess in zip(inputs, targets.cpu(), predicted, strict=True):
-        masks = [truth] if guess is None else [truth, guess]
+        masks = [truth] if guess is None else [truth, guess.where(truth != IGNORED, IGNORED)]
         pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
         drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
     return drawn
