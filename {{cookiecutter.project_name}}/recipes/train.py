@@ -43,6 +43,14 @@ class TrainState:
     seconds: float = 0.0  # that the steps of the last epoch took
     autotuned: dict = field(default_factory=dict)  # what `auto` chose
 
+    def __post_init__(self):
+        self.parameters = list(self.experiment.model.parameters())
+
+    def zero_grad(self) -> None:
+        """As `model.zero_grad()`, which looks for the parameters in all modules each time."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     @property
     def eval_model(self) -> torch.nn.Module:
         """The model that is evaluated: that of the averaged weights, once there are any."""
@@ -92,7 +100,7 @@ class TrainState:
                 experiment.ema_model.n_averaged.copy_(state["n_averaged"])
         except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-            message = f"the checkpoint does not fit: {reason}; set it to False"
+            message = f"the checkpoint does not fit: {reason}; start without --resume"
             raise SettingError("training.scheme.resume", message) from error
         for group, own in zip(experiment.param_groups, rates, strict=True):
             group.update(own)
@@ -157,7 +165,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                         torch.nn.utils.clip_grad_norm_(network.parameters(), scheme.clip_norm)
                     experiment.scaler.step(optimizer)
                     experiment.scaler.update()
-                    model.zero_grad(set_to_none=True)
+                    state.zero_grad()
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
                     watch.refuse(run.folder, state, order, batch_size)
@@ -299,7 +307,8 @@ class LossWatch:
         seen = "all values finite" if finite else "with values that are not finite: check the data and preprocess"
         optimizer = state.experiment.ingredients.at("training.optimizer", {})
         key = next((f".{key}" for key in ("learning_rate", "lr") if key in optimizer), "")  # the latter of torch's own
-        message = f"the loss of epoch {state.epoch + 1}, step {state.step} is not finite; lower the learning rate, or "
+        steps = " or ".join(str(step) for *_, step in self.recent)
+        message = f"the loss of epoch {state.epoch + 1}, step {steps} is not finite; lower the learning rate, or "
         message += "set training.scheme.clip_norm = 1.0\n"
         message += f"the batch ({seen}) and its samples are in {folder / 'bad_batch.pt'}"
         raise SettingError(f"training.optimizer{key}", message)
