@@ -128,7 +128,10 @@ class Closable(Protocol):
 
 
 class Task(Protocol):
-    """A module recipes/<task>.py: what differs by task; recipes/blank.py explains each. Refuses by SettingError."""
+    """A module recipes/<task>.py: what differs by task; recipes/blank.py explains each. Refuses by SettingError.
+
+    It may lack what comes below `read_sample`: `find_in(task, name)` returns that, or None.
+    """
 
     METRICS: tuple[str, ...]  # names of what `evaluate` returns
     BEST: str  # the one that selects the best epoch: the lowest "loss", the highest of any other
@@ -144,53 +147,23 @@ class Task(Protocol):
     def predict(self, model, inputs, classes: list[str], views=None) -> list[str]: ...
     def read_sample(self, path: str, input_format: dict) -> Any: ...  # before preprocess; or several: {name: sample}
 
-
-@runtime_checkable
-class TrainsInTurn(Protocol):
-    """A task of networks that take turns in each step, such as a GAN: each has an optimizer of its own.
-
-    LOSSES, in order: (the name of a part of the model, its loss, called as `Task.loss`). A part may come twice.
-    """
-
+    READS: str  # what the arguments of `recipes.predict` are if they are no image files, such as "text"
+    # Of networks that take turns in each step, such as a GAN, each with an optimizer of its own: (the name of a part of
+    # the model, its loss, called as `loss`), in order. A part may come twice.
     LOSSES: list[tuple[str, Callable]]
 
-
-@runtime_checkable
-class Draws(Protocol):
-    """A task with pictures: images (3, H, W) of a batch, with its predictions if a model is given."""
-
-    def draw(self, inputs, targets, classes: list[str], model=None) -> list[Tensor]: ...
-
-
-@runtime_checkable
-class AdaptsAugment(Protocol):
-    """A task whose targets move with the inputs: returns the augment that moves both."""
-
-    def adapt_augment(self, augment: Callable) -> Callable: ...
-
-
-@runtime_checkable
-class ChoosesMetrics(Protocol):
-    """A task of which METRICS are computed depends on the number of outputs."""
-
-    def metrics_of(self, outputs: int) -> tuple[str, ...]: ...
-
-
-@runtime_checkable
-class StandsIn(Protocol):
-    """A task that makes a data set of black images (N, C, H, W), for --check before the data is there."""
-
-    def stand_in(self, images: Tensor, classes: int) -> Any: ...
-
-
-@runtime_checkable
-class ReadsInputs(Protocol):
-    """A task whose arguments of `recipes.predict` are no image files."""
-
-    READS: str  # what they are, such as "text"
+    def metrics_of(self, outputs: int) -> tuple[str, ...]: ...  # those of METRICS that are computed
+    def adapt_augment(self, augment: Callable) -> Callable: ...  # one that moves the targets along with the inputs
+    def draw(self, inputs, targets, classes: list[str], model=None) -> list[Tensor]: ...  # images (3, H, W) of a batch
+    def stand_in(self, images: Tensor, classes: int) -> Any: ...  # a data set of black images (N, C, H, W)
 
 
 # ------------------------------------------------------------------------------------------------------- calling them
+
+
+def find_in(task, name: str):
+    """What a task may lack, or None."""
+    return vars(task).get(name)
 
 
 @contextmanager

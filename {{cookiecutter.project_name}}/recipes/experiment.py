@@ -18,17 +18,7 @@ import torch
 from core import Ingredients, IngredientsError, SettingError, registry
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import (
-    AdaptsAugment,
-    Checkable,
-    ChoosesMetrics,
-    Metrics,
-    SampleAugment,
-    TrainsInTurn,
-    as_metric,
-    blame,
-    prepared,
-)
+from recipes.contracts import Checkable, Metrics, SampleAugment, as_metric, blame, find_in, prepared
 from recipes.parts import samples as data
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
@@ -201,7 +191,7 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
                 raise SettingError(f"validation.metrics.{taken[0]}", "a run reports this already; choose another name")
             metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
             experiment.metrics = Metrics(metrics)
-    if not isinstance(experiment.task, ChoosesMetrics):  # else the data has to be known first
+    if not find_in(experiment.task, "metrics_of"):  # else the data has to be known first
         with blame("training.scheme.best"):
             experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
     return experiment
@@ -252,7 +242,7 @@ def _load_data(experiment: Experiment, blame) -> None:
         experiment.outputs = task.check_data(experiment.architecture, training)
     with blame("testing.preprocess"):
         check_test_preprocess(training, experiment.preprocess("testing"))
-    if isinstance(task, ChoosesMetrics) and experiment.outputs:  # else not known; --check has collected why
+    if find_in(task, "metrics_of") and experiment.outputs:  # else not known; --check has collected why
         with blame("training.scheme.best"):
             computed = task.metrics_of(experiment.outputs)
             experiment.selection = select_by(experiment.scheme, task, experiment.metrics, computed)
@@ -333,8 +323,8 @@ def _build_training(experiment: Experiment, blame) -> None:
             recompute(model, experiment.architecture.recompute)
     with blame("training.augment"):
         experiment.augment = functions.at("training.augment")
-        if experiment.augment and isinstance(experiment.task, AdaptsAugment):
-            experiment.augment = experiment.task.adapt_augment(experiment.augment)
+        if experiment.augment and (adapt := find_in(experiment.task, "adapt_augment")):
+            experiment.augment = adapt(experiment.augment)
         if isinstance(experiment.augment, SampleAugment):
             experiment.training = augmented(experiment.training, experiment.augment.per_sample, scheme.seed)
     with blame("training.loss"):
@@ -348,7 +338,7 @@ def _build_training(experiment: Experiment, blame) -> None:
             experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
-        losses = experiment.task.LOSSES if isinstance(experiment.task, TrainsInTurn) else [("", experiment.task.loss)]
+        losses = find_in(experiment.task, "LOSSES") or [("", experiment.task.loss)]
         networks = {name: model.get_submodule(name) for name, _ in losses}  # "" is all of it
         experiment.optimizers = {name: build_optimizer(network) for name, network in networks.items()}
         experiment.phases = [(networks[name], experiment.optimizers[name], loss) for name, loss in losses]

@@ -3,7 +3,6 @@
 `Run` also listens to the signals that ask to save or to stop.
 """
 
-import errno
 import json
 import math
 import os
@@ -16,10 +15,9 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError, SettingError
+from core import Ingredients, SettingError
 from recipes.contracts import Closable
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
@@ -27,7 +25,6 @@ from recipes.parts.origins import resolved_text
 from recipes.settings import Saving
 
 CHECKPOINTS = "checkpoints"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class Run:
@@ -181,17 +178,10 @@ class Run:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate "
-                message += "as much), set precision = bf16, or name blocks in model.architecture.recompute"
-                raise SettingError("training.scheme.batch_size", message) from error
-            if str(error).startswith("DataLoader worker"):  # it was killed
-                message = f"{str(error).split('. ')[0]}: memory ran out, most likely; lower it, or batch_size"
-                raise SettingError("training.scheme.workers", message) from error
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # else: standard output
-                message = "the last checkpoint is intact: free some space, then run python train.py --resume"
-                reason = f"{error.filename}: cannot be written ({error.strerror})"
-                raise IngredientsError(f"{reason}; {message}") from error
+            from recipes.parts.failures import translate
+
+            if told := translate(error):
+                raise told from error
             raise
         finally:
             if isinstance(self.tracker, Closable):

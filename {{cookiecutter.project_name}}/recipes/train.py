@@ -22,7 +22,7 @@ from recipes.contracts import TwoWeightSets, check_loss
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint, pictures
 from recipes.parts.origins import unused_settings
-from recipes.parts.samples import epoch_sampler, summary, to_device
+from recipes.parts.samples import epoch_sampler, summary
 from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
@@ -283,26 +283,11 @@ class LossWatch:
         self.copied.record()
         return bad
 
-    def refuse(self, folder: Path, state: TrainState, order: torch.Tensor, batch_size: int):
-        """Keep the batches that led to a loss that is not finite, and raise an error that says where to look.
+    def refuse(self, *facts):
+        """Raise an error that says where to look, and keep the batches; see refuse_loss."""
+        from recipes.parts.failures import refuse_loss
 
-        order: the indices of the epoch
-        """
-        samples, kept = state.experiment.training, {"inputs": [], "targets": [], "samples": []}
-        for inputs, targets, step in self.recent:  # step: of the epoch, from 1
-            indices = [int(index) % len(samples) for index in order[(step - 1) * batch_size : step * batch_size]]
-            kept["inputs"].append(to_device(inputs, "cpu"))
-            kept["targets"].append(to_device(targets, "cpu"))
-            kept["samples"].append([samples.names[index] if samples.names else index for index in indices])
-        checkpoint.save(folder / "bad_batch.pt", kept)
-        finite = all(torch.isfinite(inputs).all() for inputs in kept["inputs"])
-        seen = "all values finite" if finite else "with values that are not finite: check the data and preprocess"
-        optimizer = state.experiment.ingredients.at("training.optimizer", {})
-        key = next((f".{key}" for key in ("learning_rate", "lr") if key in optimizer), "")  # the latter of torch's own
-        message = f"the loss of epoch {state.epoch + 1}, step {state.step} is not finite; lower the learning rate, or "
-        message += "set training.scheme.clip_norm = 1.0\n"
-        message += f"the batch ({seen}) and its samples are in {folder / 'bad_batch.pt'}"
-        raise SettingError(f"training.optimizer{key}", message)
+        refuse_loss(self.recent, *facts)
 
 
 def train_mode(experiment: Experiment, epoch: int) -> None:

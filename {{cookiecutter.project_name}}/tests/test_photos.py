@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core import resolve
-from recipes.contracts import StandsIn
+from recipes.contracts import find_in
 from recipes.experiment import load_task
 from recipes.settings import read_ingredients
 from recipes.train import train
@@ -36,7 +36,8 @@ def run(own, one_thread, tmp_path, monkeypatch):
     def made_up(split: str, image_size: list[int], optional: bool):
         def load():
             images = torch.arange(4 * 3, dtype=torch.uint8).reshape(4, 3, 1, 1).expand(4, 3, *image_size)
-            both = task.stand_in(images, 2) if isinstance(task, StandsIn) else (images, torch.tensor([0, 1, 0, 1]))
+            stand_in = find_in(task, "stand_in")
+            both = stand_in(images, 2) if stand_in else (images, torch.tensor([0, 1, 0, 1]))
             return None if split == "testing" else both
 
         return load
