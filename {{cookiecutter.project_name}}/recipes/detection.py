@@ -8,7 +8,8 @@ from core import IngredientsError, SettingError
 from pantry.boxes import Annotated, BoxedImages
 from pantry.images import decode_image
 from recipes.contracts import SampleAugment
-from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.backbone import find_backbone
+from recipes.parts.library_models import torchvision_model
 from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class

@@ -16,7 +16,8 @@ from pantry.boxes import letterbox
 from pantry.images import decode_image
 from pantry.masks import inner_size
 from recipes.contracts import MovingAugment, ReversibleViews, SampleAugment, Sequence
-from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.backbone import find_backbone
+from recipes.parts.library_models import torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
 METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
