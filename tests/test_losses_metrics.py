@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from core import IngredientsError, parse_string, registry, resolve
-from recipes.contracts import as_metric
+from recipes.parts.calling import as_metric
 
 CLASSES = 4
 LOGITS = torch.randn(12, CLASSES, generator=torch.Generator().manual_seed(0))

@@ -18,8 +18,8 @@ from core.errors import escaped
 from core.ingredients import call_key
 from core.values import BROKEN
 from pantry.images import NotHere
-from recipes.contracts import Checkable, check_loss, find_in
 from recipes.experiment import Experiment, build, choose_device, configure
+from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader, summary, to_device
 from recipes.parts.trained import Functions
@@ -134,15 +134,17 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
     if download := made.get(DOWNLOAD):
         made[DOWNLOAD], is_here = None, False
         with findings.blame(DOWNLOAD):
-            is_here = isinstance(download, Checkable) and download.check()
+            check = carried(download, "check")
+            is_here = check and check()
     for path in [path for path in SPLITS if made.get(path)]:
         loader, made[path], found = made[path], None, Findings()
-        if not isinstance(loader, Checkable):
+        check = carried(loader, "check")
+        if check is None:
             findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
         with found.blame(path):
             try:
-                loaded = loader.check()
+                loaded = check()
                 made[path] = lambda loaded=loaded: loaded
             except NotHere:
                 is_here = is_here and download is not None  # which has put it elsewhere
@@ -153,7 +155,7 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
             place = experiment.ingredients.at(f"{TRAINING}.source")
             line = f"not checked, the data is not here yet ({place}): its classes; images (3, 224, 224) stand in for it"
             findings.lines.append(line)
-            classes, make = experiment.architecture.output_classes or 10, find_in(experiment.task, "stand_in")
+            classes, make = experiment.architecture.output_classes or 10, carried(experiment.task, "stand_in")
             images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
             loaded = make(images, classes) if make else (images, torch.arange(classes))
             made[TRAINING] = made[VALIDATION] = lambda loaded=loaded: loaded

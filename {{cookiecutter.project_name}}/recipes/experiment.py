@@ -18,8 +18,8 @@ import torch
 from core import Ingredients, IngredientsError, SettingError, registry
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import Checkable, Metrics, SampleAugment, as_metric, blame, find_in, prepared
 from recipes.parts import samples as data
+from recipes.parts.calling import Metrics, as_metric, blame, carried, prepared
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
@@ -191,7 +191,7 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
                 raise SettingError(f"validation.metrics.{taken[0]}", "a run reports this already; choose another name")
             metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
             experiment.metrics = Metrics(metrics)
-    if not find_in(experiment.task, "metrics_of"):  # else the data has to be known first
+    if not carried(experiment.task, "metrics_of"):  # else the data has to be known first
         with blame("training.scheme.best"):
             experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
     return experiment
@@ -242,7 +242,7 @@ def _load_data(experiment: Experiment, blame) -> None:
         experiment.outputs = task.check_data(experiment.architecture, training)
     with blame("testing.preprocess"):
         check_test_preprocess(training, experiment.preprocess("testing"))
-    if find_in(task, "metrics_of") and experiment.outputs:  # else not known; --check has collected why
+    if carried(task, "metrics_of") and experiment.outputs:  # else not known; --check has collected why
         with blame("training.scheme.best"):
             computed = task.metrics_of(experiment.outputs)
             experiment.selection = select_by(experiment.scheme, task, experiment.metrics, computed)
@@ -275,9 +275,9 @@ def check_testing(experiment: Experiment) -> Samples | None:
         return None
 
     def look():
-        if isinstance(loader, Checkable):
+        if check := carried(loader, "check"):
             with suppress(IngredientsError):  # a download may be due; if not, loading raises it again
-                return loader.check()
+                return check()
         return loader()
 
     optional = bool(experiment.ingredients.at("testing.load_dataset.optional"))
@@ -323,10 +323,10 @@ def _build_training(experiment: Experiment, blame) -> None:
             recompute(model, experiment.architecture.recompute)
     with blame("training.augment"):
         experiment.augment = functions.at("training.augment")
-        if experiment.augment and (adapt := find_in(experiment.task, "adapt_augment")):
+        if experiment.augment and (adapt := carried(experiment.task, "adapt_augment")):
             experiment.augment = adapt(experiment.augment)
-        if isinstance(experiment.augment, SampleAugment):
-            experiment.training = augmented(experiment.training, experiment.augment.per_sample, scheme.seed)
+        if per_sample := carried(experiment.augment, "per_sample"):
+            experiment.training = augmented(experiment.training, per_sample, scheme.seed)
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device
@@ -338,7 +338,7 @@ def _build_training(experiment: Experiment, blame) -> None:
             experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
-        losses = find_in(experiment.task, "LOSSES") or [("", experiment.task.loss)]
+        losses = carried(experiment.task, "LOSSES") or [("", experiment.task.loss)]
         networks = {name: model.get_submodule(name) for name, _ in losses}  # "" is all of it
         experiment.optimizers = {name: build_optimizer(network) for name, network in networks.items()}
         experiment.phases = [(networks[name], experiment.optimizers[name], loss) for name, loss in losses]
@@ -397,7 +397,7 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict, computed: tuple =
     best, names = scheme.best or task.BEST, [*(computed or task.METRICS), *metrics]
     if best not in names:
         raise SettingError("training.scheme.best", f"there is no such metric. {suggest(best, names)}")
-    higher = getattr(metrics.get(best), "higher_is_better", None)
+    higher = carried(metrics.get(best), "higher_is_better")
     lowest = best == "loss" if higher is None else not higher
     if scheme.best_is:
         lowest = scheme.best_is == "lowest"

@@ -57,9 +57,9 @@ def find_inputs(names: list[str], task) -> list[str]:
     Raises IngredientsError with all that are not there.
     """
     from pantry.images import find_images
-    from recipes.contracts import find_in
+    from recipes.parts.calling import carried
 
-    if find_in(task, "READS"):
+    if carried(task, "READS"):
         return names
     paths, problems = [], []
     for name in names:

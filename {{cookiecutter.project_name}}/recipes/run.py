@@ -18,9 +18,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from core import Ingredients, SettingError
-from recipes.contracts import Closable
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
+from recipes.parts.calling import carried
 from recipes.parts.origins import resolved_text
 from recipes.settings import Saving
 
@@ -184,8 +184,8 @@ class Run:
                 raise told from error
             raise
         finally:
-            if isinstance(self.tracker, Closable):
-                self.tracker.close()
+            if close := carried(self.tracker, "close"):
+                close()
 
 
 # ------------------------------------------------------------------------------------------------------------ folders

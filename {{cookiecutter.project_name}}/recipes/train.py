@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from core import Ingredients, SettingError
-from recipes.contracts import TwoWeightSets, check_loss
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint, pictures
+from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler, summary
 from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
@@ -300,15 +300,15 @@ def train_mode(experiment: Experiment, epoch: int) -> None:
     for norm in experiment.frozen_norms:
         norm.eval().requires_grad_(False)
     for optimizer in experiment.optimizers.values():
-        if isinstance(optimizer, TwoWeightSets):
-            optimizer.train()
+        if train_weights := carried(optimizer, "train"):
+            train_weights()
 
 
 def eval_mode(experiment: Experiment) -> None:
     """Put the weights that are evaluated in place, if the optimizer has two sets; `evaluate` does so for the model."""
     for optimizer in experiment.optimizers.values():
-        if isinstance(optimizer, TwoWeightSets):
-            optimizer.eval()
+        if eval_weights := carried(optimizer, "eval"):
+            eval_weights()
 
 
 def finish(run: Run, experiment: Experiment) -> None:
