@@ -19,12 +19,10 @@ from core import Ingredients, IngredientsError, SettingError, registry
 from core.errors import Problem, suggest
 from core.ingredients import call_key
 from recipes.parts import samples as data
-from recipes.parts.calling import Metrics, as_metric, blame, carried, prepared
+from recipes.parts.calling import Metrics, blame, carried, prepared
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
-
-NAMES = ("epoch", "train_loss", "seconds", "split", "finished")  # of what a run reports besides metrics
 
 
 @dataclass
@@ -187,10 +185,9 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
         experiment.device = torch.device(device) if device else choose_device(scheme.device)
     with blame("validation.metrics"):
         if made := functions.at("validation.metrics"):
-            if taken := sorted(made.keys() & {*experiment.task.METRICS, *NAMES}):
-                raise SettingError(f"validation.metrics.{taken[0]}", "a run reports this already; choose another name")
-            metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
-            experiment.metrics = Metrics(metrics)
+            from recipes.parts.own_metrics import build_metrics
+
+            experiment.metrics = build_metrics(made, experiment.task.METRICS, experiment.device)
     if not carried(experiment.task, "metrics_of"):  # else the data has to be known first
         with blame("training.scheme.best"):
             experiment.selection = select_by(scheme, experiment.task, experiment.metrics)

@@ -197,8 +197,6 @@ def runs_folder(ingredients: Ingredients, parent: str) -> Path:
     if not name or name != Path(name).name or name in (".", "..") or len(name.encode()) > 200:
         message = "names the folder of the runs: at most 200 letters, digits, - and _, and no slash"
         raise SettingError("project.name", message)
-    if Path(parent).is_file():
-        raise SettingError("training.model.runs", "is a file; name a folder")
     refuse_unwritable("training.model.runs", Path(parent) / name)
     return Path(parent) / name
 

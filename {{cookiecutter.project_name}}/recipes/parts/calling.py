@@ -2,7 +2,6 @@
 
 import traceback
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import torch
 
@@ -72,18 +71,3 @@ class Metrics(dict):
             computed |= {name: values[0]} if len(values) == 1 else {f"{name}_{i}": v for i, v in enumerate(values)}
             metric.reset()
         return computed
-
-
-def as_metric(thing):
-    """The metric itself, or one made of a function. Raises ValueError if it is neither."""
-    if all(carried(thing, name) for name in ("update", "compute", "reset", "to")):
-        return thing
-    if not callable(thing):
-        message = "expected a function (outputs, targets) -> number, or an object with update and compute"
-        raise ValueError(f"{message}, got {thing!r}")
-    seen = []
-    metric = SimpleNamespace(reset=seen.clear, higher_is_better=carried(thing, "higher_is_better"))
-    metric.update = lambda outputs, targets: seen.append((outputs.detach(), targets))
-    metric.compute = lambda: thing(*(torch.cat(part) for part in zip(*seen, strict=True)))
-    metric.to = lambda device: metric  # it holds tensors where the outputs are
-    return metric
