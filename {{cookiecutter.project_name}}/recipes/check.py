@@ -168,14 +168,14 @@ def try_on(device: str, experiment: Experiment) -> Findings:
     """Build the experiment on a device and let it take one step."""
     found = Findings()
     scheme = replace(experiment.scheme, memory=0.0, workers=0, compile=False, device=device)
-    experiment = replace(experiment, scheme=scheme, device=torch.device(device), fetch=False)
+    experiment = replace(experiment, scheme=scheme, device=torch.device(device), fetch=False, notes=[])
     with warnings.catch_warnings(), found.blame(TRAINING):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
         build(experiment, blame=found.blame)
         if experiment.training:
             found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
-            found.lines += [experiment.splits] if experiment.splits else []
+            found.lines += experiment.notes
         if experiment.phases and not any(problem.key.startswith(SHAPES) for problem in found.problems):
             take_step(experiment, found)
     return found
@@ -191,8 +191,6 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shapes = f", {experiment.meta['shape']} -> {list(model(inputs).shape[1:])}" if torch.is_tensor(targets) else ""
     found.lines.append(f"model: {experiment.architecture.backbone}, {parameters:,} parameters{shapes}")
-    if experiment.new_weights:
-        found.lines.append(experiment.new_weights)
     with found.blame("training.loss"):
         for _, _, loss_of in experiment.phases:
             loss = loss_of(model, inputs, targets, experiment.criterion)

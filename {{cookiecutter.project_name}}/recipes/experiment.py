@@ -45,10 +45,8 @@ class Experiment:
     meta: dict = field(default_factory=dict)  # what validate and predict need besides the weights
     outputs: int = 0  # of the network: classes, or numbers
     model: torch.nn.Module | None = None
-    head: torch.nn.Module | None = None
     fetch: bool = True  # whether weights may be downloaded
-    new_weights: str = ""  # what was loaded, and what was not
-    splits: str = ""  # where they were found, if the source may lack some
+    notes: list[str] = field(default_factory=list)  # what is worth a line before training, such as what was loaded
     held_back: bool = False  # whether validation is a share of training
     has_testing: bool = False  # whether there is test data
     frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
@@ -72,15 +70,12 @@ class Experiment:
     def loss_name(self) -> str:
         return self.ingredients.at("training.loss.@loss", f"of {self.task.__name__}")
 
-    def preprocess(self, split: str):
-        """The preprocess of a split."""
-        section = self.preprocess_section(split)
-        return self.functions.at(section) if section.endswith("preprocess") else data.scale
-
-    def preprocess_section(self, split: str) -> str:
-        """The section that preprocesses a split; without one, that which loads it."""
-        sections = ["testing.preprocess"] if split == "testing" else []
-        return next(filter(self.functions.at, [*sections, "training.preprocess"]), f"{split}.load_dataset")
+    def preprocess(self, split: str) -> tuple:
+        """(the preprocess of a split, its section); without one, the section that loads the split."""
+        for section in ["testing.preprocess", "training.preprocess"][split != "testing" :]:
+            if function := self.functions.at(section):
+                return function, section
+        return data.scale, f"{split}.load_dataset"
 
     def load(self, split: str) -> Samples | None:
         """The samples of a split that has a section of its own; None if its source lacks the split."""
@@ -89,8 +84,7 @@ class Experiment:
         if loader is None:
             raise SettingError(section, f"missing; add [{section}] with @load_dataset = load_image_folder, or your own")
         with blame(section):
-            facts = self.preprocess(split), self.scheme.memory, split != "training", self.preprocess_section(split)
-            return data.load(loader, *facts)
+            return data.load(loader, *self.preprocess(split), memory=self.scheme.memory, optional=split != "training")
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
@@ -238,7 +232,7 @@ def _load_data(experiment: Experiment, blame) -> None:
     with blame("training.load_dataset"):
         experiment.outputs = task.check_data(experiment.architecture, training)
     with blame("testing.preprocess"):
-        check_test_preprocess(training, experiment.preprocess("testing"))
+        check_test_preprocess(training, experiment.preprocess("testing")[0])
     if carried(task, "metrics_of") and experiment.outputs:  # else not known; --check has collected why
         with blame("training.scheme.best"):
             computed = task.metrics_of(experiment.outputs)
@@ -258,7 +252,7 @@ def _load_data(experiment: Experiment, blame) -> None:
         if experiment.ingredients.at("testing.load_dataset.optional"):
             from recipes.parts.splits import describe_splits
 
-            experiment.splits = describe_splits(experiment, training, validation, testing)
+            experiment.notes.append(describe_splits(experiment, training, validation, testing))
     experiment.training, experiment.validation = training, validation
 
 
@@ -278,8 +272,7 @@ def check_testing(experiment: Experiment) -> Samples | None:
         return loader()
 
     optional = bool(experiment.ingredients.at("testing.load_dataset.optional"))
-    section = experiment.preprocess_section("testing")
-    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=optional, section=section)
+    testing = data.load(look, *experiment.preprocess("testing"), memory=0.0, optional=optional)
     if testing is not None:
         experiment.task.check_split("testing.load_dataset", testing, experiment.meta)
     return testing
@@ -304,7 +297,7 @@ def _build_model(experiment: Experiment, new: bool) -> None:
         ingredients = None if "training.preprocess.mean" in experiment.task.REFUSED else experiment.ingredients
         facts = architecture.weights, architecture.backbone, architecture.options, ingredients
         with blame("model.architecture.weights"):
-            experiment.new_weights = load_weights(model, *facts, fetch=experiment.fetch)
+            experiment.notes.append(load_weights(model, *facts, fetch=experiment.fetch))
     # Convolutions run up to twice as fast with the channels last, on CPUs too.
     experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
     experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
@@ -333,6 +326,8 @@ def _build_training(experiment: Experiment, blame) -> None:
 
         with blame("training.scheme.frozen_norms"):
             experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
+        if experiment.frozen_norms:
+            experiment.notes.append(f"frozen: {len(experiment.frozen_norms)} batch norms of the body")
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
         losses = carried(experiment.task, "LOSSES") or [("", experiment.task.loss)]
@@ -342,9 +337,8 @@ def _build_training(experiment: Experiment, blame) -> None:
         if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own
             from recipes.parts.finetune import head, split_rates
 
-            experiment.head = head(model)
             for optimizer in experiment.optimizers.values():
-                split_rates(optimizer, list(experiment.head.parameters()), scheme.body_rate)
+                split_rates(optimizer, list(head(model).parameters()), scheme.body_rate)
     with blame("training.augment"):
         try_transforms(experiment)
     if device.type != "meta":

@@ -41,7 +41,8 @@ def predict(experiment, name: str, sample) -> str:
     """The prediction for one sample, before preprocess."""
     from recipes.parts.samples import as_input
 
-    inputs = as_input(experiment.preprocess("testing")(sample))[None].to(experiment.device)
+    preprocess, _ = experiment.preprocess("testing")
+    inputs = as_input(preprocess(sample))[None].to(experiment.device)
     views = experiment.functions.at("testing.views")
     try:
         [text] = experiment.task.predict(experiment.model, inputs, experiment.meta["classes"], views)

@@ -230,13 +230,9 @@ def introduce(run: Run, state: TrainState) -> None:
     experiment = state.experiment
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     run.log(summary(experiment.training, experiment.validation, len(experiment.meta["classes"])))
-    if experiment.splits:
-        run.log(experiment.splits)
     run.log(f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}")
-    if experiment.new_weights:
-        run.log(experiment.new_weights)
-    if experiment.frozen_norms:
-        run.log(f"frozen: {len(experiment.frozen_norms)} batch norms of the body")
+    for note in experiment.notes:
+        run.log(note)
     for name, value in state.autotuned.items():
         run.log(f"{name} = auto: {value}")
     if experiment.scheme.workers == "auto" and not experiment.training.in_memory:
@@ -294,9 +290,9 @@ def train_mode(experiment: Experiment, epoch: int) -> None:
     """Let model and optimizer train; the body stays frozen in the first epochs where that is asked for."""
     experiment.model.train()
     if experiment.scheme.frozen_epochs:
-        from recipes.parts.finetune import freeze
+        from recipes.parts.finetune import freeze, head
 
-        freeze(experiment.model, experiment.head, epoch < experiment.scheme.frozen_epochs)
+        freeze(experiment.model, head(experiment.model), epoch < experiment.scheme.frozen_epochs)
     for norm in experiment.frozen_norms:
         norm.eval().requires_grad_(False)
     for optimizer in experiment.optimizers.values():

@@ -105,13 +105,11 @@ class Samples:
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def load(
-    loader, preprocess, memory: float, optional: bool = False, section: str = "training.preprocess"
-) -> Samples | None:
+def load(loader, preprocess, section="training.preprocess", *, memory: float, optional=False) -> Samples | None:
     """Call a loader and preprocess what it returns. `memory`: GB (1e9 bytes) of preprocessed samples to keep.
 
-    optional: the loader may return None, if its source has no such split
     section: that is blamed for what preprocess raises
+    optional: the loader may return None, if its source has no such split
     Raises IngredientsError if the loader returns neither (X, y) nor a map-style data set.
     """
     loaded = loader()
