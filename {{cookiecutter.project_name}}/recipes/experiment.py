@@ -143,7 +143,7 @@ class Experiment:
             print(f"note: a sample of {split} is {samples.shape}, but the network was trained on {self.meta['shape']}")
         order = self.some(samples)
         count = len(samples if order is None else order)
-        batches = self.read(samples.to(self.device), self.evaluation_batch_size)(order)
+        batches = self.read(samples, self.evaluation_batch_size)(order)
         views = self.functions.at("testing.views") if split == "testing" else None
         return self.evaluate(self.model, progress(batches, count, split), views), count
 
@@ -205,8 +205,6 @@ def build(experiment: Experiment, meta: dict | None = None, new: bool = True, bl
             _build_model(experiment, new)
     if experiment.model is not None:
         _build_training(experiment, blame)
-        splits = experiment.training, experiment.validation
-        experiment.training, experiment.validation = (samples.to(experiment.device) for samples in splits)
     return experiment
 
 
@@ -317,6 +315,8 @@ def _build_training(experiment: Experiment, blame) -> None:
             experiment.augment = adapt(experiment.augment)
         if per_sample := carried(experiment.augment, "per_sample"):
             experiment.training = augmented(experiment.training, per_sample, scheme.seed)
+    splits = experiment.training, experiment.validation
+    experiment.training, experiment.validation = (samples.to(device) for samples in splits)
     with blame("training.loss"):
         criterion = functions.at("training.loss") or experiment.task.default_loss()
         facts = experiment.training.targets, experiment.outputs, device

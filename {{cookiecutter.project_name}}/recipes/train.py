@@ -43,6 +43,14 @@ class TrainState:
     seconds: float = 0.0  # that the steps of the last epoch took
     autotuned: dict = field(default_factory=dict)  # what `auto` chose
 
+    def __post_init__(self):
+        self.parameters = list(self.experiment.model.parameters())
+
+    def zero_grad(self) -> None:
+        """As `model.zero_grad()`, which looks for the parameters in all modules each time."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     @property
     def eval_model(self) -> torch.nn.Module:
         """The model that is evaluated: that of the averaged weights, once there are any."""
@@ -157,7 +165,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                         torch.nn.utils.clip_grad_norm_(network.parameters(), scheme.clip_norm)
                     experiment.scaler.step(optimizer)
                     experiment.scaler.update()
-                    model.zero_grad(set_to_none=True)
+                    state.zero_grad()
                 state.step += 1
                 if watch.diverged(state.loss_sum, (inputs, targets, state.step)):
                     watch.refuse(run.folder, state, order, batch_size)

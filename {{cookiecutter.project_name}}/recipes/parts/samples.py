@@ -302,6 +302,7 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
 
 def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     """`read(order=None) -> batches (inputs, targets)` on the device; order: indices of samples, None: all, in order."""
+    samples = samples.to(device)
     plan, loader = [], None  # plan: the indices of each batch of an epoch; it stays one list, so that workers can stay
     if not samples.in_memory:
         from recipes.parts.workers import data_loader
@@ -310,10 +311,11 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
 
     def read(order: torch.Tensor | None = None):
         order = torch.arange(len(samples)) if order is None else order
-        order = order.to(samples.kept[0].device) if loader is None else order
-        parts = order.split(batch_size) if len(order) else []  # an empty one would be split into one part
-        plan[:] = [] if loader is None else [part.tolist() for part in parts]
-        for batch in map(samples.at, parts) if loader is None else loader:
+        if loader is None:
+            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size)) if len(order) else ()
+            return
+        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
+        for batch in loader:
             if isinstance(batch, IngredientsError):
                 try:
                     raise batch
