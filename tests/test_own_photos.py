@@ -73,9 +73,10 @@ def test_one_setting_is_enough(projects, tmp_path, user_env, task):
         (*train, "--project.data.source", str(tmp_path / "split")),
         ("train.py", "--check", "--project.data.source", str(tmp_path / "split")),
         ("recipes.predict", str(next((tmp_path / "photos").rglob("*.jpg")))),
+        ("train.py", "--check", "--project.data.source", "~/photoes"),
         env=env,
     )
-    before, one_folder, no_test, split, check, predicted = ran
+    before, one_folder, no_test, split, check, predicted, mistyped = ran
     assert before[0] == 0 and "the data is not here yet (photos)" in before[1], before[1]
     assert "not checked: the weights pretrained" in before[1], "nothing is downloaded"
     classes = "3 classes" if task == "segmentation" else "2 classes"
@@ -88,6 +89,8 @@ def test_one_setting_is_enough(projects, tmp_path, user_env, task):
     assert "on 2 test samples" in split[1]
     assert check[0] == 0 and check[1].splitlines()[-1].startswith("ok"), check[1]
     assert predicted[0] == 0, predicted[1]
+    assert mistyped[0] == 1 and "command line: project.data.source = ~/photoes\n" in mistyped[1], mistyped[1]
+    assert mistyped[1].count("there is no such folder") == 1 and "held back" not in before[1] + mistyped[1]
 
 
 def one_class(root):

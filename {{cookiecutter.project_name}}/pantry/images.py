@@ -50,6 +50,16 @@ def refuse(problems: list[str], most: int = 20) -> None:
         raise IngredientsError("\n    ".join([*problems[:most], *more]))
 
 
+def read_text(source: Path) -> str:
+    """The text of a file, without the mark with which spreadsheets begin one."""
+    try:
+        return source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise IngredientsError(f"{source}: is not UTF-8 text; save it as CSV UTF-8") from error
+    except OSError as error:
+        raise IngredientsError(f"{source}: cannot be read: {error.strerror}") from error
+
+
 def refuse_size(image_size: list[int] | None) -> None:
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
         raise ValueError(f"image_size = {image_size}: [height, width] in pixels is needed")

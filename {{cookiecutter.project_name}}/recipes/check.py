@@ -21,7 +21,7 @@ from pantry.images import NotHere
 from recipes.experiment import Experiment, build, choose_device, configure
 from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import sections, settings
-from recipes.parts.samples import reader, summary, to_device
+from recipes.parts.samples import reader, to_device
 from recipes.parts.trained import Functions
 from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
@@ -146,7 +146,10 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
             try:
                 loaded = check()
                 made[path] = lambda loaded=loaded: loaded
-            except NotHere:
+            except NotHere as error:
+                if download is None and (typed := on_command_line(experiment.ingredients, f"{path}.source")):
+                    findings.problems += SettingError(typed, str(error)).problems
+                    return True
                 is_here = is_here and download is not None  # which has put it elsewhere
                 raise
         if is_here:
@@ -164,6 +167,13 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
     return True
 
 
+def on_command_line(ingredients: Ingredients, path: str) -> str:
+    """The setting of the command line that has the value of this one, or gives it by a reference; "" if none does."""
+    paths = [f"{section}.{key}" for section, key in settings(ingredients)]
+    typed = [other for other in paths if not ingredients.where(other).line]
+    return next((other for other in typed if ingredients.at(other) == ingredients.at(path)), "")
+
+
 def try_on(device: str, experiment: Experiment) -> Findings:
     """Build the experiment on a device and let it take one step."""
     found = Findings()
@@ -173,9 +183,8 @@ def try_on(device: str, experiment: Experiment) -> Findings:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
         build(experiment, blame=found.blame)
-        if experiment.training:
-            found.lines.append(f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}")
-            found.lines += experiment.notes
+        if experiment.notes:
+            found.lines += [f"data: {experiment.notes[0]}", *experiment.notes[1:]]
         if experiment.phases and not any(problem.key.startswith(SHAPES) for problem in found.problems):
             take_step(experiment, found)
     return found

@@ -46,7 +46,7 @@ class Experiment:
     outputs: int = 0  # of the network: classes, or numbers
     model: torch.nn.Module | None = None
     fetch: bool = True  # whether weights may be downloaded
-    notes: list[str] = field(default_factory=list)  # what is worth a line before training, such as what was loaded
+    notes: list[str] = field(default_factory=list)  # to be printed before training; the first is about the data
     held_back: bool = False  # whether validation is a share of training
     has_testing: bool = False  # whether there is test data
     frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
@@ -244,13 +244,15 @@ def _load_data(experiment: Experiment, blame) -> None:
     }
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
+    splits = ""
     with blame("testing.load_dataset"):
         testing = check_testing(experiment)
         experiment.has_testing = testing is not None
         if experiment.ingredients.at("testing.load_dataset.optional"):
             from recipes.parts.splits import describe_splits
 
-            experiment.notes.append(describe_splits(experiment, training, validation, testing))
+            splits = f"\n{describe_splits(experiment, training, validation, testing)}"
+    experiment.notes.append(data.summary(training, validation, len(classes)) + splits)
     experiment.training, experiment.validation = training, validation
 
 

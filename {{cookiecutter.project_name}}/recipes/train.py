@@ -22,7 +22,7 @@ from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import unused_settings
-from recipes.parts.samples import epoch_sampler, summary
+from recipes.parts.samples import epoch_sampler
 from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
@@ -237,10 +237,9 @@ def introduce(run: Run, state: TrainState) -> None:
     """Report what is about to be trained."""
     experiment = state.experiment
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
-    run.log(summary(experiment.training, experiment.validation, len(experiment.meta["classes"])))
-    run.log(f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}")
-    for note in experiment.notes:
-        run.log(note)
+    model = f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}"
+    for line in [*experiment.notes, model]:
+        run.log(line)
     for name, value in state.autotuned.items():
         run.log(f"{name} = auto: {value}")
     if experiment.scheme.workers == "auto" and not experiment.training.in_memory:
