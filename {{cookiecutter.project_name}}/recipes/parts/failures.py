@@ -43,7 +43,8 @@ def refuse_loss(recent, folder, state, order: torch.Tensor, batch_size: int) -> 
     seen = "all values finite" if finite else "with values that are not finite: check the data and preprocess"
     optimizer = experiment.ingredients.at("training.optimizer", {})
     key = next((f".{key}" for key in ("learning_rate", "lr") if key in optimizer), "")  # the latter of torch's own
-    message = f"the loss of epoch {state.epoch + 1}, step {state.step} is not finite; lower the learning rate, or "
+    steps = " or ".join(str(step) for *_, step in recent)
+    message = f"the loss of epoch {state.epoch + 1}, step {steps} is not finite; lower the learning rate, or "
     message += "set training.scheme.clip_norm = 1.0\n"
     message += f"the batch ({seen}) and its samples are in {folder / 'bad_batch.pt'}"
     raise SettingError(f"training.optimizer{key}", message)
