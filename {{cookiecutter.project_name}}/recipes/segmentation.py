@@ -15,8 +15,9 @@ from pantry import losses
 from pantry.boxes import letterbox
 from pantry.images import decode_image
 from pantry.masks import inner_size
-from recipes.contracts import MovingAugment, ReversibleViews, SampleAugment, Sequence
-from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.backbone import find_backbone
+from recipes.parts.calling import carried
+from recipes.parts.library_models import torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
 METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
@@ -111,11 +112,11 @@ def stand_in(images, classes: int):
 
 def adapt_augment(augment):
     """The augment that moves masks along with their images; what comes in at the edges is ignored."""
-    if isinstance(augment, Sequence):
+    if carried(augment, "steps"):
         return registry.augment.get("sequence")(*map(adapt_augment, augment.steps))
 
     def adapted(inputs, masks, generator):
-        if not isinstance(augment, MovingAugment):
+        if not carried(augment, "move"):
             return augment(inputs, masks, generator)
         # A further channel moves like the others. It holds class + 1, in a byte: so the 0 of the edges is 255, ignored.
         classes = (masks.to(torch.uint8) + 1)[:, None].to(inputs.dtype)
@@ -127,7 +128,7 @@ def adapt_augment(augment):
         image, moved = augment.per_sample(image, tv_tensors.Mask(mask.to(torch.uint8) + 1))
         return image, (moved.as_subclass(torch.Tensor) - 1).to(mask.dtype)
 
-    if isinstance(augment, SampleAugment):
+    if carried(augment, "per_sample"):
         adapted.per_sample = per_sample
     return adapted
 
@@ -214,7 +215,7 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     back by `views.back(list of outputs) -> list of outputs`."""
     if views is None:
         return model(inputs).float()
-    if not isinstance(views, ReversibleViews):
+    if not carried(views, "back"):
         raise SettingError("testing.views", "its outputs cannot be shifted back: it has no `back`; use flip_views")
     shares = views.back([model(view).float().softmax(1) for view in views(inputs)])
     return torch.stack(shares).mean(0).clamp(min=1e-12).log()
