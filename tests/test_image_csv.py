@@ -101,6 +101,10 @@ def test_a_text_file_of_names(folder):
     assert loaded.classes == ["cat", "dog"] and loaded.targets.tolist() == [int(i % 3 == 0) for i in range(12)]
     loaded = load_image_csv(write(folder, rows(" "), "labelled.txt"))()
     assert loaded.classes == ["a", "b"] and pixels(loaded) == [*range(12)]
+    (folder / "cat").rename(folder / "Persian cat")
+    for text, classes in ((rows(" "), ["a", "b"]), ("\n".join(map(names_of, range(12))), ["Persian cat", "dog"])):
+        loaded = load_image_csv(write(folder, text.replace("cat/", "Persian cat/"), "blanks.txt"))()
+        assert loaded.classes == classes and pixels(loaded) == [*range(12)]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.images import SPLITS, ImageFolder, refuse, refuse_size
+from pantry.images import IMAGE_SUFFIXES, SPLITS, ImageFolder, read_text, refuse, refuse_size
 
 NAMES = ("image", "file", "filename", "file_name", "path", "name")  # of the column of files
 
@@ -49,26 +49,16 @@ def load_image_csv(
         chosen = _choose(source, rows, split)
         if not chosen and optional:
             return None
-        refuse(
-            []
-            if chosen
-            else [f"{source}: no row is of the split {split}; add a column split, or set validation_fraction"]
-        )
+        if not chosen:
+            raise IngredientsError(
+                f"{source}: no row is of the split {split}; add a column split, or set validation_fraction"
+            )
         folder = source.parent if images is None else images
         paths, targets = [str(folder / rows[index]["file"]) for index in chosen], [targets[index] for index in chosen]
         return ImageFolder(names, paths, targets, image_size, channels, cache, skip_corrupt)
 
     load.check = lambda: load(cache=None)
     return load
-
-
-def _read_text(source: Path) -> str:
-    try:
-        return source.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise IngredientsError(f"{source}: cannot be read: {error}") from error
-    except OSError as error:
-        raise IngredientsError(f"{source}: cannot be read: {error.strerror}") from error
 
 
 def _read_lists(source: Path) -> list[dict]:
@@ -82,15 +72,20 @@ def _read_lists(source: Path) -> list[dict]:
 
 def _read_names(source: Path) -> list[dict]:
     """Of each line that is not blank: its number, file and label."""
-    lines = [(number, line.split()) for number, line in enumerate(_read_text(source).splitlines(), 1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(source).splitlines(), 1) if line.strip()]
     refuse([f"{source}: there are no names in it"] if not lines else [])
-    refuse([f"{source}:{number}: expected a name and a label" for number, words in lines if len(words) > 2])
-    return [{"line": n, "file": words[0], "label": (*words, Path(words[0]).parent.name)[1]} for n, words in lines]
+    rows = []
+    for number, line in lines:
+        name, label = line, Path(line).parent.name
+        if not line.lower().endswith(IMAGE_SUFFIXES):  # names and folders may have blanks
+            name, label = line.rsplit(maxsplit=1) if " " in line else (line, label)
+        rows.append({"line": number, "file": name, "label": label})
+    return rows
 
 
 def _read_csv(source: Path, file: str | None, label: str | list[str]) -> list[dict]:
     """Of each row: its line, file, label (a tuple of a list of labels), and split if there is such a column."""
-    text = _read_text(source)
+    text = read_text(source)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True, restval="")
     header = [name.strip() for name in reader.fieldnames or []]

@@ -1,16 +1,19 @@
 """Tables: rows of a CSV file, with missing values and categories, and a network for columns in any units."""
 
 import csv
+import io
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 from core import IngredientsError, registry
 from core.errors import suggest
-from pantry.images import Arrays, refuse
+from pantry.images import Arrays, read_text, refuse
 
 MISSING = ("", "?", "na", "n/a", "nan", "null", "none")  # cells without a value, in lower case
+DECIMAL = re.compile(r"^\s*([-+]?\d*),(\d+)\s*$")  # a number with a comma
 MOST_CATEGORIES = 100  # of a column; rarer ones are treated as unknown
 
 
@@ -34,7 +37,7 @@ def load_csv(
     target: the column to predict; columns: those to predict it from, None for all others
     split, testing_share, seed: this share of the rows, drawn by `seed`, is for testing; all: every row of the file
     categories: columns of categories; None: those in which most cells are not numbers
-    target_kind: auto: class if most cells of the target are not numbers
+    target_kind: auto: class if most cells of the target are not numbers, or all are 0 or 1
     like: the training file, if this is another: its categories and classes are used; unit: of the target, as printed
 
     Raises IngredientsError with all missing columns or, by line, all cells that do not fit.
@@ -53,7 +56,7 @@ def load_csv(
         rows = check_lengths(source, header, parts[split], problems)
         X = encode(source, header, rows, layout, problems)
         cells = [cell for cell in column(*known, target) if cell is not None]
-        is_class = target_kind == "class" or (target_kind == "auto" and _is_text(cells))
+        is_class = target_kind == "class" or (target_kind == "auto" and (_is_text(cells) or {*cells} == {"0", "1"}))
         classes = sorted(set(cells)) if is_class else [unit or target]
         if is_class:
             y = _class_indices(source, header, rows, target, classes, problems)
@@ -85,13 +88,14 @@ def _check_columns(source, header: list[str], inputs: list[str], target: str) ->
 
 def read_csv(source: str | Path, delimiter: str = ",") -> tuple[list[str], list]:
     """(names of the columns, (line number, cells) of each row). Raises IngredientsError."""
+    reader = csv.reader(io.StringIO(read_text(Path(source).expanduser())), delimiter=delimiter, skipinitialspace=True)
     try:
-        with open(source, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header = [name.strip() for name in next(reader, [])]
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
         raise IngredientsError(f"{source}: cannot be read: {error}") from error
+    if delimiter == ";":  # of countries that write 1,5
+        lines = [(line, [DECIMAL.sub(r"\1.\2", cell) for cell in cells]) for line, cells in lines]
     other = next((mark for mark in ",;\t" if mark != delimiter and len(header) == 1 and mark in header[0]), None)
     refuse([f"{source}: its columns are separated by {other!r}; set delimiter = {other!r}"] if other else [])
     refuse([f"{source}: has column {name!r} twice" for name in sorted({*header}) if header.count(name) > 1])

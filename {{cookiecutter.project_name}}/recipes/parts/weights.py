@@ -12,8 +12,8 @@ import torch
 
 from core import IngredientsError, SettingError, locate, parse_string
 from core.registry import need
-from recipes.parts.backbone import name_of_body, unwrapped
 from recipes.parts.finetune import head
+from recipes.parts.library_models import name_of_body, unwrapped
 
 KINDS = (".safetensors", ".pt", ".pth")
 
@@ -49,10 +49,23 @@ def load_weights(model, weights: str, name: str, options: dict | None = None, in
         raise IngredientsError(f"{weights}: no entry fits {name}: expected {expected}, …, got {got}, …")
     own.update(loaded)  # not a new dict: this one holds the versions of the modules
     network.load_state_dict(own)
+    if not in_head & loaded.keys():
+        _narrow(head(network))
     new = [key for key in own if key not in loaded and not key.endswith("num_batches_tracked")]  # which nothing reads
     told = f"newly initialized: {', '.join(_modules_of(new, loaded))}" if new else "nothing newly initialized"
     told = f"loaded {len(loaded)} of {len(state)} entries of {weights}{how}; {told}"
     return "\n".join([told, *_notes(model, meta, body, ingredients)])
+
+
+def _narrow(layer) -> None:
+    """Draw a linear head anew, as PyTorch does, if its first logits would be far apart.
+
+    EfficientNet and MnasNet draw theirs by the number of classes; so few of them begin with a loss of 5 and more, which
+    spoils the body. 4 epochs of tf_efficientnet_lite0 on 210 photos of 10 classes: accuracy 0.64, instead of 0.43.
+    """
+    can_be = isinstance(layer, torch.nn.Linear) and not layer.weight.is_meta
+    if can_be and layer.weight.square().mean() * layer.in_features > 1:  # PyTorch's own: 1/3
+        layer.reset_parameters()
 
 
 def _notes(model, meta: dict, body: str, ingredients) -> list[str]:
