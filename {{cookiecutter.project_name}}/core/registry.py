@@ -15,8 +15,6 @@ class Registry(dict):
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
-        if not isinstance(name, str) or not name:
-            raise IngredientsError(f'registry.{self.name}: name the function: @registry.{self.name}.register("x")')
 
         def enter(function):
             self._read_shelf(name)
@@ -32,10 +30,7 @@ class Registry(dict):
     __call__ = register
 
     def module(self, path: str, wrap) -> None:
-        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
-
-        The module is imported when a name of it is asked for. What `wrap` returns is checked like what is registered.
-        """
+        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module."""
         self._modules[path] = wrap
         self._shelves.setdefault(f"{path}.*", "")
 
@@ -94,8 +89,6 @@ class Registries(dict):
 
     def create(self, name: str) -> Registry:
         """The registry of that name, made if it is new."""
-        if not name.isidentifier() or name[0] == "_" or name in dir(Registries):
-            raise IngredientsError(f'"{name}" cannot name a registry: choose a plain word such as load_dataset')
         return self.setdefault(name, Registry(name))
 
     def __missing__(self, name: str):
@@ -147,10 +140,9 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
 
 
 def resolve(ingredients: Ingredients) -> Ingredients:
-    """A copy with each `@registry = name` section replaced by what its function returns.
+    """A copy with each `@registry = name` section replaced by what its function returns, which is called once.
 
-    Everything is checked before anything is called. A section that several settings refer to is called once.
-    Raises IngredientsError with all problems found.
+    Everything is checked before anything is called. Raises IngredientsError with all problems found.
     """
     problems = check_functions(ingredients)
     if problems:
