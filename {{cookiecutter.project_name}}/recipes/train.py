@@ -23,7 +23,7 @@ from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler
-from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
+from recipes.run import CHECKPOINTS, Run, format_metrics
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
 RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
@@ -318,10 +318,9 @@ def finish(run: Run, experiment: Experiment) -> None:
     """Save best and last weights under their names; evaluate the best ones once on the test data."""
     best, last = (checkpoint.load(run.folder / CHECKPOINTS / name) for name in ("best.pt", "last.pt"))
     if not experiment.debug:
-        files = weights_files(experiment.saving)
-        for path, state in zip(files, (best, last), strict=True):
+        for path, state in zip(run.weights, (best, last), strict=True):
             checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
-        run.log(f"weights: {files[0]}")
+        run.log(f"weights: {run.weights[0]}")
     if experiment.has_testing:
         experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)

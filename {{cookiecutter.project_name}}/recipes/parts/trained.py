@@ -7,7 +7,7 @@ from core import Ingredients, IngredientsError, SettingError, parse, parse_strin
 from core.errors import suggest
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
-from recipes.parts.origins import resolved_text
+from recipes.parts.origins import resolved_text, settings
 from recipes.run import CHECKPOINTS, Run, runs_folder
 from recipes.settings import Saving, Scheme, check_sections, declared_paths, import_functions, read_section
 
@@ -98,17 +98,11 @@ def _load_newest(folder: Path) -> tuple[dict, list[str]]:
     raise IngredientsError("\n".join(errors))
 
 
-def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
+def differences(old: Ingredients, new: Ingredients) -> list[str]:
     """The settings in which two ingredients differ, as `path: old -> new`."""
-    lines = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        where = f"{path}.{key}" if path else key
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Ingredients) and isinstance(after, Ingredients):
-            lines += differences(before, after, where)
-        elif before != after or type(before) is not type(after):
-            lines.append(f"{where}: {before} -> {after}")
-    return lines
+    before, after = ({f"{path}.{key}": each.at(path)[key] for path, key in settings(each)} for each in (old, new))
+    pairs = {path: (before.get(path, "absent"), after.get(path, "absent")) for path in before | after}
+    return [f"{path}: {a} -> {b}" for path, (a, b) in pairs.items() if a != b or type(a) is not type(b)]
 
 
 # ----------------------------------------------------------------------------------------------- open its model

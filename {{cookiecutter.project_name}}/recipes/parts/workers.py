@@ -27,6 +27,35 @@ def choose_workers(samples) -> int:
     return processors() if time.perf_counter() - started > 1e-3 * count else 0
 
 
+def worker_reader(samples, batch_size: int, device, workers: int):
+    """`read(order=None) -> batches (inputs, targets)` on the device, of samples that are not kept in memory."""
+    plan = []  # the indices of each batch of an epoch; it stays one list, so that workers can stay
+    loader = data_loader(samples, plan, device, workers)
+
+    def read(order: torch.Tensor | None = None):
+        order = torch.arange(len(samples)) if order is None else order
+        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
+        for batch in loader:
+            if isinstance(batch, IngredientsError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # or error and frame hold each other, and the workers are not told to end
+            inputs, targets = batch
+            yield to_device(inputs, device), to_device(targets, device)
+
+    return read
+
+
+def to_device(batch, device):
+    """Inputs or targets on the device: a tensor, or a list or dict of such."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, list | tuple):
+        return [to_device(one, device) for one in batch]
+    return {key: to_device(one, device) for key, one in batch.items()} if isinstance(batch, dict) else batch
+
+
 def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.DataLoader:
     """Batches of the samples whose indices are in `plan`, which may change between epochs."""
     settings = {"batch_size": None, "sampler": plan, "pin_memory": device.type == "cuda"}
