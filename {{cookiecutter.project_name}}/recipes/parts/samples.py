@@ -251,8 +251,10 @@ def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = N
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of("split", seed)))
     held_back = torch.zeros(len(samples), dtype=torch.bool)
     if fold:
+        from recipes.parts.splits import part_of
+
         order = order[groups[order].argsort(stable=True)]
-        held_back[order[_part(fold)]] = True
+        held_back[order[part_of(fold)]] = True
     for group in () if fold else groups.unique():
         members = order[groups[order] == group]
         held_back[members[: round(fraction * len(members))]] = True
@@ -261,17 +263,6 @@ def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = N
         message = f"{len(samples)} samples leave a split empty; change it, or add [validation.load_dataset]"
         raise SettingError(f"training.scheme.{key}", message)
     return samples.subset(~held_back), samples.subset(held_back)
-
-
-def _part(fold: str) -> slice:
-    """ "2/5" -> every fifth, from the second."""
-    try:
-        part, count = map(int, fold.split("/"))
-    except ValueError:
-        part = count = 0
-    if not 1 <= part <= count or count < 2:
-        raise SettingError("training.scheme.fold", "expected a part and their number, such as 2/5")
-    return slice(part - 1, None, count)
 
 
 # ----------------------------------------------------------------------------------------------------- reading

@@ -1,4 +1,4 @@
-"""Processes that read samples which are not kept in memory. What a run sees does not depend on their number."""
+"""Samples that are not kept in memory: augmented one by one, read by processes, whose number changes nothing."""
 
 import atexit
 import ctypes
@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
 from core import IngredientsError
 from pantry.images import processors
+from recipes.parts.calling import blame
 
 
 def choose_workers(samples) -> int:
@@ -25,6 +27,17 @@ def choose_workers(samples) -> int:
         samples[index]
     # Below a millisecond a sample, it takes as long to hand it over as to read it.
     return processors() if time.perf_counter() - started > 1e-3 * count else 0
+
+
+def augmented(samples, per_sample, seed: int):
+    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
+    found = replace(samples, per_sample=per_sample, seed=seed)
+    with blame("training.augment", samples.first):
+        sample, _ = found[0]
+        if not isinstance(sample, torch.Tensor) or sample.ndim != samples.first.ndim:
+            became = list(sample.shape) if isinstance(sample, torch.Tensor) else f"a {type(sample).__name__}"
+            raise IngredientsError(f"turns {samples.shape} into {became}")
+    return found
 
 
 def worker_reader(samples, batch_size: int, device, workers: int):
