@@ -100,7 +100,7 @@ class TrainState:
                 experiment.ema_model.n_averaged.copy_(state["n_averaged"])
         except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-            message = f"the checkpoint does not fit: {reason}; set it to False"
+            message = f"the checkpoint does not fit: {reason}; start without --resume"
             raise SettingError("training.scheme.resume", message) from error
         for group, own in zip(experiment.param_groups, rates, strict=True):
             group.update(own)

@@ -69,7 +69,10 @@ def check_resumable(folder: Path, state: dict, ingredients: Ingredients) -> list
     if other := [line for line in changed if line.startswith(FIXED)]:
         message = f"these settings changed ({'; '.join(other)})"
     if message:
-        raise SettingError("training.scheme.resume", f"cannot resume {folder}: {message}; set it to False")
+        raise SettingError(
+            "training.scheme.resume",
+            f"cannot resume {folder}: {message}; start without --resume",
+        )
     return changed
 
 
