@@ -204,7 +204,7 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     with found.blame("training.loss"):
         for _, _, loss_of in experiment.phases:
             loss = loss_of(model, inputs, targets, experiment.criterion)
-            check_loss(loss, experiment.loss_name)
+            check_loss(loss, experiment)
             loss.backward()
     with found.blame("training.optimizer"):
         for optimizer in experiment.optimizers.values():

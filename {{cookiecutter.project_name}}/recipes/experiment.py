@@ -66,10 +66,6 @@ class Experiment:
         """Those of all optimizers."""
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
-    @property
-    def loss_name(self) -> str:
-        return self.ingredients.at("training.loss.@loss", f"of {self.task.__name__}")
-
     def preprocess(self, split: str) -> tuple:
         """(the preprocess of a split, its section); without one, the section that loads the split."""
         for section in ["testing.preprocess", "training.preprocess"][split != "testing" :]:

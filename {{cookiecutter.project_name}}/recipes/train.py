@@ -155,7 +155,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                         with experiment.autocast:
                             loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
                         if state.step == 0:
-                            check_loss(loss, experiment.loss_name)
+                            check_loss(loss, experiment)
                         if scheme.accumulate > 1:
                             loss = loss / scheme.accumulate
                         experiment.scaler.scale(loss).backward()

@@ -69,10 +69,8 @@ def check_resumable(folder: Path, state: dict, ingredients: Ingredients) -> list
     if other := [line for line in changed if line.startswith(FIXED)]:
         message = f"these settings changed ({'; '.join(other)})"
     if message:
-        raise SettingError(
-            "training.scheme.resume",
-            f"cannot resume {folder}: {message}; start without --resume",
-        )
+        message = f"cannot resume {folder}: {message}; start without --resume"
+        raise SettingError("training.scheme.resume", message)
     return changed
 
 
