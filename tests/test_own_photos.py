@@ -173,11 +173,36 @@ def test_no_annotations_are_refused_with_the_layout(projects, tmp_path, user_env
     (tmp_path / "empty").mkdir()
     commands = [("train.py", *SHORT, "--project.data.source", str(tmp_path / name)) for name in ("bare", "empty", "no")]
     bare, empty, missing = forked.run(projects[task], *commands, env=user_env)
-    assert "no annotations of the same names" in bare[1]
+    assert f"no {'annotations' if task == 'detection' else 'masks or polygons'} of the same names" in bare[1]
     kind = "annotations/1.xml" if task == "detection" else "masks/1.png"
     assert "there is no image in it" in empty[1] and f"empty/{kind}" in empty[1], empty[1]
     assert "there is no such folder" in missing[1] and f"no/{kind}" in missing[1], missing[1]
     assert [code for code, _ in (bare, empty, missing)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("task", TASKS[1:])
+def test_annotated_photos_that_cannot_be_used_are_refused_before_training(projects, tmp_path, user_env, task):
+    """Those that are corrupt, all at once; one class of masks. A class that training lacks is noted."""
+    for name in ("corrupt", "unlike", "one"):
+        write(tmp_path / name, task, "train", 4)
+        write(tmp_path / name, task, "val", 2)
+    for place in ("images/train/train0.jpg", "images/val/val1.jpg"):
+        (tmp_path / "corrupt" / place).write_bytes((tmp_path / "corrupt" / place).read_bytes()[:400])
+    changed = {}
+    for file in (tmp_path / "unlike").rglob("val1.*"):
+        changed[file.suffix] = mask(file, 2) if file.suffix == ".png" else file
+    if task == "detection":
+        changed[".xml"].write_text(XML.format("fox", 24))
+    for file in (tmp_path / "one").rglob("*.png"):
+        mask(file, -1)
+    commands = [("train.py", *SHORT, "--project.data.source", str(tmp_path / name)) for name in ("corrupt", "unlike")]
+    commands.append((*commands[0][:-1], str(tmp_path / "one"), "--check"))
+    corrupt, unlike, one = forked.run(projects[task], *commands, env=user_env)
+    assert corrupt[0] == 1 and "train0.jpg: the image cannot" in corrupt[1] and "val1.jpg: the image" in corrupt[1]
+    absent = "1 of 3 classes are in no image for training: fox" if task == "detection" else "1 of 4 classes"
+    assert unlike[0] == 0 and f"note: {absent}" in unlike[1], unlike[1]
+    if task == "segmentation":
+        assert one[0] == 1 and "masks have one class, 0; at least 2 are needed" in one[1], one[1]
 
 
 def test_files_of_names_are_sources_too(projects, tmp_path, user_env):

@@ -311,7 +311,7 @@ def _subfolders(folder: Path) -> list[str]:
 def find_images(folder: Path) -> list[str]:
     """The image files in a folder and those inside it, sorted; hidden ones are left out."""
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if is_visible(name)]
         found += [
             os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)

@@ -50,6 +50,8 @@ def check_data(architecture, samples) -> int:
     where, wanted = "training.load_dataset", architecture.output_classes
     highest = _check_masks(where, samples)
     counted = len(samples.classes) if samples.classes else None if highest is None else highest + 1
+    if counted == 1:
+        raise SettingError(where, f"masks have one class, {(samples.classes or [highest])[0]}; at least 2 are needed")
     if counted is None and wanted is None:
         message = "set output_classes: this data set does not know its classes"
         raise SettingError("model.architecture", message)
@@ -103,8 +105,9 @@ def _check_masks(section: str, samples) -> int | None:
 
 
 def stand_in(images, classes: int):
-    """A data set for --check before the data is there: images (N, C, H, W), and masks of background."""
-    return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
+    """A data set for --check before the data is there: images (N, C, H, W), and masks of one class each."""
+    labels = torch.arange(len(images), dtype=torch.uint8) % max(2, classes)
+    return images, labels[:, None, None].expand(len(images), *images.shape[2:])
 
 
 def adapt_augment(augment):
@@ -247,7 +250,7 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     predicted = [None] * len(inputs) if model is None else logits_of(model.eval(), inputs).argmax(1).cpu()
     drawn = []
     for sample, truth, guess in zip(inputs, targets.cpu(), predicted, strict=True):
-        masks = [truth] if guess is None else [truth, guess]
+        masks = [truth] if guess is None else [truth, guess.where(truth != IGNORED, IGNORED)]
         pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
         drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
     return drawn
