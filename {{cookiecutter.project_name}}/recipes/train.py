@@ -26,7 +26,6 @@ from recipes.parts.samples import epoch_sampler
 from recipes.run import CHECKPOINTS, Run, format_metrics
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
-RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
 @dataclass
@@ -85,25 +84,12 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        experiment = self.experiment
+        from recipes.parts.trained import restore
+
         for name in COUNTS:
             setattr(self, name, state[name])
-        self.loss_sum = state["loss_sum"].to(experiment.device)
-        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
-        try:
-            experiment.model.load_state_dict(state.get("training", state["model"]))
-            for name, optimizer in experiment.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            experiment.scaler.load_state_dict(state["scaler"])
-            if experiment.ema_model is not None:
-                experiment.ema_model.module.load_state_dict(state["model"])
-                experiment.ema_model.n_averaged.copy_(state["n_averaged"])
-        except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-            message = f"the checkpoint does not fit: {reason}; start without --resume"
-            raise SettingError("training.scheme.resume", message) from error
-        for group, own in zip(experiment.param_groups, rates, strict=True):
-            group.update(own)
+        self.loss_sum = state["loss_sum"].to(self.experiment.device)
+        restore(self.experiment, state)
 
 
 def train(ingredients: Ingredients, functions: Ingredients, resume: str | None = None) -> Path:

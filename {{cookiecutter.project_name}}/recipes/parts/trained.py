@@ -19,6 +19,7 @@ FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset
 FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction", "training.scheme.fold")
 FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
 FIXED += ("training.scheme.precision",)
+RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
 def newest(parent: Path) -> Path | None:
@@ -72,6 +73,25 @@ def check_resumable(folder: Path, state: dict, ingredients: Ingredients) -> list
         message = f"cannot resume {folder}: {message}; start without --resume"
         raise SettingError("training.scheme.resume", message)
     return changed
+
+
+def restore(experiment: Experiment, state: dict) -> None:
+    """Give model, optimizers, scaler and averaged weights what a checkpoint holds of them."""
+    rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
+    try:
+        experiment.model.load_state_dict(state.get("training", state["model"]))
+        for name, optimizer in experiment.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        experiment.scaler.load_state_dict(state["scaler"])
+        if experiment.ema_model is not None:
+            experiment.ema_model.module.load_state_dict(state["model"])
+            experiment.ema_model.n_averaged.copy_(state["n_averaged"])
+    except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        message = f"the checkpoint does not fit: {reason}; start without --resume"
+        raise SettingError("training.scheme.resume", message) from error
+    for group, own in zip(experiment.param_groups, rates, strict=True):
+        group.update(own)
 
 
 def is_finished(folder: Path, state: dict, scheme: Scheme) -> bool:
