@@ -29,13 +29,13 @@ def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredi
     return _finish(_read_file(file, problems), problems, file, overrides, known, checks)
 
 
-def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
-    """Like `parse`, of a text."""
+def parse_string(text: str, overrides=(), known=(), checks=(), name: str = "<text>") -> Ingredients:
+    """Like `parse`, of a text; name: of it, in messages."""
     problems = []
-    nodes = _Reader("<text>", problems).read(text)
+    nodes = _Reader(name, problems).read(text)
     if "base" in nodes.get("META", ()):
         note(problems, "only a file can have a base file", "META.base", nodes["META"].where("base"))
-    return _finish(nodes, problems, "<text>", overrides, known, checks)
+    return _finish(nodes, problems, name, overrides, known, checks)
 
 
 def _finish(nodes: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:
