@@ -67,7 +67,7 @@ def test_all_problems_at_once():
         ("[a]\nx = ${x}\n", 'there is no "x". Available: ${a}.'),
         ("[a]\nx = 1\n[b]\ny = ${a.x.z}", "a.x is a setting, so nothing is below it."),
         ("[a]\nx = 1\n  2\n", "only plain text continues"),
-        ("[a]\nx = [1]\n  2\n", "the list or object above is closed"),
+        ("[a]\nx = [1]\n  2\n", "only plain text continues on an indented line, or an open list"),
         ("[a]\nx = one\n  [b]\n", "looks like a setting or a section"),
         ("[a]\n  x = 1\n", "no text value is above"),
         ("[a] b\n", "text after the section name"),

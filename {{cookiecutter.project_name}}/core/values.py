@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import namedtuple
 
 MAX_DEPTH = 64
 MAX_DIGITS = 4300
@@ -34,30 +33,12 @@ _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
     "": "as plain text, quote all of it",
 }
 
-Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
-Pending = namedtuple("Pending", "raw references")  # a value that waits for what it refers to: as written -> Reference
-
-
-class _Unquoted(str):
-    """A reference in a list or object, without quotes: `${path}`."""
-
-
-def read_value(raw: str):
-    """The value of `raw`, or Pending with its references. Raises ValueError that says what to write."""
-    if "$" not in raw and "\\u" not in raw:  # which may be an escaped $
-        return evaluate(raw, None)
-    references = {}
-
-    def note(token: str, is_text: bool) -> str:
-        references[token] = _reference(token)
-        return ""
-
-    value = evaluate(raw, note)
-    return Pending(raw, references) if references else value
-
 
 def evaluate(raw: str, look_up):
-    """The value of `raw` with what look_up(token, is_text) returns for each `${...}` in it."""
+    """The value of `raw` with what look_up(path, is_text) returns for each `${path}` in it.
+
+    Raises ValueError that says what to write.
+    """
     if raw[:1] in ('"', "[", "{"):
         return _fill_text(raw[1:-1], look_up) if _SIMPLE.fullmatch(raw) else _read_json(raw, look_up)
     if raw in _WORDS:
@@ -98,35 +79,37 @@ def _fill_text(text: str, look_up, is_quoted: bool = True):
         return text
     parts = _DOLLAR.split(text)  # text, token, text, token, ..., text
     if parts[0] == parts[-1] == "" and len(parts) == 3 and parts[1] != "$$" and not is_quoted:
-        return look_up(parts[1], False)
-    parts[1::2] = ["$" if token == "$$" else look_up(token, True) for token in parts[1::2]]
+        return look_up(_path(parts[1]), False)
+    parts[1::2] = ["$" if token == "$$" else look_up(_path(token), True) for token in parts[1::2]]
     return "".join(parts)
 
 
-def _reference(token: str) -> Reference:
-    inner = token[2:-1].strip()
-    path = inner.replace(":", ".")
+def _path(token: str) -> str:
+    """The path in `${path}`, with dots; `env:NAME:default` stays as it is."""
+    path = token[2:-1].strip()
+    if path.startswith("env:"):
+        return path
+    path = path.replace(":", ".")
     if ".." in f".{path}.":  # also of a lone $, of ${ that does not close, and of ${} within ${}
         message = "this $ is no reference: write ${section.key}, with nothing nested in it, or $$ for a dollar sign"
         raise ValueError(message)
-    return Reference(path, *inner.split(":", 2)[1:]) if inner.startswith("env:") else Reference(path)
+    return path
 
 
 def _read_json(raw: str, look_up):
     """A list, an object or quoted text. References pass the decoder as NaN, which no file may contain itself."""
-    references = []
+    paths = []
 
     def hide(match):
         token = match[1]
         if token is None:  # quoted
             return match[0]
         _refuse_constant(token)
-        _reference(token)  # refuses a $ that is none, of which the decoder would say less
-        references.append(_Unquoted(token))
+        paths.append((_path(token),))  # a tuple, which JSON has not
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
     hidden = _UNQUOTED.sub(hide, raw)
-    shown = iter(references)
+    shown = iter(paths)
     hooks = {"parse_int": _integer, "parse_float": _float, "parse_constant": lambda _: next(shown)}
     try:
         return _fill(json.loads(hidden, object_pairs_hook=_unique, **hooks), look_up)
@@ -153,8 +136,8 @@ def _unique(pairs: list) -> dict:
 
 def _fill(value, look_up, depth: int = 0):
     """A value of JSON with its references, and those in its texts, put in."""
-    if isinstance(value, _Unquoted):
-        return look_up(value, False)
+    if isinstance(value, tuple):
+        return look_up(value[0], False)
     if isinstance(value, str):
         if _SURROGATE.search(value):
             raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none")
@@ -165,12 +148,12 @@ def _fill(value, look_up, depth: int = 0):
         raise RecursionError
     if isinstance(value, list):
         return [_fill(item, look_up, depth + 1) for item in value]
-    return {_fill(key, _refuse_key): _fill(item, look_up, depth + 1) for key, item in value.items()}
+    return {_fill(key, no_reference): _fill(item, look_up, depth + 1) for key, item in value.items()}
 
 
-def _refuse_key(token: str, is_text: bool):
-    _reference(token)  # a $ that is none has a message of its own
-    raise ValueError("the key of an object cannot contain a reference")
+def no_reference(path: str, is_text: bool):
+    """`look_up` of `evaluate` where none may be."""
+    raise ValueError("the key of an object cannot contain a reference, nor can the name of a base file")
 
 
 def strip_comment(text: str) -> str:
