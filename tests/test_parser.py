@@ -27,9 +27,9 @@ def test_an_escape_beside_a_reference():
         ("[a]\nx = [1, }\n", "expecting value at character 5)"),
         ("[a]\nb = 1\nx = [${a.b}, }\n", "expecting value at character 10)"),  # counted in the line as written
         ('[a]\nx = {"k": 1, "l": 2, "k": 3}\n', 'duplicate key "k"'),
-        ("[a]\nx = [NaN]\n", "NaN is not a number"),
-        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is not a number"),
-        ("[a]\nx = [1e999]\n", "1e999 is too large for a float"),
+        ("[a]\nx = [NaN]\n", "NaN is not a finite number"),
+        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is not a finite number"),
+        ("[a]\nx = [1e999]\n", "1e999 is not a finite number"),
         ("[a]\nx = 1e999\n  more\n", "only plain text continues"),
         ("[a]\nx = [1]\n\n# note\n  2\n", "only plain text continues on an indented line, or an open list"),
         ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is not a [section]"),

@@ -11,7 +11,7 @@ class Ingredients(dict):
     `str()` gives an ini that parses back to the same.
     """
 
-    # draft: path of a section -> key, or "" for the section itself -> (text as written, file, line); of the whole file
+    # draft: path of a section -> key, or "" for the section itself -> (file, line, text as written); of the whole file
     __slots__ = ("_draft", "_path")
 
     def __init__(self, items=(), path: str = "", draft: dict | None = None):
@@ -46,17 +46,14 @@ class Ingredients(dict):
 
     def where(self, path: str = "") -> Place | None:
         """The place (file and line) of the setting or section at a dotted path; None if no file has it."""
-        entry = self._entry(path)
-        return Place(*entry[1:]) if entry else None
+        path = f"{self._path}.{path}".strip(".")
+        section, _, key = path.rpartition(".")
+        entry = self._draft[path][""] if path in self._draft else self._draft.get(section, {}).get(key)
+        return entry and Place(*entry)
 
     def written(self, path: str) -> str:
         """The text of the setting at a dotted path as its file has it; "" for a section."""
-        return (self._entry(path) or [""])[0]
-
-    def _entry(self, path: str) -> tuple | None:
-        path = f"{self._path}.{path}".strip(".")
-        section, _, key = path.rpartition(".")
-        return self._draft[path][""] if path in self._draft else self._draft.get(section, {}).get(key)
+        return (self.where(path) or Place("")).raw
 
     def __str__(self) -> str:
         return "".join(_blocks(self, self, "")).removeprefix("\n")

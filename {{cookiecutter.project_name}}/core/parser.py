@@ -37,7 +37,7 @@ def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredi
     Raises IngredientsError with all problems found, those of the checks included.
     """
     problems, file = [], os.fspath(file)
-    return _finish(_read_file(file, problems), problems, file, overrides, known, checks)
+    return _finish(_read_file(file, _load(file), problems), problems, file, overrides, known, checks)
 
 
 def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
@@ -50,7 +50,7 @@ def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
 
 
 def _finish(draft: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:
-    draft[""] = {"": ("", file, 0)}
+    draft[""] = {"": Place(file)}
     try:
         _override(draft, overrides, known, problems)
         root = build(draft, problems)
@@ -69,7 +69,7 @@ def _override(draft: dict, overrides, known, problems: list) -> None:
     for path, value, *add in overrides:
         raw = value if isinstance(value, str) else as_written(value)
         section, _, key = path.rpartition(".")
-        entries, wrong = draft.get(section, {"": ("", *COMMAND_LINE)}), None
+        entries, wrong = draft.get(section, {"": COMMAND_LINE}), None
         if given.setdefault(path, raw) != raw:
             wrong = f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one"
         elif path == "META.base":
@@ -84,19 +84,20 @@ def _override(draft: dict, overrides, known, problems: list) -> None:
             wrong = f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.'
         elif key not in entries:
             read = Reader("", []).read(f"[{section}]\n{key} = 1\n")
-            is_right = read == {section: {"": ("", "", 1), key: ("1", "", 2)}}
+            is_right = read == {section: {"": ("", 1, ""), key: ("", 2, "1")}}
             wrong = _wrong_key(key, entries) if is_right else "name a section and a key, as in training.scheme.epochs"
         if wrong:
-            note(problems, wrong, f"--{path}", COMMAND_LINE, raw)
+            note(problems, wrong, f"--{path}", COMMAND_LINE._replace(raw=raw))
         else:
-            _merge(draft, {section: {"": entries[""], key: (raw, *COMMAND_LINE)}})
+            _merge(draft, {section: {"": entries[""], key: COMMAND_LINE._replace(raw=raw)}})
 
 
 def _merge(below: dict, above: dict) -> None:
     """Lay the sections of `above` on those of `below`, in place."""
     for path in [path for path in above if path in below]:
-        before, after = (call_key(draft.get(path, ())) for draft in (below, above))
-        if before and after and (before, _name_of(below[path][before])) != (after, _name_of(above[path][after])):
+        both = [draft[path] for draft in (below, above) if path in draft]
+        calls = {(key, entries[key][2].strip("\"'")) for entries in both if (key := call_key(entries))}
+        if len(calls) == 2:
             below[path] = {}  # another function takes other arguments: those of the previous one must not leak into it
             for inner in [other for other in below if other.startswith(path + ".")]:
                 del below[inner]
@@ -104,35 +105,30 @@ def _merge(below: dict, above: dict) -> None:
         below.setdefault(path, {}).update(entries)
 
 
-def _name_of(entry: tuple) -> str:
-    return entry[0].strip("\"'")
-
-
-def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
-    """The sections of `file`, merged over those of its base files."""
-    draft, merged = Reader(file, problems).read(_load(file)), {}
+def _read_file(file: str, text: str, problems: list, children: tuple = ()) -> dict:
+    """The sections of a file, laid on those of its base files."""
+    draft, merged = Reader(file, problems).read(text), {}
     if "META" not in draft:
         return draft
-    meta, chain, bases = draft.pop("META"), (*children, os.path.realpath(file)), []
+    meta, chain = draft.pop("META"), (*children, os.path.realpath(file))
     wrong = {key: "no such setting. There is base." for key in meta if key not in ("", "base")}
     try:
-        bases = evaluate(meta["base"][0], no_reference)
-    except (KeyError, ValueError) as error:
-        wrong["base"] = str(error) if "base" in meta else "missing: write base = FILE, or remove the section"
-    for base in bases if type(bases) is list else [bases]:
-        path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
-        if not path or not base or "\0" in base:
-            wrong["base"] = "name the base file as text, or a list of such names"
-        elif (real := os.path.realpath(path)) in chain:
-            names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
-            wrong["base"] = "base files go in a circle: " + " -> ".join(names)
-        elif not os.path.isfile(path):
-            wrong["base"] = f"there is no file {path}. {_near_files(base, file)}"
-        else:
-            _merge(merged, _read_file(path, problems, chain))
+        if "base" not in meta:
+            raise ValueError("missing: write base = FILE, or remove the section")
+        bases = evaluate(meta["base"][2], no_reference)
+        for base in bases if type(bases) is list else [bases]:
+            if not isinstance(base, str) or not base:
+                raise ValueError("name the base file as text, or a list of such names")
+            path = os.path.normpath(os.path.join(os.path.dirname(file), base))
+            base_text = _load(path)
+            if (real := os.path.realpath(path)) in chain:
+                names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
+                raise ValueError("base files go in a circle: " + " -> ".join(names))
+            _merge(merged, _read_file(path, base_text, problems, chain))
+    except (ValueError, IngredientsError) as error:
+        wrong["base"] = str(error)
     for key, message in wrong.items():
-        raw, *place = meta.get(key, meta[""])
-        note(problems, message, f"META.{key}", Place(*place), raw)
+        note(problems, message, f"META.{key}", Place(*meta.get(key, meta[""])))
     _merge(merged, draft)
     return merged
 
@@ -149,7 +145,10 @@ def _load(file: str) -> str:
         message = f"byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         raise IngredientsError([Problem(Place(file, line), "", "", message)]) from None
     except FileNotFoundError:
-        message = f"no such file. {_near_files(os.path.basename(file), file)}"
+        from glob import glob  # seldom needed
+
+        folder, name = os.path.split(file)
+        message = f"no such file. {suggest(name, glob('*.ini', root_dir=folder or None))}"
     except IsADirectoryError:
         message = "is a folder; name the ini file in it"
     except (OSError, ValueError) as error:
@@ -157,14 +156,8 @@ def _load(file: str) -> str:
     raise IngredientsError(f"{Place(file)}: {message}")
 
 
-def _near_files(name: str, beside: str) -> str:
-    from glob import glob  # seldom needed
-
-    return suggest(name, glob("*.ini", root_dir=os.path.dirname(beside) or None))
-
-
 class Reader:
-    """One text -> its draft: path of a section -> key, or "" for the section -> (text as written, file, line)."""
+    """One text -> its draft: path of a section -> key, or "" for the section -> (file, line, text as written)."""
 
     def __init__(self, file: str, problems: list):
         self.file, self.problems, self.draft = file, problems, {}
@@ -173,11 +166,14 @@ class Reader:
         self.key, self.raw, self.more, self.depth, self.is_loose = "", "", [], 0, False
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
-        note(self.problems, message, key, Place(self.file, line), raw)
+        note(self.problems, message, key, Place(self.file, line, raw))
 
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        for number, line in enumerate(_FORBIDDEN.sub(self.refuse_character, text).split("\n"), start=1):
+        for bad in _FORBIDDEN.finditer(text):
+            number, code = text.count("\n", 0, bad.start()) + 1, f"{ord(bad[0]):04x}"
+            self.report(number, f'the character U+{code.upper()} is not allowed; delete it, or write "\\u{code}"', "")
+        for number, line in enumerate(_FORBIDDEN.sub("\ufffd", text).split("\n"), start=1):  # each is reported once
             first = line.lstrip(" \t")[:1]
             if first in _COMMENT:
                 continue
@@ -191,24 +187,19 @@ class Reader:
         self.close()
         return self.draft
 
-    def refuse_character(self, match) -> str:
-        bad, line = ord(match[0]), match.string.count("\n", 0, match.start()) + 1
-        self.report(line, f'the character U+{bad:04X} is not allowed; delete it, or write "\\u{bad:04x}"', "")
-        return "\ufffd"  # so that it is reported once
-
     def read_header(self, line: str, number: int) -> None:
         path, bracket, rest = line[1:].partition("]")
         path = ".".join(part.strip(" \t") for part in (path if bracket else strip_comment(path)).split("."))
         wrong, first = _wrong_name(f"[{path}]"), self.draft.get(path)
         # the settings of a section that cannot be are read, and left out
-        self.entries = {} if wrong else self.draft.setdefault(path, {"": ("", self.file, number)})
+        self.entries = {} if wrong else self.draft.setdefault(path, {"": (self.file, number, "")})
         self.section, self.key, self.raw, self.depth = path, "", "", 0
         if not bracket:
             wrong = wrong or f"the section does not close: write [{path}]"
         elif rest.strip(" \t")[:1] not in _COMMENT:
             wrong = f"text after the section name: {rest}; give it a line of its own"
         elif first:
-            wrong = f"[{path}] is already defined at line {first[''][2]}; merge the two"
+            wrong = f"[{path}] is already defined at line {first[''][1]}; merge the two"
         if wrong:
             self.report(number, wrong, f"[{path}{bracket}")
 
@@ -228,7 +219,7 @@ class Reader:
         if wrong:
             self.report(number, wrong, f"{self.section}.{key}".lstrip(".") if equals and key else key, raw)
         else:
-            self.entries[key] = raw, self.file, number
+            self.entries[key] = self.file, number, raw
 
     def read_more(self, line: str, number: int) -> None:
         """A line that continues the setting above."""
@@ -250,8 +241,8 @@ class Reader:
     def close(self) -> None:
         """Put the lines of a value together."""
         if self.more and self.key in self.entries:
-            raw, *place = self.entries[self.key]
-            self.entries[self.key] = ("\n".join([raw, *self.more]), *place)
+            *place, raw = self.entries[self.key]
+            self.entries[self.key] = *place, "\n".join([raw, *self.more])
         self.more = []
 
 
@@ -259,7 +250,7 @@ def _wrong_key(key: str, entries: dict) -> str | None:
     """Why a section cannot have a setting of that key."""
     other = key if key in entries else call_key(entries) if key[:1] == "@" else None
     if key and other:
-        return f"{other} is already set at {Place(*entries[other][1:])}; a section has it once, and calls one function"
+        return f"{other} is already set at {Place(*entries[other])}; a section has it once, and calls one function"
     return _wrong_name(f"{key}=")
 
 

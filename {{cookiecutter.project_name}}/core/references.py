@@ -13,7 +13,7 @@ _PENDING = object()  # the value of a setting that waits for others
 
 
 def build(draft: dict, problems: list) -> Ingredients:
-    """The tree of a draft: path of a section -> key, or "" for the section itself -> (text as written, file, line)."""
+    """The tree of a draft: path of a section -> key, or "" for the section itself -> (file, line, text as written)."""
     nodes = {}
 
     def add(path: str, place: tuple) -> Ingredients:
@@ -24,7 +24,7 @@ def build(draft: dict, problems: list) -> Ingredients:
             if path:
                 add(parent, place)[name] = nodes[path]
             if path and name in draft[parent]:
-                setting, section = (Place(*entry[1:]) for entry in (draft[parent].pop(name), entries[""]))
+                setting, section = (Place(*entry) for entry in (draft[parent].pop(name), entries[""]))
                 message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
                 note(problems, message, path, max(setting, section))
         return nodes[path]
@@ -93,7 +93,7 @@ class _Scope:
         """Read one setting. Returns the settings that must be read before, if any; then it stays as it is."""
         if self.nodes[path][key] is BROKEN:
             return []
-        raw, used, dead, budget = self.draft[path][key][0], {}, {}, self.budget
+        raw, used, dead, budget = self.draft[path][key][2], {}, {}, self.budget
 
         def look_up(name: str, is_text: bool):
             if name.startswith("env:"):
@@ -184,7 +184,7 @@ class _Scope:
         if isinstance(value, Ingredients):
             names = [f"{value._path}.{name}" for name in value]
             raise ValueError(f"[{value._path}] is a section, which has no text. {suggest('', names, '${{{}}}')}")
-        text = value if isinstance(value, str) else self.draft[path][key][0]
+        text = value if isinstance(value, str) else self.draft[path][key][2]
         if text is not value and "$" in text:  # a list with references of its own: pay, then write
             for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
                 self.spend(len(part))

@@ -98,6 +98,9 @@ class Registries(dict):
             raise IngredientsError(f'"{name}" cannot name a registry: choose a plain word such as load_dataset')
         return self.setdefault(name, Registry(name))
 
+    def __missing__(self, name: str):
+        raise IngredientsError(f"there is no registry {name}. {suggest(name, self, '@{}')}")
+
     def __getattr__(self, name: str) -> Registry:
         if name in self:
             return self[name]
@@ -120,29 +123,27 @@ def source(function) -> Place:
 
 def check_functions(ingredients: Ingredients) -> list[Problem]:
     """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
-    problems, todo, seen = [], [ingredients], set()
-    for value in todo:  # which grows on the way
-        if id(value) not in seen:
-            seen.add(id(value))
-            items = value.values() if isinstance(value, dict) else value
-            todo += [item for item in items if isinstance(item, dict | list)]
-            key = call_key(value) if isinstance(value, Ingredients) else None
-            problems += _check_call(value, key) if key and value[key] is not BROKEN else []
-    return problems
-
-
-def _check_call(node: Ingredients, key: str) -> list[Problem]:
     from .arguments import signature_of  # imports inspect and typing: `import core` does without
 
-    name, kind = node[key], key[1:]
-    try:
-        if kind not in registry:
-            raise IngredientsError(f"there is no registry {kind}. {suggest(kind, registry, '@{}')}")
-        function = registry[kind].get(name)
-    except IngredientsError as error:
-        return [Problem(None, f"{node._path}.{key}", "", str(error))]
-    wrong = signature_of(function).check(node, node._path, "argument")
-    return [p._replace(message=f"{p.message} ({name} is defined at {source(function)})") for p in wrong]
+    problems, todo, seen = [], [ingredients], set()
+    for value in todo:  # which grows on the way
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        todo += [
+            item for item in (value.values() if isinstance(value, dict) else value) if isinstance(item, dict | list)
+        ]
+        key = call_key(value) if isinstance(value, Ingredients) else None
+        if not key or value[key] is BROKEN:
+            continue
+        try:
+            function = registry[key[1:]].get(value[key])
+            wrong = signature_of(function).check(value, value._path, "argument")
+            where = f" ({value[key]} is defined at {source(function)})" if wrong else ""
+            problems += [problem._replace(message=problem.message + where) for problem in wrong]
+        except IngredientsError as error:
+            problems.append(Problem(None, f"{value._path}.{key}", "", str(error)))
+    return problems
 
 
 def resolve(ingredients: Ingredients) -> Ingredients:

@@ -10,8 +10,7 @@ BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c"
 BROKEN = object()  # the value of a setting whose problem is reported already; it fits everything
 
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
-_CONSTANTS = ("NaN", "Infinity", "-Infinity")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity")
 _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
 _SIMPLE = re.compile(r'"[^"\\\x00-\x1f]*"')  # quoted text that needs no decoder, as most
 # Outside quotes a backslash is an error in JSON. That \" opens no string keeps the search for its end linear.
@@ -22,7 +21,8 @@ _UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#)[^\"])*+(?:(?![ 
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f-\\x9f{BIDIRECTIONAL}]")
 
-_JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
+_JSON_ADVICE = {  # what JSON refuses begins with, \0 at the end -> what to write instead
+    "\0": "close it",
     "'": "inside a list or object use double quotes",
     "True": "inside a list or object write true",
     "False": "inside a list or object write false",
@@ -43,9 +43,8 @@ def evaluate(raw: str, look_up):
         return _fill_text(raw[1:-1], look_up) if _SIMPLE.fullmatch(raw) else _read_json(raw, look_up)
     if raw in _WORDS:
         return _WORDS[raw]
-    if number := _NUMBER.fullmatch(raw):
-        return _float(raw) if number[1] or number[2] else _integer(raw)
-    _refuse_constant(raw)
+    if _NUMBER.fullmatch(raw):
+        return _number(raw)
     is_quoted = raw[:1] == "'" == raw[-1:] and raw.count("'") == 2
     return _fill_text(raw[1:-1] if is_quoted else raw, look_up, is_quoted)
 
@@ -55,22 +54,15 @@ def is_text(raw: str) -> bool:
     return raw[:1] not in ("[", "{", '"') and raw not in _WORDS and not _NUMBER.fullmatch(raw)
 
 
-def _integer(raw: str) -> int:
+def _number(raw: str) -> int | float:
     if len(raw) > MAX_DIGITS:
-        raise ValueError(f"an integer of more than {MAX_DIGITS} digits; quote it if it is text")
-    return int(raw)
-
-
-def _float(raw: str) -> float:
+        raise ValueError(f"a number of more than {MAX_DIGITS} digits; quote it if it is text")
+    if raw.lstrip("-").isdigit():
+        return int(raw)
     value = float(raw)
-    if value - value != 0:  # 1e999 would silently be infinity
-        raise ValueError(f'{raw} is too large for a float; as text write "{raw}"')
+    if value - value != 0:  # NaN, Infinity, and 1e999, which would silently be infinity
+        raise ValueError(f'{raw} is not a finite number; as text write "{raw}"')
     return value
-
-
-def _refuse_constant(raw: str) -> None:
-    if raw in _CONSTANTS:
-        raise ValueError(f'{raw} is not a number that an experiment can use; as text write "{raw}"')
 
 
 def _fill_text(text: str, look_up, is_quoted: bool = True):
@@ -104,23 +96,19 @@ def _read_json(raw: str, look_up):
         token = match[1]
         if token is None:  # quoted
             return match[0]
-        _refuse_constant(token)
-        paths.append((_path(token),))  # a tuple, which JSON has not
+        paths.append((_path(token) if token[0] == "$" else _number(token),))  # a tuple, which JSON has not
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
     hidden = _UNQUOTED.sub(hide, raw)
     shown = iter(paths)
-    hooks = {"parse_int": _integer, "parse_float": _float, "parse_constant": lambda _: next(shown)}
+    hooks = {"parse_int": _number, "parse_float": _number, "parse_constant": lambda _: next(shown)}
     try:
         return _fill(json.loads(hidden, object_pairs_hook=_unique, **hooks), look_up)
     except json.JSONDecodeError as error:
-        kind = {'"': "quoted text", "[": "a list", "{": "an object"}[raw[0]]
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
-        rest = raw[error.pos :]
-        advice = (
-            next(advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start)) if rest else "close it"
-        )
-        raise ValueError(f"this opens {kind} that does not parse ({after}); {advice}") from None
+        rest = raw[error.pos :] or "\0"
+        advice = next(advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start))
+        raise ValueError(f"this begins with {raw[0]} but does not parse ({after}); {advice}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
 
@@ -168,7 +156,7 @@ def brackets(text: str) -> int:
 
 def as_written(value) -> str:
     """`value` as a file would have it: bare text if it reads back the same, else JSON."""
-    if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value) and value not in _CONSTANTS:
+    if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value):
         return value
     return as_json(value)
 

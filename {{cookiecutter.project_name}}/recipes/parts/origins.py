@@ -72,8 +72,8 @@ def _resolve_lines(node: Ingredients, lines: list, entries: dict) -> int:
 
     A setting is left out if an override chose a function without such an argument.
     """
-    last = entries.pop("")[2]
-    for key, (raw, _, line) in entries.items():
+    last = entries.pop("")[1]
+    for key, (_, line, raw) in entries.items():
         below = (at for at in range(line + 1, len(lines)) if lines[at].strip()[:1] not in ("", "#", ";"))
         own, value = [line, *islice(below, raw.count("\n"))], node.get(key, MISSING)
         if isinstance(value, Ingredients) or (raw == node.written(key) and "$" not in raw):
