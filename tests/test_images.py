@@ -121,18 +121,36 @@ def test_no_class_folders(tmp_path):
 
 
 def test_all_that_is_wrong_with_the_folders_is_said_at_once(images):
-    (images / "testing/c").mkdir()
-    (images / "testing/d").mkdir()
-    (images / "testing/d/notes.txt").write_text("")
-    save(images / "training/z/7.png")
+    (images / "training/c").mkdir()
+    (images / "training/d").mkdir()
+    (images / "training/d/notes.txt").write_text("")
     with pytest.raises(IngredientsError) as caught:
-        load_image_folder(images, "testing")()
+        load_image_folder(images)()
     lines = [line.strip() for line in str(caught.value).splitlines()]
-    assert len(lines) == 4
-    assert lines[0].startswith(f"{images / 'testing/c'}: there is no image in this class folder (.png .jpg")
-    assert lines[1].startswith(f"{images / 'testing/d'}: there is no image in this class folder")
-    assert lines[2] == f"{images / 'testing'}: {images / 'training'} has no such classes: c, d"
-    assert lines[3] == f"{images / 'training'}: {images / 'testing'} has no such classes: z"
+    assert len(lines) == 2 and lines[0].startswith(f"{images / 'training/c'}: there is no image in this class folder (")
+    assert lines[1].startswith(f"{images / 'training/d'}: there is no") and lines[1].endswith("), but notes.txt")
+
+
+def test_a_split_may_lack_classes_of_training_but_has_no_others(images):
+    save(images / "training/0/7.png")
+    loaded, classes = load_image_folder(images, "testing")(), load_image_folder(images)().classes
+    assert loaded.classes == classes and {classes[label] for label in loaded.targets} == {*classes} - {"0"}
+    (images / "testing/c").mkdir()
+    with pytest.raises(IngredientsError, match=f"{images}/testing: {images}/training has no such classes: c$"):
+        load_image_folder(images, "testing")()
+
+
+def test_a_class_may_be_named_as_a_split(tmp_path):
+    for name in ("car/1", "train/2"):
+        save(tmp_path / f"{name}.png")
+    assert load_image_folder(tmp_path)().classes == ["car", "train"]
+    assert load_image_folder(tmp_path, "testing", optional=True)() is None
+
+
+def test_photos_of_formats_that_are_not_read_are_not_passed_over(images):
+    (images / "training/a/1.HEIC").write_bytes(b"....ftypheic")
+    with pytest.raises(IngredientsError, match="1 of . samples .*\n.*1.HEIC: this is no image of a known format"):
+        load_image_folder(images)()
 
 
 def test_two_names_of_one_split(images):
@@ -144,6 +162,10 @@ def test_two_names_of_one_split(images):
 def test_a_source_one_folder_too_high(images, tmp_path):
     with pytest.raises(IngredientsError, match=f"is one folder too high; write source = {images}"):
         load_image_folder(tmp_path)()
+    for name in ("images/a/1", "images/b/1"):
+        save(tmp_path / f"above/{name}.png")
+    with pytest.raises(IngredientsError, match=f"is one folder too high; write source = {tmp_path}/above/images"):
+        load_image_folder(tmp_path / "above")()
 
 
 def test_images_of_different_sizes(images):

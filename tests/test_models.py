@@ -671,10 +671,9 @@ def test_normalization_travels_with_the_weights(own, capsys, tmp_path):
     for changes, told in (({}, False), ({"training__preprocess__mean": "[0.1, 0.3, 0.4]"}, True)):
         ingredients = own(**start, **changes)
         experiment = build_experiment(configure(ingredients, call_functions(ingredients)))
-        assert experiment.new_weights.startswith("loaded 20 of 20 entries of models/model.pth; nothing")
-        assert ("mean = [0.2, 0.3, 0.4], std = [0.5, 0.5, 0.5]" in experiment.new_weights) == told, (
-            experiment.new_weights
-        )
+        _, weights, frozen = experiment.notes
+        assert weights.startswith("loaded 20 of 20 entries of models/model.pth; nothing") and "frozen: 3" in frozen
+        assert ("mean = [0.2, 0.3, 0.4], std = [0.5, 0.5, 0.5]" in weights) == told, weights
         assert len(experiment.frozen_norms) == 3  # a small set
         capsys.readouterr()
         assert (
@@ -690,5 +689,6 @@ def test_normalization_travels_with_the_weights(own, capsys, tmp_path):
     experiment = configure(ingredients, call_functions(ingredients), "meta")
     experiment.fetch = False
     experiment = build_experiment(experiment)
-    assert "own.ini:12: training.preprocess.mean" in experiment.new_weights  # nothing is downloaded for that
-    assert "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]" in experiment.new_weights
+    weights = experiment.notes[1]
+    assert "own.ini:12: training.preprocess.mean" in weights  # nothing is downloaded for that
+    assert "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]" in weights

@@ -218,6 +218,37 @@ def test_learning_rate_that_is_looked_for(train):
     assert state_of(train(longer | RESUME))["autotuned"]["learning_rate"] == found
 
 
+def test_the_rate_is_found_by_steps_of_training(train, own, monkeypatch):
+    """Their batches are whole, augmented, accumulated and clipped; the run is that of this rate, set by hand."""
+    monkeypatch.setattr(tune, "TRIALS", 40)
+    sizes = set()
+    own.augment("empty")(lambda: lambda inputs, targets, generator: (inputs * 0, targets))
+
+    @own.loss.register("shifted")
+    def shifted(by: float = 0.0):
+        def loss(logits, targets):
+            sizes.update([len(logits)] if logits.requires_grad else [])
+            return torch.nn.functional.cross_entropy(logits, targets) - by
+
+        return loss
+
+    def run(rate, changes):
+        own_loss = {"training.loss.@loss": "shifted", "training.loss.label_smoothing": None}
+        of_five = {"training.scheme.batch_size": "5", "training.optimizer.learning_rate": str(rate)}
+        return train(SHORT | own_loss | of_five | changes)
+
+    def found(changes):
+        return state_of(run("auto", changes))["autotuned"]["learning_rate"]
+
+    rate = found({})
+    assert found({"training.loss.by": "3.0"}) == rate  # a loss may be negative
+    assert found({"training.scheme.clip_norm": "0.01"}) > 3 * rate
+    assert found(AUGMENT | {"training.augment.@augment": "empty"}) != rate
+    twice = {"training.scheme.accumulate": "2"}
+    assert metrics_of(run("auto", twice)) == metrics_of(run(found(twice), twice))
+    assert sizes == {5}
+
+
 def test_batch_size_by_memory(train, monkeypatch):
     monkeypatch.setattr(tune, "free_memory", lambda device: 2**40)
     assert (

@@ -16,6 +16,7 @@ SPLITS = {
     "testing": ("test", "testing"),
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES += (".heic", ".heif", ".avif")  # which have to be converted: better refused than passed over
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow starts other programs for some others
 ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}  # bytes near the end of a complete file
 DEEP = ("I", "I;16", "I;16L", "I;16B")  # modes of Pillow for 16 bits
@@ -266,25 +267,27 @@ def list_images(source: Path, split: str, optional: bool = False) -> tuple | Non
         wanted = " or ".join(f"{name}/" for name in SPLITS[split])
         raise IngredientsError(f"{source}: there is no {wanted} in it, but {_held(source)}")
     folder = folders[split]
-    training = folders.get("training", folder)
     images = {name: find_images(folder / name) for name in _subfolders(folder)}
     if not images:
         tables = sorted(folder.glob("*.csv"))
         advice = f"If {tables[0]} lists them, write it as source" if tables else LAYOUT.format(source)
         raise IngredientsError(f"{folder}: there are no class folders in it, but {_held(folder)}. {advice}")
-    suffixes = " ".join(IMAGE_SUFFIXES)
-    empty = [folder / name for name in images if not images[name]]
-    problems = [f"{name}: there is no image in this class folder ({suffixes})" for name in empty]
-    for here, there in ((folder, training), (training, folder)):
-        if only := sorted({*_subfolders(here)} - {*_subfolders(there)}):
-            problems.append(f"{here}: {there} has no such classes: {', '.join(only)}")
-    refuse(problems)
     inner = [folder / name for name in images if len(_find_splits(folder / name)) > 1]
+    inner = inner or [folder / name for name in images if len(images) == 1 and len(_subfolders(folder / name)) > 1]
     if folder == source and inner:
         raise IngredientsError(f"{source}: is one folder too high; write source = {inner[0]}")
+    training = folders.get("training", folder)
+    names = _subfolders(training)
+    suffixes = " ".join(IMAGE_SUFFIXES)
+    empty = [folder / name for name in images if not images[name]]
+    empty = empty if folder == training or len(empty) == len(images) else []  # another split may lack classes
+    problems = [f"{path}: there is no image in this class folder ({suffixes}), but {_held(path)}" for path in empty]
+    if only := [name for name in images if name not in names]:
+        problems.append(f"{folder}: {training} has no such classes: {', '.join(only)}")
+    refuse(problems)
     paths = [path for name in images for path in images[name]]
-    labels = [index for index, name in enumerate(images) for _ in images[name]]
-    return list(images), paths, labels
+    labels = [names.index(name) for name in images for _ in images[name]]
+    return names, paths, labels
 
 
 def _find_splits(source: Path) -> dict[str, Path]:
@@ -293,6 +296,9 @@ def _find_splits(source: Path) -> dict[str, Path]:
         near = next(parent for parent in source.absolute().parents if parent.is_dir())
         raise NotHere(f"{source}: there is no such folder; {near} holds {_held(near)}. {LAYOUT.format(source)}")
     found = {split: [name for name in _subfolders(source) if name.lower() in SPLITS[split]] for split in SPLITS}
+    both = [name for names in found.values() for name in names]
+    if len(both) < len(_subfolders(source)) and not any(_subfolders(source / name) for name in both):
+        return {"training": source}  # cars, trains and buses
     double = [" and ".join(names) for names in found.values() if len(names) > 1]
     refuse([f"{source}: {names} mean the same split; keep one of them" for names in double])
     return {split: source / names[0] for split, names in found.items() if names} or {"training": source}
@@ -305,7 +311,7 @@ def _subfolders(folder: Path) -> list[str]:
 def find_images(folder: Path) -> list[str]:
     """The image files in a folder and those inside it, sorted; hidden ones are left out."""
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if is_visible(name)]
         found += [
             os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)

@@ -3,7 +3,6 @@
 `Run` also listens to the signals that ask to save or to stop.
 """
 
-import errno
 import json
 import math
 import os
@@ -16,18 +15,16 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError, SettingError
-from recipes.contracts import Closable
+from core import Ingredients, SettingError
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
+from recipes.parts.calling import carried
 from recipes.parts.origins import resolved_text
 from recipes.settings import Saving
 
 CHECKPOINTS = "checkpoints"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class Run:
@@ -181,21 +178,14 @@ class Run:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate "
-                message += "as much), set precision = bf16, or name blocks in model.architecture.recompute"
-                raise SettingError("training.scheme.batch_size", message) from error
-            if str(error).startswith("DataLoader worker"):  # it was killed
-                message = f"{str(error).split('. ')[0]}: memory ran out, most likely; lower it, or batch_size"
-                raise SettingError("training.scheme.workers", message) from error
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # else: standard output
-                message = "the last checkpoint is intact: free some space, then run python train.py --resume"
-                reason = f"{error.filename}: cannot be written ({error.strerror})"
-                raise IngredientsError(f"{reason}; {message}") from error
+            from recipes.parts.failures import translate
+
+            if told := translate(error):
+                raise told from error
             raise
         finally:
-            if isinstance(self.tracker, Closable):
-                self.tracker.close()
+            if close := carried(self.tracker, "close"):
+                close()
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
@@ -207,8 +197,6 @@ def runs_folder(ingredients: Ingredients, parent: str) -> Path:
     if not name or name != Path(name).name or name in (".", "..") or len(name.encode()) > 200:
         message = "names the folder of the runs: at most 200 letters, digits, - and _, and no slash"
         raise SettingError("project.name", message)
-    if Path(parent).is_file():
-        raise SettingError("training.model.runs", "is a file; name a folder")
     refuse_unwritable("training.model.runs", Path(parent) / name)
     return Path(parent) / name
 

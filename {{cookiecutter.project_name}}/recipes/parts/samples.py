@@ -15,7 +15,7 @@ from torch.utils.data import StackDataset, default_collate
 from core import IngredientsError, SettingError
 from pantry.images import visit_all
 from pantry.preprocess import to_image
-from recipes.contracts import BatchPreprocess, Dataset, blame
+from recipes.parts.calling import blame, carried
 
 FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized", "threads")  # what a data set may tell
 CHUNK = 1024  # samples that are preprocessed at once
@@ -105,19 +105,17 @@ class Samples:
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def load(
-    loader, preprocess, memory: float, optional: bool = False, section: str = "training.preprocess"
-) -> Samples | None:
+def load(loader, preprocess, section="training.preprocess", *, memory: float, optional=False) -> Samples | None:
     """Call a loader and preprocess what it returns. `memory`: GB (1e9 bytes) of preprocessed samples to keep.
 
-    optional: the loader may return None, if its source has no such split
     section: that is blamed for what preprocess raises
+    optional: the loader may return None, if its source has no such split
     Raises IngredientsError if the loader returns neither (X, y) nor a map-style data set.
     """
     loaded = loader()
     if loaded is None and optional:
         return None
-    facts = {name: getattr(loaded, name, None) for name in FACTS}
+    facts = {name: carried(loaded, name) for name in FACTS}
     dataset, targets = _check_loaded(loaded, facts["targets"])
 
     def read(index: int) -> tuple:
@@ -150,7 +148,7 @@ def _check_loaded(loaded, targets) -> tuple:
         if len(X) != len(targets):
             raise IngredientsError(f"{len(X)} samples, but {len(targets)} targets")
         loaded = StackDataset(X, targets)
-    elif not isinstance(loaded, Dataset) or isinstance(loaded, tuple | dict | str):
+    elif isinstance(loaded, tuple | dict | str) or not (carried(loaded, "__len__") and carried(loaded, "__getitem__")):
         raise IngredientsError(f"the loader returned {type(loaded).__name__}, expected (X, y) or a map-style data set")
     elif targets is not None:
         with contextlib.suppress(IngredientsError):  # some data sets of torchvision have paths there
@@ -191,10 +189,10 @@ def _keep(samples: Samples, dataset, preprocess, threads: int, section: str) -> 
 
 def _preprocess_all(found, preprocess, first: torch.Tensor, start: int) -> torch.Tensor:
     """Samples (n, ...), at once if preprocess can and they are images of one size. start: number of the first one."""
-    if isinstance(preprocess, BatchPreprocess):
+    if of_batch := carried(preprocess, "of_batch"):
         images = [to_image(sample) for sample in found]
         if images[0].ndim == 3 and len({image.shape for image in images}) == 1:
-            return as_input(preprocess.of_batch(torch.stack(images)))
+            return as_input(of_batch(torch.stack(images)))
     inputs = [as_input(preprocess(sample)) for sample in found]
     for index, sample in enumerate(inputs, start):
         if sample.shape != first.shape:

@@ -16,7 +16,12 @@ def describe_splits(experiment, training: Samples, validation: Samples, testing:
     else:
         of_validation = f"validation{_place(source, validation)}"
     of_testing = f"testing{_place(source, testing)}, {len(testing):,} samples" if testing else "no test split"
-    return f"{source}: training{_place(source, training)}; {of_validation}; {of_testing}"
+    line = f"{source}: training{_place(source, training)}; {of_validation}; {of_testing}"
+    if validation.labels is not None and validation.classes:
+        seen = {*validation.labels.tolist()}
+        if unseen := [name for index, name in enumerate(validation.classes) if index not in seen]:
+            line += f"\nnote: no validation sample of {', '.join(unseen[:10])}{', ...' if unseen[10:] else ''}"
+    return line
 
 
 def _place(source: Path, samples: Samples) -> str:

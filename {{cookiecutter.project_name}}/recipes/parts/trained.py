@@ -69,7 +69,10 @@ def check_resumable(folder: Path, state: dict, ingredients: Ingredients) -> list
     if other := [line for line in changed if line.startswith(FIXED)]:
         message = f"these settings changed ({'; '.join(other)})"
     if message:
-        raise SettingError("training.scheme.resume", f"cannot resume {folder}: {message}; set it to False")
+        raise SettingError(
+            "training.scheme.resume",
+            f"cannot resume {folder}: {message}; start without --resume",
+        )
     return changed
 
 
@@ -98,19 +101,6 @@ def _load_newest(folder: Path) -> tuple[dict, list[str]]:
     raise IngredientsError("\n".join(errors))
 
 
-def find_checkpoint(parent: Path, name: str | None) -> Path:
-    """The checkpoint of a run folder (its best one) or file; without a name, of the newest run in `parent`."""
-    path = Path(name) if name else newest(parent)
-    if path is None:
-        raise IngredientsError(f"{parent}: no run yet; python train.py makes one, or name a checkpoint by --run PATH")
-    if path.is_dir():
-        path = path / CHECKPOINTS / "best.pt"
-    if not path.is_file():
-        runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
-        raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(name or str(path), runs)}")
-    return path
-
-
 def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
     """The settings in which two ingredients differ, as `path: old -> new`."""
     lines = []
@@ -127,9 +117,18 @@ def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]
 # ----------------------------------------------------------------------------------------------- open its model
 
 
-def find_trained(path: str | None, ingredients: Ingredients) -> Path:
-    """The checkpoint of a run folder or file; of the newest run of `ingredients` without a path."""
-    return find_checkpoint(runs_of(ingredients), path)
+def find_trained(name: str | None, ingredients: Ingredients) -> Path:
+    """The checkpoint of a run folder (its best one) or file; without a name, of the newest run of `ingredients`."""
+    parent = runs_of(ingredients)
+    path = Path(name) if name else newest(parent)
+    if path is None:
+        raise IngredientsError(f"{parent}: no run yet; python train.py makes one, or name a checkpoint by --run PATH")
+    if path.is_dir():
+        path = path / CHECKPOINTS / "best.pt"
+    if not path.is_file():
+        runs = [str(run) for run in parent.glob("*") if (run / CHECKPOINTS / "best.pt").is_file()]
+        raise IngredientsError(f"{path}: there is no such checkpoint. {suggest(name or str(path), runs)}")
+    return path
 
 
 def runs_of(ingredients: Ingredients) -> Path:

@@ -12,8 +12,8 @@ import torch
 
 from core import IngredientsError, SettingError, locate, parse_string
 from core.registry import need
-from recipes.parts.backbone import name_of_body, unwrapped
 from recipes.parts.finetune import head
+from recipes.parts.library_models import name_of_body, unwrapped
 
 KINDS = (".safetensors", ".pt", ".pth")
 
