@@ -443,7 +443,7 @@ class Kitchen:
         (
             "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1,\n  # one\n# two\n\n  ${oven}]  # three\noven = 1 # x\n"
             "# of b\n\n[b]\nk = ${kitchen}\nt = ${env:NO_SUCH:7}\n# last",
-            "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1, 7]\n  # one\n# two\noven = 7 # x\n"
+            "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1, 7]\n  # one\n# two\n\noven = 7 # x\n"
             'timer = null  # default\n# of b\n\n[b]\nk = ${kitchen}\nt = "7"\n# last\n\n[new]\ny = 2\n',
         ),
         ("[META]\nbase = base.ini\n[kitchen]\noven = 3  # of the base no comment is kept\n", "[kitchen]\noven = 3\n"),

@@ -84,6 +84,7 @@ def test_one_setting_is_enough(projects, tmp_path, user_env, task):
     assert "photos: training" in one_folder[1] and "20% of it held back for validation; no test split" in one_folder[1]
     assert "validation_fraction" not in one_folder[1], "it is in use"
     assert no_test[0] == 1 and "testing.load_dataset" in no_test[1] and "no such split in ~/photos" in no_test[1]
+    assert no_test[1].startswith("settings in runs/") and "/best.pt:" in no_test[1], no_test[1]
     assert split[0] == 0 and f"6 training and 4 validation samples, {classes}" in split[1], split[1]
     assert "train/; validation in" in split[1] and "test/, 2 samples" in split[1], split[1]
     assert "on 2 test samples" in split[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from core import IngredientsError
+from core.arguments import Signature
 from core.registry import Registries, source
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
@@ -34,7 +35,7 @@ def test_a_shelf_is_imported_when_its_name_is_asked_for(registry):
         registry.thing.get("lmap")
     assert "own_shelf" not in sys.modules
     lamp = registry.thing.get("lamp")
-    assert str(source(lamp)).endswith("own_shelf.py:4") and registry.thing.signature("lamp").hints == {"watts": int}
+    assert str(source(lamp)).endswith("own_shelf.py:4") and Signature(lamp).hints == {"watts": int}
     assert registry.thing.names() == ["lamp"]
 
 

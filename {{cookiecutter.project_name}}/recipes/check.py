@@ -170,8 +170,8 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
 def on_command_line(ingredients: Ingredients, path: str) -> str:
     """The setting of the command line that has the value of this one, or gives it by a reference; "" if none does."""
     paths = [f"{section}.{key}" for section, key in settings(ingredients)]
-    typed = [other for other in paths if not ingredients.where(other).line]
-    return next((other for other in typed if ingredients.at(other) == ingredients.at(path)), "")
+    typed = [other for other in paths if ingredients.at(other) == ingredients.at(path)]
+    return next((other for other in typed if not ingredients.where(other).line), "")
 
 
 def try_on(device: str, experiment: Experiment) -> Findings:

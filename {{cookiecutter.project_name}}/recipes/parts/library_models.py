@@ -32,7 +32,7 @@ def find_model(name: str, names: list[str] | None = None, make=None) -> tuple:
     classifiers = torchvision.models.list_models(module=torchvision.models)
     names = classifiers if names is None else names
     if name not in names and name in classifiers:  # of another task: it may be the body of a backbone
-        takers = [known for known in registry.backbone if "body" in registry.backbone.signature(known).names]
+        takers = [known for known in registry.backbone if "body" in Signature(registry.backbone.get(known)).names]
         for known in takers[:1]:
             advice = f'write backbone = {known}, options = {{"body": "{name}"}}'
             raise IngredientsError(f"{name} classifies images; as the body of a model for this task {advice}")

@@ -160,7 +160,8 @@ def open_trained(path: str | None, ingredients: Ingredients, overrides=()) -> Ex
     file = find_trained(path, ingredients)
     state = checkpoint.load(file)
     import_functions(file.parent.parent)
-    ingredients = parse_string(state["meta"]["ingredients"], overrides, declared_paths(), [check_sections])
+    known, name = declared_paths(), f"settings in {file}"
+    ingredients = parse_string(state["meta"]["ingredients"], overrides, known, [check_sections], name)
     experiment = build(configure(ingredients, Functions(ingredients)), meta=state["meta"])
     experiment.model.load_state_dict(state["model"])
     return experiment

@@ -73,8 +73,9 @@ def _notes(model, meta: dict, body: str, ingredients) -> list[str]:
     if ingredients is None:
         return []
     notes = []
-    if meta and sorted(meta["classes"]) == sorted(model.class_names) and meta["classes"] != model.class_names:
-        notes.append(f"note: the weights have their classes in another order: {', '.join(meta['classes'])}")
+    classes = meta.get("classes", [])
+    if len(classes) == len(model.class_names) and classes != model.class_names:  # so the head was loaded
+        notes.append(f"note: the weights have other classes, or in another order: {', '.join(classes)}")
     own = _normalization_in(ingredients)
     expected = _normalization_in(parse_string(meta["ingredients"])) if meta else _normalization_of(body)
     if own and expected and own != expected:
