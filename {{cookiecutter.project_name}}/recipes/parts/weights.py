@@ -153,7 +153,7 @@ def _of_torchvision(name: str) -> dict:
     from torchvision import models
 
     if name not in models.list_models():
-        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file")
+        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file, or None")
     weights = models.get_model_weights(name).DEFAULT
     with _explained(weights.url, f"put that file into {_folder()}, or "):
         try:  # through the model: torchvision renames entries of some of its files
