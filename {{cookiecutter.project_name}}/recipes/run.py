@@ -197,8 +197,9 @@ def runs_folder(ingredients: Ingredients, parent: str) -> Path:
     if not name or name != Path(name).name or name in (".", "..") or len(name.encode()) > 200:
         message = "names the folder of the runs: at most 200 letters, digits, - and _, and no slash"
         raise SettingError("project.name", message)
-    refuse_unwritable("training.model.runs", Path(parent) / name)
-    return Path(parent) / name
+    folder = Path(os.path.expanduser(parent)) / name
+    refuse_unwritable("training.model.runs", folder)
+    return folder
 
 
 def make_folder(path: str, folder: Path) -> None:
@@ -219,8 +220,8 @@ def refuse_unwritable(path: str, folder: Path) -> None:
 
 def weights_files(saving: Saving) -> tuple[Path, Path]:
     """Where the best and the last weights go. Refused before training if no file can be written there."""
-    name = Path(saving.save_name)
-    path = Path(saving.save_dir) / name if name.parent == Path() else name
+    name = Path(os.path.expanduser(saving.save_name))
+    path = Path(os.path.expanduser(saving.save_dir)) / name if name.parent == Path() else name
     if not name.name or path.is_dir() or saving.save_name.endswith(("/", "\\")):
         raise SettingError("training.model.save_name", "names a folder; name a file, such as model.pth")
     refuse_unwritable("training.model.save_name", path.parent)

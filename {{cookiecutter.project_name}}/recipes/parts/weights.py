@@ -1,6 +1,7 @@
 """Weights to start from: of torchvision or timm, a file, a URL, the Hugging Face hub."""
 
 import hashlib
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -145,14 +146,14 @@ def _find(weights: str, body: str) -> tuple[dict, dict]:
         return _of_torchvision(body), {}
     if weights.startswith("hf:"):
         return _read(_from_hub(weights))
-    return _read(_from_url(weights) if "://" in weights else Path(weights))
+    return _read(_from_url(weights) if "://" in weights else Path(os.path.expanduser(weights)))
 
 
 def _of_torchvision(name: str) -> dict:
     from torchvision import models
 
     if name not in models.list_models():
-        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file")
+        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file, or None")
     weights = models.get_model_weights(name).DEFAULT
     with _explained(weights.url, f"put that file into {_folder()}, or "):
         try:  # through the model: torchvision renames entries of some of its files
