@@ -77,6 +77,13 @@ def test_the_layout_and_its_splits_are_found(tmp_path, layout):
         load_box_folder(tmp_path, "testing")()
 
 
+def test_lists_of_names_with_spaces(tmp_path):
+    labelled(tmp_path, "photos", "photos", ("at home 1", "at home 2"))
+    write(tmp_path / "train.txt", "/my photos/at home 1.jpg\n")
+    write(tmp_path / "val.txt", "at home 2\n")
+    assert counts(lambda split: load_box_folder(tmp_path, split)()) == ((1, 1), (1, 1))
+
+
 def test_without_splits_everything_is_for_training(tmp_path):
     voc(tmp_path)
     for file in tmp_path.glob("ImageSets/Main/*.txt"):
@@ -227,6 +234,16 @@ def test_masks_and_their_values_are_found(tmp_path):
     assert [Path(path).stem for path in training.paths] == ["a", "b"] and len(validation) == 1
     assert sorted(training[0][1].unique().tolist()) == [0, 1, 255]
     assert load_mask_folder(tmp_path, "testing", optional=True)() is None
+
+
+def test_a_pool_of_images_for_several_tasks(tmp_path):
+    """As coco128 has it: instance_segmentation/images is a link, and holds no masks whatever its name."""
+    masks(tmp_path / "semantic_segmentation")
+    (tmp_path / "semantic_segmentation/images").rename(tmp_path / "images")
+    (tmp_path / "instance_segmentation").mkdir()
+    (tmp_path / "instance_segmentation/images").symlink_to(tmp_path / "images", target_is_directory=True)
+    loaded = [load_mask_folder(tmp_path, split)() for split in ("training", "validation")]
+    assert [len(dataset) for dataset in loaded] == [2, 1] and loaded[0].classes == ["0", "5"]
 
 
 def test_masks_of_colours(tmp_path):

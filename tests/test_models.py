@@ -12,7 +12,7 @@ import pantry  # noqa: F401  (registers)
 import pytest
 import torch
 import torchvision
-from core import IngredientsError, registry
+from core import IngredientsError, parse_string, registry
 from recipes import check, detection, segmentation
 from recipes.experiment import build as build_experiment
 from recipes.experiment import configure
@@ -195,6 +195,19 @@ def test_a_head_of_another_size_stays_new_and_is_reported(tmp_path, name, last):
     assert all(torch.equal(model.state_dict()[key], build(name).state_dict()[key]) for key in new) == (last == "14")
     weight = model.state_dict()[new[0]]
     assert weight.square().mean() * weight[0].numel() < 1  # mnasnet's own would begin with a loss of 5 and more
+
+
+def test_a_head_of_other_classes_is_reported(tmp_path):
+    model, text = build("small_cnn", output_classes=2, seed=1), "[training.preprocess]\nsize = [8, 8]\n"
+    meta = {"classes": ["dog", "cat"], "ingredients": text}
+    torch.save({"model": model.state_dict(), "meta": meta}, tmp_path / "a.pt")
+
+    def notes(*classes):
+        model.class_names = [*classes]
+        return load_weights(model, tmp_path / "a.pt", "small_cnn", ingredients=parse_string(text)).splitlines()[1:]
+
+    assert notes("dog", "cat") == notes("bird", "cat", "dog") == []
+    assert notes("cat", "dog") == ["note: the weights have other classes, or in another order: dog, cat"]
 
 
 def test_what_the_file_does_not_hold_is_told(tmp_path):

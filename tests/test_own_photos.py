@@ -84,6 +84,7 @@ def test_one_setting_is_enough(projects, tmp_path, user_env, task):
     assert "photos: training" in one_folder[1] and "20% of it held back for validation; no test split" in one_folder[1]
     assert "validation_fraction" not in one_folder[1], "it is in use"
     assert no_test[0] == 1 and "testing.load_dataset" in no_test[1] and "no such split in ~/photos" in no_test[1]
+    assert no_test[1].startswith("settings in runs/") and "/best.pt:" in no_test[1], no_test[1]
     assert split[0] == 0 and f"6 training and 4 validation samples, {classes}" in split[1], split[1]
     assert "train/; validation in" in split[1] and "test/, 2 samples" in split[1], split[1]
     assert "on 2 test samples" in split[1]
@@ -146,6 +147,19 @@ def test_folders_that_cannot_be_used_are_refused_before_training(projects, tmp_p
     for (code, printed), expected in zip(ran, REFUSED.values(), strict=True):
         assert code == 1 and "Traceback" not in printed and "epoch" not in printed, printed
         assert all(text in printed for text in expected), printed
+
+
+def test_the_home_folder_in_every_path(projects, tmp_path, user_env):
+    write(tmp_path / "photos", "classification")
+    saved = ["--add", "training.model.runs=~/runs", "--training.model.save_name", "~/kept/m.pth"]
+    ran = forked.run(
+        projects["classification"],
+        ("train.py", *SHORT, "--project.data.source", "~/photos", *saved),
+        ("train.py", "--check", "--project.data.source", "~/photos", "--model.architecture.weights", "~/kept/m.pth"),
+        env=user_env | {"HOME": str(tmp_path)},
+    )
+    assert [code for code, _ in ran] == [0, 0] and "of ~/kept/m.pth" in ran[1][1], ran
+    assert list(tmp_path.glob("runs/*/*/log.txt")) and not (projects["classification"] / "~").exists()
 
 
 def test_a_class_that_validation_lacks_is_reported(projects, tmp_path, user_env):

@@ -40,13 +40,13 @@ def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredi
     return _finish(_read_file(file, _load(file), problems), problems, file, overrides, known, checks)
 
 
-def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
-    """Like `parse`, of a text."""
+def parse_string(text: str, overrides=(), known=(), checks=(), name: str = "<text>") -> Ingredients:
+    """Like `parse`, of a text; name: of it, in messages."""
     problems = []
-    draft = Reader("<text>", problems).read(text)
+    draft = Reader(name, problems).read(text)
     if "base" in draft.get("META", ()):
         note(problems, "only a file can have a base file", "META.base")
-    return _finish(draft, problems, "<text>", overrides, known, checks)
+    return _finish(draft, problems, name, overrides, known, checks)
 
 
 def _finish(draft: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:

@@ -154,12 +154,21 @@ def image_folders(source: Path, layout: str = LAYOUT) -> dict[Path, dict[str, st
         found.setdefault(path.parent, {})[path.stem] = str(path)
     if not found:
         raise IngredientsError(f"{source}: there is no image in it. {layout.format(source)}")
-    return dict(sorted(found.items(), key=lambda item: (is_named_mask(source, item[0]), -len(item[1]), item[0])))
+    once = {}  # a folder and links to it hold the same images
+    for folder in sorted(found, key=lambda folder: folder.resolve() != source.resolve() / folder.relative_to(source)):
+        once.setdefault(folder.resolve(), folder)
+    order = sorted(once.values(), key=lambda folder: (bool(is_of_masks(source, folder)), -len(found[folder]), folder))
+    return {folder: found[folder] for folder in order}
 
 
-def is_named_mask(source: Path, folder: Path) -> bool:
-    word = "mask|label|annot|segment|ground.?truth"
-    return re.search(word, str(folder.relative_to(source)), re.IGNORECASE) is not None
+def is_of_masks(source: Path, folder: Path) -> bool | None:
+    """Whether the innermost folder that is named after images or masks is named after masks; None: none is."""
+    for name in reversed(folder.relative_to(source).parts):
+        if re.search("mask|label|annot|segment|ground.?truth|(?<![a-z])gt(?![a-z])", name, re.IGNORECASE):
+            return True
+        if re.search("image|photo|jpe?g", name, re.IGNORECASE):
+            return False
+    return None
 
 
 def folders_of(source: Path, place: Path, stems: set[str], images: dict) -> list:
@@ -243,7 +252,7 @@ def read_lists(source: Path, items: list[Item]) -> dict[str, str]:
     for path in _files(source, ".txt"):
         split = next((split for split, known in SPLITS.items() if path.stem.lower() in known), None)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if split else ()
-        names = [Path(line.split()[0]) for line in lines if line.strip()]
+        names = [Path(name) for line in lines if line.strip() for name in (line.split()[0], line.strip())]
         listed |= {stem: split for name in names for stem in (name.stem, name.name) if stem in stems}
     return listed
 

@@ -10,7 +10,7 @@ from pantry.box_folders import (
     Item,
     folders_of,
     image_folders,
-    is_named_mask,
+    is_of_masks,
     note_absent,
     of_split,
     read_class_names,
@@ -70,7 +70,11 @@ def find_masks(source: Path) -> tuple[list[Item], list[str]]:
     """The images below `source` that have a mask, known: (image file, mask file); and masks without an image."""
     images, masks, found, problems = {}, [], {}, []
     folders = image_folders(source, LAYOUT)
-    flat = {folder: is_named_mask(source, folder) or _is_flat(min(files.values())) for folder, files in folders.items()}
+    named = {folder: is_of_masks(source, folder) for folder in folders}
+    flat = {
+        folder: _is_flat(min(folders[folder].values())) if named[folder] is None else named[folder]
+        for folder in folders
+    }
     for folder in sorted(folders, key=flat.get):
         files = {stem: path for stem, path in folders[folder].items() if not SUFFIX.search(stem)}
         suffixed = {SUFFIX.sub("", stem): path for stem, path in folders[folder].items() if stem not in files}
