@@ -1,5 +1,6 @@
 """Annotations of detection and segmentation: files as they are read, and what is wrong in them."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -112,15 +113,33 @@ def test_coco_with_polygons(tmp_path):
     assert 400 <= int(target["masks"].sum()) <= 441
 
 
+def test_run_lengths_of_coco(tmp_path):
+    """As lists and as the strings that pycocotools writes; crowds are no objects, but they are pixels of a class."""
+    mask = (torch.rand(40, 60, generator=torch.Generator().manual_seed(0)) < 0.3).to(torch.uint8)
+    mask[5:35, 10:50] = 1
+    packed = pytest.importorskip("faster_coco_eval").mask.encode(np.asfortranarray(mask.numpy()))["counts"]
+    flat = mask.T.flatten().tolist()
+    runs = [len(list(run)) for _, run in itertools.groupby([0, *flat])]
+    runs[0] -= 1
+    for counts in (runs, packed.decode() if isinstance(packed, bytes) else packed):
+        one = {"category_id": 3, "bbox": [0, 0, 60, 40], "segmentation": {"size": [40, 60], "counts": counts}}
+        load = coco(tmp_path, [one, one | {"category_id": 1, "iscrowd": 1}])
+        target = load(masks=True)[0][1]
+        assert torch.equal(target["masks"].as_subclass(torch.Tensor), mask[None])
+        drawn = made("load_coco_masks", images=tmp_path / "images", annotations=tmp_path / "coco.json")()[0][1]
+        assert torch.equal(drawn, mask)  # class 1, the crowd, was drawn over class 2
+
+
 def test_coco_files_that_are_wrong(tmp_path):
     load = coco(tmp_path, [{"category_id": 9, "bbox": [0, 0, 5, 5]}, {"category_id": 3, "bbox": [0, 0]}])
     with pytest.raises(
         IngredientsError, match="(?s)annotation 0: there is no class of category id 9.*annotation 1: bbox"
     ):
         load()
-    rle = {"category_id": 3, "bbox": [0, 0, 5, 5], "segmentation": {"counts": [1], "size": [40, 60]}}
-    with pytest.raises(IngredientsError, match="annotation 0: .* run-length encoded; export polygons"):
-        coco(tmp_path, [rle])(masks=True)
+    for runs, message in (([1], "not run lengths of a mask"), ([2000], r"run lengths are of \[50, 40\]")):
+        rle = {"counts": runs, "size": [40, 60] if runs == [1] else [50, 40]}
+        with pytest.raises(IngredientsError, match=f"annotation 0: .*{message}"):
+            coco(tmp_path, [{"category_id": 3, "bbox": [0, 0, 5, 5], "segmentation": rle}])(masks=True)
     with pytest.raises(IngredientsError, match="there is no image b.png"):
         coco(tmp_path, [], images=[{"id": 7, "file_name": "b.png"}])()
     flat = {"category_id": 3, "bbox": [0, 0, 5, 5], "segmentation": [1, 2, 3, 4, 5, 6]}

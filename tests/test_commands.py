@@ -443,7 +443,7 @@ class Kitchen:
         (
             "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1,\n  # one\n# two\n\n  ${oven}]  # three\noven = 1 # x\n"
             "# of b\n\n[b]\nk = ${kitchen}\nt = ${env:NO_SUCH:7}\n# last",
-            "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1, 7]\n  # one\n# two\noven = 7 # x\n"
+            "[project]\nroot = /x\n[kitchen]  # hot\nlist = [1, 7]\n  # one\n# two\n\noven = 7 # x\n"
             'timer = null  # default\n# of b\n\n[b]\nk = ${kitchen}\nt = "7"\n# last\n\n[new]\ny = 2\n',
         ),
         ("[META]\nbase = base.ini\n[kitchen]\noven = 3  # of the base no comment is kept\n", "[kitchen]\noven = 3\n"),
@@ -463,6 +463,12 @@ def test_a_run_keeps_the_comments_of_its_ingredients(train):
     comments = [line for line in Path(INI).read_text().splitlines() if line.startswith("#")]
     assert comments and all(line in text for line in comments) and "momentum = 0.9" in text
     assert "weight_decay = 5e-4  # not on norms and biases\n" in text and "epochs = 1\n" in text
+
+
+def test_the_resolved_text_has_no_section_of_a_function_that_an_override_replaced(tmp_path):
+    (tmp_path / "a.ini").write_text("[f]\n@test_kind = join\n[f.g]\nx = 1\n")
+    ingredients = core.parse(tmp_path / "a.ini", [("f.@test_kind", "pair")])
+    assert core.parse_string(resolved_text(ingredients, {})) == ingredients == {"f": {"@test_kind": "pair"}}
 
 
 @pytest.mark.parametrize("file", sorted(HERE.glob("ingredients*.ini")), ids=lambda file: file.name)

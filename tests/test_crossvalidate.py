@@ -45,8 +45,8 @@ def test_the_command_prints_each_fold_and_their_mean(tmp_path):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    values = [float(re.fullmatch(rf"fold {fold}/3  loss .*  accuracy (\S+)", lines[fold - 1])[1]) for fold in (1, 2, 3)]
-    mean, deviation = map(float, re.fullmatch(r"mean +loss .*  accuracy (\S+) \+- (\S+)", lines[3]).groups())
+    values = [float(re.fullmatch(rf"fold {fold}/3  loss .*, accuracy (\S+)", lines[fold - 1])[1]) for fold in (1, 2, 3)]
+    mean, deviation = map(float, re.fullmatch(r"mean +loss .*, accuracy (\S+) \+- (\S+)", lines[3]).groups())
     assert mean == pytest.approx(sum(values) / 3, abs=1e-4) and deviation == pytest.approx(
         torch.tensor(values).std().item(), abs=1e-3
     )

@@ -45,7 +45,7 @@ def test_meta_without_base(tmp_path, text):
 def test_a_nul_in_a_value_is_one_problem(value):
     where, text = problems_of(f"[a]\nx = {value}\n")
     assert where[0] == (2, "") and len(where) == (2 if value[0] == "[" else 1)
-    assert "U+0000 (NUL)" in text and "\0" not in text
+    assert "U+0000 is not allowed" in text and "\0" not in text
 
 
 def test_names_and_values_are_printed_escaped():

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from core import IngredientsError, parse_string, registry, resolve
-from recipes.contracts import as_metric
+from recipes.parts.calling import Metrics
+from recipes.parts.own_metrics import as_metric
 
 CLASSES = 4
 LOGITS = torch.randn(12, CLASSES, generator=torch.Generator().manual_seed(0))
@@ -279,9 +280,9 @@ def test_wrong_settings_of_a_metric_are_refused(name, settings, message):
 
 def test_what_a_metric_refuses_is_one_line():
     pytest.importorskip("torchmetrics")
-    metric = made("metric", "torchmetrics.F1Score", task="binary")
-    with pytest.raises(IngredientsError, match=r"F1Score cannot take outputs \[12, 4\] and targets \[12\]: \S[^\n]*$"):
-        metric.update(LOGITS, TARGETS)
+    metrics = Metrics(f1=made("metric", "torchmetrics.F1Score", task="binary"))
+    with pytest.raises(IngredientsError, match=r"metrics.f1\n +cannot take \[12, 4\] and \[12\]: \S[^\n]*$"):
+        metrics.update(LOGITS, TARGETS)
 
 
 def test_a_function_is_a_metric_over_all_of_the_data():

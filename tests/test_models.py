@@ -12,7 +12,7 @@ import pantry  # noqa: F401  (registers)
 import pytest
 import torch
 import torchvision
-from core import IngredientsError, registry
+from core import IngredientsError, parse_string, registry
 from recipes import check, detection, segmentation
 from recipes.experiment import build as build_experiment
 from recipes.experiment import configure
@@ -195,6 +195,19 @@ def test_a_head_of_another_size_stays_new_and_is_reported(tmp_path, name, last):
     assert all(torch.equal(model.state_dict()[key], build(name).state_dict()[key]) for key in new) == (last == "14")
     weight = model.state_dict()[new[0]]
     assert weight.square().mean() * weight[0].numel() < 1  # mnasnet's own would begin with a loss of 5 and more
+
+
+def test_a_head_of_other_classes_is_reported(tmp_path):
+    model, text = build("small_cnn", output_classes=2, seed=1), "[training.preprocess]\nsize = [8, 8]\n"
+    meta = {"classes": ["dog", "cat"], "ingredients": text}
+    torch.save({"model": model.state_dict(), "meta": meta}, tmp_path / "a.pt")
+
+    def notes(*classes):
+        model.class_names = [*classes]
+        return load_weights(model, tmp_path / "a.pt", "small_cnn", ingredients=parse_string(text)).splitlines()[1:]
+
+    assert notes("dog", "cat") == notes("bird", "cat", "dog") == []
+    assert notes("cat", "dog") == ["note: the weights have other classes, or in another order: dog, cat"]
 
 
 def test_what_the_file_does_not_hold_is_told(tmp_path):
@@ -671,10 +684,9 @@ def test_normalization_travels_with_the_weights(own, capsys, tmp_path):
     for changes, told in (({}, False), ({"training__preprocess__mean": "[0.1, 0.3, 0.4]"}, True)):
         ingredients = own(**start, **changes)
         experiment = build_experiment(configure(ingredients, call_functions(ingredients)))
-        assert experiment.new_weights.startswith("loaded 20 of 20 entries of models/model.pth; nothing")
-        assert ("mean = [0.2, 0.3, 0.4], std = [0.5, 0.5, 0.5]" in experiment.new_weights) == told, (
-            experiment.new_weights
-        )
+        _, weights, frozen = experiment.notes
+        assert weights.startswith("loaded 20 of 20 entries of models/model.pth; nothing") and "frozen: 3" in frozen
+        assert ("mean = [0.2, 0.3, 0.4], std = [0.5, 0.5, 0.5]" in weights) == told, weights
         assert len(experiment.frozen_norms) == 3  # a small set
         capsys.readouterr()
         assert (
@@ -690,5 +702,6 @@ def test_normalization_travels_with_the_weights(own, capsys, tmp_path):
     experiment = configure(ingredients, call_functions(ingredients), "meta")
     experiment.fetch = False
     experiment = build_experiment(experiment)
-    assert "own.ini:12: training.preprocess.mean" in experiment.new_weights  # nothing is downloaded for that
-    assert "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]" in experiment.new_weights
+    weights = experiment.notes[1]
+    assert "own.ini:12: training.preprocess.mean" in weights  # nothing is downloaded for that
+    assert "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]" in weights

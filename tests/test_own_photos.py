@@ -84,6 +84,7 @@ def test_one_setting_is_enough(projects, tmp_path, user_env, task):
     assert "photos: training" in one_folder[1] and "20% of it held back for validation; no test split" in one_folder[1]
     assert "validation_fraction" not in one_folder[1], "it is in use"
     assert no_test[0] == 1 and "testing.load_dataset" in no_test[1] and "no such split in ~/photos" in no_test[1]
+    assert no_test[1].startswith("settings in runs/") and "/best.pt:" in no_test[1], no_test[1]
     assert split[0] == 0 and f"6 training and 4 validation samples, {classes}" in split[1], split[1]
     assert "train/; validation in" in split[1] and "test/, 2 samples" in split[1], split[1]
     assert "on 2 test samples" in split[1]
@@ -148,6 +149,19 @@ def test_folders_that_cannot_be_used_are_refused_before_training(projects, tmp_p
         assert all(text in printed for text in expected), printed
 
 
+def test_the_home_folder_in_every_path(projects, tmp_path, user_env):
+    write(tmp_path / "photos", "classification")
+    saved = ["--add", "training.model.runs=~/runs", "--training.model.save_name", "~/kept/m.pth"]
+    ran = forked.run(
+        projects["classification"],
+        ("train.py", *SHORT, "--project.data.source", "~/photos", *saved),
+        ("train.py", "--check", "--project.data.source", "~/photos", "--model.architecture.weights", "~/kept/m.pth"),
+        env=user_env | {"HOME": str(tmp_path)},
+    )
+    assert [code for code, _ in ran] == [0, 0] and "of ~/kept/m.pth" in ran[1][1], ran
+    assert list(tmp_path.glob("runs/*/*/log.txt")) and not (projects["classification"] / "~").exists()
+
+
 def test_a_class_that_validation_lacks_is_reported(projects, tmp_path, user_env):
     write(tmp_path / "one", "classification")
     photo(tmp_path / "one/single/0.jpg", 0, 0)
@@ -173,11 +187,36 @@ def test_no_annotations_are_refused_with_the_layout(projects, tmp_path, user_env
     (tmp_path / "empty").mkdir()
     commands = [("train.py", *SHORT, "--project.data.source", str(tmp_path / name)) for name in ("bare", "empty", "no")]
     bare, empty, missing = forked.run(projects[task], *commands, env=user_env)
-    assert "no annotations of the same names" in bare[1]
+    assert f"no {'annotations' if task == 'detection' else 'masks or polygons'} of the same names" in bare[1]
     kind = "annotations/1.xml" if task == "detection" else "masks/1.png"
     assert "there is no image in it" in empty[1] and f"empty/{kind}" in empty[1], empty[1]
     assert "there is no such folder" in missing[1] and f"no/{kind}" in missing[1], missing[1]
     assert [code for code, _ in (bare, empty, missing)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("task", TASKS[1:])
+def test_annotated_photos_that_cannot_be_used_are_refused_before_training(projects, tmp_path, user_env, task):
+    """Those that are corrupt, all at once; one class of masks. A class that training lacks is noted."""
+    for name in ("corrupt", "unlike", "one"):
+        write(tmp_path / name, task, "train", 4)
+        write(tmp_path / name, task, "val", 2)
+    for place in ("images/train/train0.jpg", "images/val/val1.jpg"):
+        (tmp_path / "corrupt" / place).write_bytes((tmp_path / "corrupt" / place).read_bytes()[:400])
+    changed = {}
+    for file in (tmp_path / "unlike").rglob("val1.*"):
+        changed[file.suffix] = mask(file, 2) if file.suffix == ".png" else file
+    if task == "detection":
+        changed[".xml"].write_text(XML.format("fox", 24))
+    for file in (tmp_path / "one").rglob("*.png"):
+        mask(file, -1)
+    commands = [("train.py", *SHORT, "--project.data.source", str(tmp_path / name)) for name in ("corrupt", "unlike")]
+    commands.append((*commands[0][:-1], str(tmp_path / "one"), "--check"))
+    corrupt, unlike, one = forked.run(projects[task], *commands, env=user_env)
+    assert corrupt[0] == 1 and "train0.jpg: the image cannot" in corrupt[1] and "val1.jpg: the image" in corrupt[1]
+    absent = "1 of 3 classes are in no image for training: fox" if task == "detection" else "1 of 4 classes"
+    assert unlike[0] == 0 and f"note: {absent}" in unlike[1], unlike[1]
+    if task == "segmentation":
+        assert one[0] == 1 and "masks have one class, 0; at least 2 are needed" in one[1], one[1]
 
 
 def test_files_of_names_are_sources_too(projects, tmp_path, user_env):

@@ -27,17 +27,17 @@ def test_an_escape_beside_a_reference():
         ("[a]\nx = [1, }\n", "expecting value at character 5)"),
         ("[a]\nb = 1\nx = [${a.b}, }\n", "expecting value at character 10)"),  # counted in the line as written
         ('[a]\nx = {"k": 1, "l": 2, "k": 3}\n', 'duplicate key "k"'),
-        ("[a]\nx = [NaN]\n", "NaN is not a number"),
-        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is not a number"),
-        ("[a]\nx = [1e999]\n", "1e999 is too large for a float"),
+        ("[a]\nx = [NaN]\n", "NaN is not a finite number"),
+        ("[a]\nb = 1\nx = [${b}, -Infinity]\n", "-Infinity is not a finite number"),
+        ("[a]\nx = [1e999]\n", "1e999 is not a finite number"),
         ("[a]\nx = 1e999\n  more\n", "only plain text continues"),
-        ("[a]\nx = [1]\n\n# note\n  2\n", "the list or object above is closed"),
+        ("[a]\nx = [1]\n\n# note\n  2\n", "only plain text continues on an indented line, or an open list"),
         ("[a]\nx = one\n]\n", "<text>:3: ]\n    this is not a [section]"),
         ("[a]\nx = [${y}, ${b}}]\n", "does not parse"),
         # the whole name, also of the first setting of a section
         ("[a]\n__x = 1\n", "<text>:2: a.__x = 1\n    names with two leading underscores"),
         ("[a]\nx = 1\n  2\n", "<text>:3: a.x\n    only plain text continues"),
-        ("[a]\nx = [1]\n]\n", "<text>:3: a.x\n    the list or object above is closed"),
+        ("[a]\nx = [1]\n]\n", "<text>:3: a.x\n    only plain text continues on an indented line, or an open list"),
         ("__x = 1\n  2\n", "<text>:1: __x = 1"),
         ("[a]\n[b]\n[a]\n", "already defined at line 1;"),  # also of an empty one
         ("[a]\nx = [1, $x]\n", "write ${section.key}"),
@@ -125,7 +125,7 @@ def test_overrides_that_cannot_stand():
     assert "[a] is a section; name one of its settings. Available: x." in problems_of(text, overrides=[("a", "1")])
     assert "U+202E is not allowed" in problems_of(text, overrides=[("a.x", "\u202e")])
     two = problems_of("[a]\n@f = g\n", overrides=[("a.@h", "1", True)])
-    assert "a section calls one function, and this one has @f" in two
+    assert "@f is already set at <text>:2" in two
 
 
 def test_what_is_told_of_a_wrong_file_is_bounded():

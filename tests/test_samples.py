@@ -22,7 +22,7 @@ def arrays():
 
 
 def load(loaded, preprocess=data.scale, memory=1.0):
-    return data.load(lambda: loaded, preprocess, memory)
+    return data.load(lambda: loaded, preprocess, memory=memory)
 
 
 def read_all(samples, **settings):

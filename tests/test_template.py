@@ -99,14 +99,14 @@ FIGURES = {  # the figure and the least that the default training must reach on 
     "text": ("accuracy", 0.9),
     "blank": ("loss", -0.01),  # the negative of a loss
     "detection": ("map50", 0.6),
-    "segmentation": ("mean_iou", 0.12),  # background alone: 0.085
+    "segmentation": ("mean_iou", 0.35),  # reached: 0.47; background alone: 0.085
 }
 # What makes the default training shorter, where it takes minutes.
 SHORTER = {
     "detection": ["--training.scheme.epochs", "4"],
     "segmentation": [
-        *("--training.scheme.epochs", "3", "--training.scheme.batch_size", "8"),
-        *("--training.load_dataset.count", "600", "--validation.load_dataset.count", "100"),
+        *("--training.scheme.epochs", "2", "--training.scheme.batch_size", "8"),
+        *("--training.load_dataset.image_size", "[64, 64]", "--validation.load_dataset.count", "100"),
     ],
 }
 

@@ -28,6 +28,7 @@ _KINDS = {
     **dict.fromkeys(("list", "tuple", "set", "frozenset", "Sequence", "Iterable"), (list, "a list")),
 }
 _IN_A_FILE = str | int | float | list | dict | None
+_TENSOR = "<class 'torch.Tensor'>"
 _ALIASES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False, "null": None}
 
 
@@ -118,11 +119,11 @@ def positional(node: Ingredients) -> list[tuple]:
 
 
 def adapt(value, hint):
-    """A text given for a Path becomes one; all else stays as it is."""
+    """A text given for a Path becomes one, ~ the home folder; all else stays as it is."""
     if type(value) is not str or hint is str:  # as almost all are
         return value
     kinds = {name for name, _ in _members(hint)}
-    return Path(value) if "Path" in kinds and "str" not in kinds else value
+    return Path(os.path.expanduser(value)) if "Path" in kinds and "str" not in kinds else value
 
 
 def _members(hint) -> list[tuple]:
@@ -132,12 +133,8 @@ def _members(hint) -> list[tuple]:
         return _members(inside[0])
     name = getattr(origin or hint, "__name__", str(hint))
     if "Union" in name:  # a file gives a number for float | Tensor
-        return [member for arg in inside for member in _members(arg) if float not in inside or not _is_tensor(arg)]
-    return [("list", (float,))] if _is_tensor(hint) else [(name, inside)]
-
-
-def _is_tensor(hint) -> bool:
-    return isinstance(hint, type) and hint.__module__ == "torch" and hint.__name__ == "Tensor"
+        return [member for arg in inside for member in _members(arg) if float not in inside or str(arg) != _TENSOR]
+    return [("list", (float,))] if str(hint) == _TENSOR else [(name, inside)]
 
 
 def fits(value, hint) -> bool:

@@ -6,8 +6,8 @@ from collections import namedtuple  # typing.NamedTuple would cost 5 ms of impor
 MAX_PROBLEMS = 500  # of one file; nobody reads on
 
 
-class Place(namedtuple("Place", "file line", defaults=(0,))):
-    """Where a value was written: a file and a line (from 1), or the command line (line 0)."""
+class Place(namedtuple("Place", "file line raw", defaults=(0, ""))):
+    """Where a value was written: a file and a line (from 1), or the command line (line 0); and its text there."""
 
     def __str__(self) -> str:
         file = self.file.removeprefix(os.getcwd() + os.sep)
@@ -45,9 +45,9 @@ class SettingError(IngredientsError):
         return SettingError, (self.problems[0].key, self.problems[0].message)
 
 
-def note(problems: list, message: str, key: str, place: Place | None = None, raw: str = "") -> None:
+def note(problems: list, message: str, key: str, place: Place | None = None) -> None:
     """Append a problem. Raises IngredientsError once there are more than anybody would read."""
-    problems.append(Problem(place, key, raw, message))
+    problems.append(Problem(place, key, place.raw if place else "", message))
     if len(problems) > MAX_PROBLEMS:
         raise IngredientsError(problems)
 

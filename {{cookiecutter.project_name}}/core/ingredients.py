@@ -11,16 +11,12 @@ class Ingredients(dict):
     `str()` gives an ini that parses back to the same.
     """
 
-    # entries: key -> (text as written, file, line); parsed: the section that this one was resolved from
-    __slots__ = ("_entries", "_parsed", "_path", "_place")
+    # draft: path of a section -> key, or "" for the section itself -> (file, line, text as written); of the whole file
+    __slots__ = ("_draft", "_path")
 
-    def __init__(self, items=(), path: str = "", place: Place | None = None):
+    def __init__(self, items=(), path: str = "", draft: dict | None = None):
         super().__init__(items)
-        self._entries, self._parsed, self._path, self._place = {}, None, path, place
-
-    def enter(self, key: str, value, raw: str, file: str, line: int) -> None:
-        """Put a setting with its text as written."""
-        self[key], self._entries[key] = value, (raw, file, line)
+        self._path, self._draft = path, draft or {}
 
     def __getattr__(self, name: str):
         if name in self:
@@ -35,14 +31,9 @@ class Ingredients(dict):
     def __dir__(self):
         return [*super().__dir__(), *(key for key in self if isinstance(key, str) and key.isidentifier())]
 
-    def copy(self) -> "Ingredients":
-        return self.with_items(self, self._parsed)
-
-    def with_items(self, items, parsed: "Ingredients | None" = None) -> "Ingredients":
-        """A section with the same origin and other contents."""
-        other = Ingredients(items, self._path, self._place)
-        other._entries, other._parsed = self._entries, parsed
-        return other
+    def copy(self, items=None) -> "Ingredients":
+        """A section with the same origin, and with other contents if they are given."""
+        return Ingredients(self if items is None else items, self._path, self._draft)
 
     def at(self, path: str, default=None):
         """The value at a dotted path below this section, or `default`."""
@@ -53,22 +44,16 @@ class Ingredients(dict):
             value = value[part]
         return value
 
-    def where(self, path: str) -> Place | None:
-        """The place (file and line) of the setting or section at a dotted path; None if it is absent."""
-        _, *place = self._entry(path)
-        return Place(*place) if place else None
+    def where(self, path: str = "") -> Place | None:
+        """The place (file and line) of the setting or section at a dotted path; None if no file has it."""
+        path = f"{self._path}.{path}".strip(".")
+        section, _, key = path.rpartition(".")
+        entry = self._draft[path][""] if path in self._draft else self._draft.get(section, {}).get(key)
+        return entry and Place(*entry)
 
     def written(self, path: str) -> str:
         """The text of the setting at a dotted path as its file has it; "" for a section."""
-        return self._entry(path)[0]
-
-    def _entry(self, path: str) -> tuple:
-        """(text as written, file, line); the text of a section is "", and ("",) means that there is nothing."""
-        root, (above, _, key) = self if self._parsed is None else self._parsed, path.rpartition(".")
-        section, value = root.at(above), root.at(path)
-        if isinstance(section, Ingredients) and key in section and key in section._entries:
-            return section._entries[key]
-        return ("", *(value._place or ())) if isinstance(value, Ingredients) else ("",)
+        return (self.where(path) or Place("")).raw
 
     def __str__(self) -> str:
         return "".join(_blocks(self, self, "")).removeprefix("\n")
@@ -80,17 +65,14 @@ def call_key(section: dict) -> str | None:
 
 
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
-    """The error with place and value as written of each problem that has no place yet.
-
-    For a setting that is absent, the place is that of the nearest section around it, or of the file.
-    """
+    """The error with the place of each problem that has none yet: its own, or that of the nearest section around."""
+    root = Ingredients((), "", ingredients._draft)
 
     def with_place(problem: Problem) -> Problem:
         path = above = problem.key.strip("[]")
-        while above and ingredients.where(above) is None:
+        while above and not root.where(above):
             above = above.rpartition(".")[0]
-        place = ingredients.where(above) or Place("ingredients")
-        return problem._replace(place=place, raw=problem.raw or ingredients.written(path))
+        return problem._replace(place=root.where(above) or Place("ingredients"), raw=problem.raw or root.written(path))
 
     if all(problem.place for problem in error.problems):
         return error

@@ -5,16 +5,27 @@ import re
 
 from .errors import IngredientsError, Place, Problem, note, shortened, suggest
 from .ingredients import Ingredients, call_key, locate
-from .references import resolve_references
-from .values import BIDIRECTIONAL, BROKEN, MAX_DEPTH, as_written, brackets, is_text, read_value, strip_comment
+from .references import build
+from .values import BIDIRECTIONAL, MAX_DEPTH, as_written, brackets, evaluate, is_text, no_reference, strip_comment
 
 MAX_BYTES = 10_000_000
 COMMAND_LINE = Place("command line")
 
 _FORBIDDEN = re.compile(f"[\0\ud800-\udfff{BIDIRECTIONAL}]")
 _LOOKS_LIKE_SETTING = re.compile(r"@?[^\s=:]+[ \t]*(=|:([ \t]|$))|\[[^\[\]]*\][ \t]*$")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x84\x86-\x9f]")  # what a terminal obeys; \x85 is a line end of some systems
-_COMMENT, _INDENT, _OPENING = frozenset(("", "#", ";")), frozenset(" \t"), frozenset("[{")
+_COMMENT, _OPENING = frozenset(("", "#", ";")), frozenset("[{")
+# What is wrong with "[section]" or "key=" -> what to write; \x85 is a line end of some systems
+_NAME_RULES = {
+    r"^\[DEFAULT\]": "[DEFAULT] would give its values to every section; write a section and refer to it",
+    r"[\x00-\x1f\x7f-\x84\x86-\x9f]": "a name cannot contain a control character; delete it",
+    r"^\[?__|\.__": "names with two leading underscores are reserved; choose another",
+    rf"^\[(?:[^.]*\.){{{MAX_DEPTH}}}": f"nested deeper than {MAX_DEPTH}",
+    r"^\[(?:\.|\]|.*(?:[\[$@]|\.[.\]]))": "a section name is plain words between dots, as in [training.scheme]",
+    r"^=": "the key is missing: write key = value",
+    r"^@=": "name the registry: write @registry = function",
+    r"^[^\[].*\.": "a key contains no dots; write a [section] for the words before the last one",
+}
+_WRONG_NAME = re.compile("|".join(f"({rule})" for rule in _NAME_RULES))
 
 
 def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredients:
@@ -26,23 +37,25 @@ def parse(file: str | os.PathLike, overrides=(), known=(), checks=()) -> Ingredi
     Raises IngredientsError with all problems found, those of the checks included.
     """
     problems, file = [], os.fspath(file)
-    return _finish(_read_file(file, problems), problems, file, overrides, known, checks)
+    return _finish(_read_file(file, _load(file), problems), problems, file, overrides, known, checks)
 
 
-def parse_string(text: str, overrides=(), known=(), checks=()) -> Ingredients:
-    """Like `parse`, of a text."""
+def parse_string(text: str, overrides=(), known=(), checks=(), name: str = "<text>") -> Ingredients:
+    """Like `parse`, of a text; name: of it, in messages."""
     problems = []
-    nodes = _Reader("<text>", problems).read(text)
-    if "base" in nodes.get("META", ()):
-        note(problems, "only a file can have a base file", "META.base", nodes["META"].where("base"))
-    return _finish(nodes, problems, "<text>", overrides, known, checks)
+    draft = Reader(name, problems).read(text)
+    if "base" in draft.get("META", ()):
+        note(problems, "only a file can have a base file", "META.base")
+    return _finish(draft, problems, name, overrides, known, checks)
 
 
-def _finish(nodes: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:
-    _override(nodes, overrides, known, problems)
-    root = nodes[""] = Ingredients(place=Place(file))
-    _link(nodes, problems)
-    resolve_references(nodes, problems)
+def _finish(draft: dict, problems: list, file: str, overrides, known, checks) -> Ingredients:
+    draft[""] = {"": Place(file)}
+    try:
+        _override(draft, overrides, known, problems)
+        root = build(draft, problems)
+    except IngredientsError:  # more problems than anybody would read
+        root, checks = Ingredients((), "", draft), ()
     for check in checks:  # even after other problems: all are reported at once
         problems += check(root)
     if problems:
@@ -50,85 +63,73 @@ def _finish(nodes: dict, problems: list, file: str, overrides, known, checks) ->
     return root
 
 
-def _link(nodes: dict, problems: list) -> None:
-    """Put each section into the one above it, and make those that are missing; "" is the root."""
-    todo = [*nodes][::-1]
-    while todo:
-        path = todo.pop()
-        parent, _, name = path.rpartition(".")
-        if path and parent not in nodes:
-            nodes[parent] = Ingredients((), parent, nodes[path]._place)
-            todo.append(parent)
-        if path and name in nodes[parent]._entries:
-            setting, section = nodes[parent].where(name), nodes[path]._place
-            message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
-            note(problems, message, path, max(setting, section))
-            del nodes[parent]._entries[name]
-        if path:
-            nodes[parent][name] = nodes[path]
-
-
-def _override(nodes: dict, overrides, known, problems: list) -> None:
-    """Put the settings of the command line over those of the file."""
+def _override(draft: dict, overrides, known, problems: list) -> None:
+    """Lay the settings of the command line on those of the file."""
     given = {}
     for path, value, *add in overrides:
         raw = value if isinstance(value, str) else as_written(value)
-        try:
-            if given.setdefault(path, raw) != raw:
-                raise ValueError(f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one")
-            _set(nodes, path, raw, any(add), known)
-        except ValueError as error:
-            note(problems, str(error), f"--{path}", COMMAND_LINE, raw)
-
-
-def _set(nodes: dict, path: str, raw: str, may_add: bool, known) -> None:
-    """Set one value. Raises ValueError if that is impossible."""
-    parent, _, key = path.rpartition(".")
-    node = nodes.get(parent, Ingredients((), parent, COMMAND_LINE))
-    is_new = key not in node._entries
-    if path == "META.base":
-        raise ValueError("base files are read before the command line; name them in the file")
-    if path in nodes:
-        raise ValueError(f"[{path}] is a section; name one of its settings. {suggest('', nodes[path]._entries)}")
-    if is_new and not may_add and path not in known:
-        names = [f"{section}.{name}" for section, other in nodes.items() for name in other._entries]
-        advice = suggest(path, [*names, *known], "--{}")
-        raise ValueError(f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.')
-    if is_new and _Reader("", []).read(f"[{parent}]\n{key} = 1\n") != {parent: {key: 1}}:
-        raise ValueError("name a section and a key, as in training.scheme.epochs")
-    if wrong := is_new and _wrong_key(key, "=", node):
-        raise ValueError(wrong)
-    if bad := _FORBIDDEN.search(raw):
-        raise ValueError(f"the character U+{ord(bad[0]):04X} is not allowed")
-    value = read_value(raw)
-    if key[0] == "@" and node.get(key, value) != value:
-        node = _drop_arguments(nodes, parent)
-    nodes.setdefault(parent, node).enter(key, value, raw, *COMMAND_LINE)
-
-
-def _read_file(file: str, problems: list, children: tuple = ()) -> dict:
-    """The sections of `file`, merged over those of its base files."""
-    nodes, merged = _Reader(file, problems).read(_load(file)), {}
-    if "META" not in nodes:
-        return nodes
-    meta, chain = nodes.pop("META"), (*children, os.path.realpath(file))
-    bases, wrong = meta.get("base", []), {key: "no such setting. There is base." for key in meta if key != "base"}
-    if "base" not in meta:
-        wrong["base"] = "missing: write base = FILE, or remove the section"
-    for base in bases if type(bases) is list else [bases]:
-        path = os.path.normpath(os.path.join(os.path.dirname(file), base)) if isinstance(base, str) else ""
-        if not path or not base or "\0" in base:
-            wrong["base"] = "name the base file as text, or a list of such names"
-        elif (real := os.path.realpath(path)) in chain:
-            names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
-            wrong["base"] = "base files go in a circle: " + " -> ".join(names)
-        elif not os.path.isfile(path):
-            wrong["base"] = f"there is no file {path}. {_near_files(base, file)}"
+        section, _, key = path.rpartition(".")
+        entries, wrong = draft.get(section, {"": COMMAND_LINE}), None
+        if given.setdefault(path, raw) != raw:
+            wrong = f"{path} is given twice: {shortened(given[path])} and {shortened(raw)}; remove one"
+        elif path == "META.base":
+            wrong = "base files are read before the command line; name them in the file"
+        elif path in draft:
+            wrong = f"[{path}] is a section; name one of its settings. {suggest('', [*draft[path]][1:])}"
+        elif bad := _FORBIDDEN.search(raw):
+            wrong = f"the character U+{ord(bad[0]):04X} is not allowed"
+        elif key not in entries and not any(add) and path not in known:
+            names = [f"{section}.{name}" for section, others in draft.items() for name in others if name]
+            advice = suggest(path, [*names, *known], "--{}")
+            wrong = f'there is no "{path}". {advice} --add {path}={raw} makes a new setting.'
+        elif key not in entries:
+            read = Reader("", []).read(f"[{section}]\n{key} = 1\n")
+            is_right = read == {section: {"": ("", 1, ""), key: ("", 2, "1")}}
+            wrong = _wrong_key(key, entries) if is_right else "name a section and a key, as in training.scheme.epochs"
+        if wrong:
+            note(problems, wrong, f"--{path}", COMMAND_LINE._replace(raw=raw))
         else:
-            _merge(merged, _read_file(path, problems, chain))
+            _merge(draft, {section: {"": entries[""], key: COMMAND_LINE._replace(raw=raw)}})
+
+
+def _merge(below: dict, above: dict) -> None:
+    """Lay the sections of `above` on those of `below`, in place."""
+    for path in [path for path in above if path in below]:
+        both = [draft[path] for draft in (below, above) if path in draft]
+        calls = {(key, entries[key][2].strip("\"'")) for entries in both if (key := call_key(entries))}
+        if len(calls) == 2:
+            below[path] = {}  # another function takes other arguments: those of the previous one must not leak into it
+            for inner in [other for other in below if other.startswith(path + ".")]:
+                del below[inner]
+    for path, entries in above.items():
+        below.setdefault(path, {}).update(entries)
+
+
+def _read_file(file: str, text: str, problems: list, children: tuple = ()) -> dict:
+    """The sections of a file, laid on those of its base files."""
+    draft, merged = Reader(file, problems).read(text), {}
+    if "META" not in draft:
+        return draft
+    meta, chain = draft.pop("META"), (*children, os.path.realpath(file))
+    wrong = {key: "no such setting. There is base." for key in meta if key not in ("", "base")}
+    try:
+        if "base" not in meta:
+            raise ValueError("missing: write base = FILE, or remove the section")
+        bases = evaluate(meta["base"][2], no_reference)
+        for base in bases if type(bases) is list else [bases]:
+            if not isinstance(base, str) or not base:
+                raise ValueError("name the base file as text, or a list of such names")
+            path = os.path.normpath(os.path.join(os.path.dirname(file), base))
+            base_text = _load(path)
+            if (real := os.path.realpath(path)) in chain:
+                names = [os.path.basename(other) for other in (*chain[chain.index(real) :], real)]
+                raise ValueError("base files go in a circle: " + " -> ".join(names))
+            _merge(merged, _read_file(path, base_text, problems, chain))
+    except (ValueError, IngredientsError) as error:
+        wrong["base"] = str(error)
     for key, message in wrong.items():
-        note(problems, message, f"META.{key}", meta.where(key) or meta._place, meta.written(key))
-    _merge(merged, nodes)
+        note(problems, message, f"META.{key}", Place(*meta.get(key, meta[""])))
+    _merge(merged, draft)
     return merged
 
 
@@ -144,7 +145,10 @@ def _load(file: str) -> str:
         message = f"byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         raise IngredientsError([Problem(Place(file, line), "", "", message)]) from None
     except FileNotFoundError:
-        message = f"no such file. {_near_files(os.path.basename(file), file)}"
+        from glob import glob  # seldom needed
+
+        folder, name = os.path.split(file)
+        message = f"no such file. {suggest(name, glob('*.ini', root_dir=folder or None))}"
     except IsADirectoryError:
         message = "is a folder; name the ini file in it"
     except (OSError, ValueError) as error:
@@ -152,166 +156,106 @@ def _load(file: str) -> str:
     raise IngredientsError(f"{Place(file)}: {message}")
 
 
-def _near_files(name: str, beside: str) -> str:
-    from glob import glob  # seldom needed
-
-    return suggest(name, glob("*.ini", root_dir=os.path.dirname(beside) or None))
-
-
-def _merge(base: dict, over: dict) -> None:
-    """Lay the sections `over` on the sections `base`, in place."""
-    for path in [path for path in over if path in base]:
-        before, after = call_key(base.get(path, {})), call_key(over[path])
-        if before and after and (before, base[path][before]) != (after, over[path][after]):
-            _drop_arguments(base, path)
-    for path, node in over.items():
-        below = base.setdefault(path, node)
-        below._place = node._place
-        below.update(node)
-        below._entries.update(node._entries)
-
-
-def _drop_arguments(nodes: dict, path: str) -> Ingredients:
-    """Another function takes other arguments: those of the previous one must not leak into it."""
-    for other in [other for other in nodes if other.startswith(path + ".")]:
-        del nodes[other]
-    nodes[path] = Ingredients((), path, nodes[path]._place)
-    return nodes[path]
-
-
-class _Reader:
-    """The sections of one text (`nodes`, by dotted path); values are read, references not yet resolved."""
+class Reader:
+    """One text -> its draft: path of a section -> key, or "" for the section -> (file, line, text as written)."""
 
     def __init__(self, file: str, problems: list):
-        self.file, self.problems = file, problems
-        self.nodes, self.node = {}, None  # node: the section that the next setting belongs to
-        self.lines, self.ahead = iter(()), None  # (number, line) of what is still to be read; the next one of them
+        self.file, self.problems, self.draft = file, problems, {}
+        self.section, self.entries = "", {}  # that the next setting belongs to
+        # Of the setting above: key, first line, further lines, brackets that are open, whether a line lacks its indent.
+        self.key, self.raw, self.more, self.depth, self.is_loose = "", "", [], 0, False
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
-        note(self.problems, message, key, Place(self.file, line), raw)
+        note(self.problems, message, key, Place(self.file, line, raw))
 
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        lines = enumerate(_FORBIDDEN.sub(self.refuse_character, text).split("\n"), start=1)
-        self.lines = ((number, line) for number, line in lines if line.lstrip(" \t")[:1] not in _COMMENT)
-        self.next_line()
-        while self.ahead:
-            number, line = self.next_line()
-            if line[0] == "[":
-                self.read_header(line, number)
-            elif line[0] not in _INDENT:
-                self.read_setting(line, number)
-            else:
-                message = "an indented line, but no text value is above that it could continue"
-                self.report(number, message, line.strip(" \t"))
-        return self.nodes
-
-    def next_line(self) -> tuple[int, str]:
-        line, self.ahead = self.ahead, next(self.lines, None)
-        return line
-
-    def refuse_character(self, match) -> str:
-        bad, line = match[0], match.string.count("\n", 0, match.start()) + 1
-        kind = "NUL" if bad == "\0" else "a lone surrogate" if "\ud800" <= bad <= "\udfff" else "it hides text"
-        advice = f'delete it, or write "\\u{ord(bad):04x}"'
-        self.report(line, f"the character U+{ord(bad):04X} ({kind}) is not allowed; {advice}", "")
-        return "\ufffd"  # so that it is reported once
+        for bad in _FORBIDDEN.finditer(text):
+            number, code = text.count("\n", 0, bad.start()) + 1, f"{ord(bad[0]):04x}"
+            self.report(number, f'the character U+{code.upper()} is not allowed; delete it, or write "\\u{code}"', "")
+        for number, line in enumerate(_FORBIDDEN.sub("\ufffd", text).split("\n"), start=1):  # each is reported once
+            first = line.lstrip(" \t")[:1]
+            if first in _COMMENT:
+                continue
+            goes_on = self.depth > 0 and (first == '"' or not _LOOKS_LIKE_SETTING.match(line))
+            if goes_on or line[0] in " \t" or (first in "]}" and self.raw[:1] in _OPENING):
+                self.read_more(line, number)
+                continue
+            if self.more:
+                self.close()
+            (self.read_header if first == "[" else self.read_setting)(line, number)
+        self.close()
+        return self.draft
 
     def read_header(self, line: str, number: int) -> None:
         path, bracket, rest = line[1:].partition("]")
-        parts = (path if bracket else strip_comment(path)).split(".")
-        path = ".".join(part.strip(" \t") for part in parts)
-        is_known, self.node = path in self.nodes, Ingredients((), path, Place(self.file, number))
-        if path.isidentifier() and path[0] != "_" and path != "DEFAULT" and bracket and not rest and not is_known:
-            self.nodes[path] = self.node  # as most are: none of the messages below need be written
-            return
-        first = self.nodes.get(path, self.node)._place.line
-        is_plain = ".." not in f".{path}." and not re.search(r"[\[$@]" if bracket else r"[^\w.*-]", path)
-        wrong = _first(
-            (path == "DEFAULT", "[DEFAULT] would give its values to every section; write a section and refer to it"),
-            (_CONTROL.search(path), "a name cannot contain a control character; delete it"),
-            (".__" in f".{path}", "names with two leading underscores are reserved; choose another"),
-            (path.count(".") >= MAX_DEPTH, f"nested deeper than {MAX_DEPTH}"),
-            (bracket and not is_plain, "a section name is plain words between dots, as in [training.scheme]"),
-        )
-        message = wrong or _first(
-            (not bracket, f"the section does not close: write [{path}]"),
-            (rest.strip(" \t")[:1] not in _COMMENT, f"text after the section name: {rest}; give it a line of its own"),
-            (is_known, f"[{path}] is already defined at line {first}; merge the two"),
-        )
-        if message:
-            self.report(number, message, f"[{path}{bracket}")
-        if is_plain and not wrong:  # the settings of other sections are read, and left out
-            self.node = self.nodes.setdefault(path, self.node)
+        path = ".".join(part.strip(" \t") for part in (path if bracket else strip_comment(path)).split("."))
+        wrong, first = _wrong_name(f"[{path}]"), self.draft.get(path)
+        # the settings of a section that cannot be are read, and left out
+        self.entries = {} if wrong else self.draft.setdefault(path, {"": (self.file, number, "")})
+        self.section, self.key, self.raw, self.depth = path, "", "", 0
+        if not bracket:
+            wrong = wrong or f"the section does not close: write [{path}]"
+        elif rest.strip(" \t")[:1] not in _COMMENT:
+            wrong = f"text after the section name: {rest}; give it a line of its own"
+        elif first:
+            wrong = f"[{path}] is already defined at line {first[''][1]}; merge the two"
+        if wrong:
+            self.report(number, wrong, f"[{path}{bracket}")
 
     def read_setting(self, line: str, number: int) -> None:
         key, equals, raw = line.partition("=")
         if ":" in key:
             key, equals, raw = line.partition(":")
-        key, raw, is_broken = key.rstrip(" \t"), strip_comment(raw.strip(" \t")).rstrip(" \t"), False
-        if raw[:1] in _OPENING or (self.ahead and self.ahead[1][0] in _INDENT):
-            raw, is_broken = self.read_more(raw, self.name_of(key, equals))
-        wrong, value = _wrong_key(key, equals, self.node), BROKEN
-        try:
-            value = BROKEN if wrong or is_broken else read_value(raw)
-        except ValueError as error:
-            self.report(number, str(error), self.name_of(key, equals), raw)
-        if wrong:
-            self.report(number, wrong, self.name_of(key, equals), raw)
+        key, raw = key.rstrip(" \t"), strip_comment(raw.strip(" \t")).rstrip(" \t")
+        self.key, self.raw, self.is_loose = key, raw, False
+        self.depth = brackets(raw) if raw[:1] in _OPENING else 0
+        if not equals:
+            wrong = "this is not a [section], a key = value or a # comment; write key = value"
+        elif not self.section:
+            wrong = "a setting before any section; put a [section] line above it"
         else:
-            self.node.enter(key, value, raw, self.file, number)
+            wrong = _wrong_key(key, self.entries)
+        if wrong:
+            self.report(number, wrong, f"{self.section}.{key}".lstrip(".") if equals and key else key, raw)
+        else:
+            self.entries[key] = self.file, number, raw
 
-    def name_of(self, key: str, equals: str) -> str:
-        return f"{self.node._path}.{key}".lstrip(".") if self.node is not None and equals and key else key
+    def read_more(self, line: str, number: int) -> None:
+        """A line that continues the setting above."""
+        text, was_loose, wrong = line.strip(" \t"), self.is_loose, None
+        if not self.key:
+            wrong = "an indented line, but no text value is above that it could continue"
+        elif line[0] not in " \t]}":
+            wrong, self.is_loose = "indent the lines that continue a list or object", True
+        elif self.depth <= 0 and _LOOKS_LIKE_SETTING.match(text):
+            wrong = "this looks like a setting or a section: unindent it, or quote all of it"
+        elif self.depth <= 0 and not is_text(self.raw):
+            wrong = "only plain text continues on an indented line, or an open list or object; unindent it"
+        if wrong and not was_loose:
+            self.report(number, f"{wrong}: {text}", f"{self.section}.{self.key}".strip("."))
+        if self.is_loose or not wrong:
+            self.more.append(strip_comment(text).rstrip(" \t"))
+            self.depth += brackets(self.more[-1]) if self.raw[:1] in _OPENING else 0
 
-    def read_more(self, raw: str, name: str) -> tuple[str, bool]:
-        """`raw` with the lines that continue it, and whether they are wrong."""
-        parts, is_open, is_loose = [raw], raw[:1] in _OPENING, False
-        depth = brackets(raw) if is_open else 0
-        while self.ahead:
-            number, line = self.ahead
-            text = line.strip(" \t")
-            goes_on = line[0] in _INDENT or (is_open and line[0] in "]}")
-            is_setting = _LOOKS_LIKE_SETTING.match(text)
-            if not goes_on and (depth <= 0 or (is_setting and text[0] != '"')):
-                break
-            self.next_line()
-            wrong = _first(
-                (not goes_on, "indent the lines that continue a list or object"),
-                (depth <= 0 and is_open, "the list or object above is closed; unindent this line"),
-                (depth <= 0 and is_setting, "this looks like a setting or a section: unindent it, or quote all of it"),
-                (not is_open and not is_text(raw), "only plain text continues on an indented line; unindent it"),
-            )
-            if wrong and not is_loose:
-                self.report(number, f"{wrong}: {text}", name)
-            is_loose = is_loose or not goes_on
-            if is_loose or not wrong:
-                parts.append(strip_comment(text).rstrip(" \t"))
-                depth += brackets(parts[-1]) if is_open else 0
-        return "\n".join(parts), is_loose
-
-
-def _wrong_key(key: str, equals: str, node: Ingredients | None) -> str | None:
-    """Why a setting cannot have that key."""
-    entries = {} if node is None else node._entries
-    other = call_key(node or {}) if key[:1] == "@" else None
-    if equals and node is not None and key.isidentifier() and key[:2] != "__" and key not in entries:
-        return None  # as almost all are: none of the messages below need be written
-    raw, _, line = entries.get(key) or entries.get(other) or ("", *COMMAND_LINE)
-    dots = f"a key contains no dots; write a section [{key.rpartition('.')[0]}] and the last word as key"
-    return _first(
-        (not equals, "this is not a [section], a key = value or a # comment; write key = value"),
-        (not key, "the key is missing: write key = value"),
-        (node is None, "a setting before any section; put a [section] line above it"),
-        (_CONTROL.search(key), "a name cannot contain a control character; delete it"),
-        (key[:2] == "__", "names with two leading underscores are reserved; choose another"),
-        ("." in key, dots),
-        (key in entries, f"{key} is already set at line {line} ({key} = {shortened(raw)}); remove one"),
-        (other, f"a section calls one function, and this one has {other} at line {line}"),
-        (key == "@", "name the registry: write @registry = function"),
-    )
+    def close(self) -> None:
+        """Put the lines of a value together."""
+        if self.more and self.key in self.entries:
+            *place, raw = self.entries[self.key]
+            self.entries[self.key] = *place, "\n".join([raw, *self.more])
+        self.more = []
 
 
-def _first(*rules: tuple) -> str | None:
-    """The message of the first rule, (condition, message), whose condition holds."""
-    return next((message for holds, message in rules if holds), None)
+def _wrong_key(key: str, entries: dict) -> str | None:
+    """Why a section cannot have a setting of that key."""
+    other = key if key in entries else call_key(entries) if key[:1] == "@" else None
+    if key and other:
+        return f"{other} is already set at {Place(*entries[other])}; a section has it once, and calls one function"
+    return _wrong_name(f"{key}=")
+
+
+def _wrong_name(name: str) -> str | None:
+    if name[:-1].isidentifier() and name[:2] != "__":  # as most are
+        return None
+    wrong = _WRONG_NAME.search(name)
+    return wrong and [*_NAME_RULES.values()][wrong.lastindex - 1]

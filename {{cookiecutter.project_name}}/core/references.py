@@ -1,120 +1,155 @@
-"""`${...}`: each reference finds its target by name, and takes its value once that is known."""
+"""A draft -> the tree of its sections: values are read, and each `${...}` takes the value that it refers to."""
 
 import json
 import os
-from itertools import chain, islice
 
-from .errors import note, suggest
+from .errors import Place, note, suggest
 from .ingredients import Ingredients, call_key
-from .values import BROKEN, MAX_DEPTH, Pending, Reference, as_written, evaluate
+from .values import BROKEN, MAX_DEPTH, as_written, evaluate
 
 MAX_EXPANSION = 1_000_000  # characters that references may add to one file: the billion-laughs bound
 MAX_SEARCH = 50_000  # names times problems that are searched for near ones: half a second
+_PENDING = object()  # the value of a setting that waits for others
 
 
-def resolve_references(nodes: dict, problems: list) -> None:
-    """Put the values in place of the references, in all sections (`nodes`, by path)."""
-    scope = _Scope(nodes, problems)
-    pending = [(path, key) for path, node in nodes.items() for key in node if isinstance(node[key], Pending)]
-    stack = {None: iter(pending)}  # setting -> those it waits for: chains may exceed Python's stack
-    while stack:
-        needed = next(stack[next(reversed(stack))], None)
-        if needed is None:
-            stack.popitem()
-        elif needed in stack:
-            scope.report_circle(list(stack)[list(stack).index(needed) :])
-        elif isinstance(nodes[needed[0]][needed[1]], Pending):
-            stack[needed] = scope.resolve(*needed)
+def build(draft: dict, problems: list) -> Ingredients:
+    """The tree of a draft: path of a section -> key, or "" for the section itself -> (file, line, text as written)."""
+    nodes = {}
+
+    def add(path: str, place: tuple) -> Ingredients:
+        if path not in nodes:
+            entries = draft.setdefault(path, {"": place})
+            nodes[path] = Ingredients({key: _PENDING for key in entries if key}, path, draft)
+            parent, _, name = path.rpartition(".")
+            if path:
+                add(parent, place)[name] = nodes[path]
+            if path and name in draft[parent]:
+                setting, section = (Place(*entry) for entry in (draft[parent].pop(name), entries[""]))
+                message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
+                note(problems, message, path, max(setting, section))
+        return nodes[path]
+
+    for path, entries in list(draft.items()):
+        add(path, entries[""])
+    _Scope(draft, nodes, problems).settle_all()
+    return nodes[""]
 
 
-def find(nodes: dict, reference: Reference, path: str, user: str) -> tuple | None:
-    """(section, key) of what a reference means to the setting `user` of the section `path`, or None."""
-    if reference.env is not None:
-        value = os.environ.get(reference.env, reference.default)
-        return None if value is None else (Ingredients({user: value}), user)
-    inner, _, name = reference.path.rpartition(".")
-    if inner and name in nodes.get(inner, ()):  # of several parts: from the root first
-        return nodes[inner], name
-    if reference.path == user:  # a setting does not mean itself
+def find(nodes: dict, name: str, path: str, user: str) -> tuple | None:
+    """(section, key) of what `${name}` means to the setting `user` of the section `path`, or None."""
+    inner, _, key = name.rpartition(".")
+    if inner and key in nodes.get(inner, ()):  # of several parts: from the root first
+        return inner, key
+    if name == user:  # a setting does not mean itself
         path = path.rpartition(".")[0]
-    while name not in nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
+    while key not in nodes.get(section := f"{path}.{inner}".strip("."), ()):  # outwards from its own section
         if not path:
             return None
         path = path.rpartition(".")[0]
-    return nodes[section], name
+    return section, key
 
 
 class _Scope:
-    """What the settings of a file share while their references are resolved."""
+    """What the settings of a file share while they get their values; a setting is (path of its section, key)."""
 
-    def __init__(self, nodes: dict, problems: list):
-        self.nodes, self.problems, self.budget = nodes, problems, MAX_EXPANSION
-        self.origins = {}  # (path, key) of a setting that is a reference -> (section, key) whose text it takes
-        self.heights = {}  # path of a section that calls a function -> how many levels are in it
+    def __init__(self, draft: dict, nodes: dict, problems: list):
+        self.draft, self.nodes, self.problems, self.budget = draft, nodes, problems, MAX_EXPANSION
+        self.origins = {}  # setting that is a reference -> the one whose text it takes
+        self.heights = {}  # id of a list, object or section -> (how many levels are in it, the very thing)
+
+    def settle_all(self) -> None:
+        """Give each setting its value. What refers to something that has none yet waits, and is read once more."""
+        settings = ((path, key) for path, entries in self.draft.items() for key in entries if key)
+        waits = {setting: needed for setting in settings if (needed := self.settle(*setting))}
+        stack = {None: iter(waits)}  # setting -> those it waits for: chains may exceed Python's stack
+        while stack:
+            setting = next(reversed(stack))
+            needed = next(stack[setting], None)
+            if needed is None:
+                stack.popitem()
+                if setting:
+                    self.settle(*setting)
+            elif needed in stack:
+                self.report_circle(list(stack)[list(stack).index(needed) :])
+            elif self.value(needed) is _PENDING:
+                stack[needed] = iter(waits[needed])
+
+    def value(self, setting: tuple):
+        return self.nodes[setting[0]][setting[1]]
 
     def report(self, path: str, key: str, message: str) -> None:
-        node = self.nodes[path]
-        note(self.problems, message, f"{path}.{key}", node.where(key), node.written(key))
-        node[key] = BROKEN
+        note(self.problems, message, f"{path}.{key}")
+        self.nodes[path][key] = BROKEN
 
     def report_circle(self, circle: list) -> None:
         names = [f"{path}.{key} ({self.nodes[path].where(key)})" for path, key in circle]
         if len(names) > 20:
             names[10:-10] = [f"… {len(names) - 20} more …"]
-        self.report(*circle[0], "refers to itself: " + " -> ".join([*names, ".".join(circle[0])]))
         for path, key in circle:
             self.nodes[path][key] = BROKEN
+        self.report(*circle[0], "refers to itself: " + " -> ".join([*names, ".".join(circle[0])]))
 
-    def resolve(self, path: str, key: str):
-        """Put the value of one setting; a generator of the (path, key) that must be resolved before."""
-        node, targets = self.nodes[path], {}
-        raw, references = node[key]
-        for token, reference in references.items():
-            targets[token] = find(self.nodes, reference, path, key)
-            if targets[token] is None:
-                self.report(path, key, self.not_found(reference, f"{path}.{key}"))
-        if node[key] is BROKEN:
-            return
-        waits = list(targets.values())
-        for other, name in waits:  # which grows: of a section all that is written in it
-            if isinstance(other[name], Pending):
-                yield other._path, name
-            value = other[name]
-            if isinstance(value, Ingredients) and value._path == f"{other._path}.{name}".lstrip("."):
-                waits += [(value, inner) for inner in value]
-        if any(other[name] is BROKEN for other, name in waits):
-            node[key] = BROKEN  # its cause is reported already
-            return
+    def settle(self, path: str, key: str) -> list:
+        """Read one setting. Returns the settings that must be read before, if any; then it stays as it is."""
+        if self.nodes[path][key] is BROKEN:
+            return []
+        raw, used, dead, budget = self.draft[path][key][2], {}, {}, self.budget
 
-        def look_up(token: str, is_text: bool):
-            other, name = targets[token]
+        def look_up(name: str, is_text: bool):
+            if name.startswith("env:"):
+                variable, _, default = name[4:].partition(":")
+                value = os.environ.get(variable, default if name.count(":") > 1 else None)
+                return dead.setdefault(name, "") if value is None else value
+            target = find(self.nodes, name, path, key)
+            if target is None:
+                return dead.setdefault(name, "")
+            inside = {setting: self.value(setting) for setting in self.inside(*target)}
+            used.update(inside)
+            if any(value is _PENDING or value is BROKEN for value in inside.values()):
+                return ""
             if is_text:
-                return self.text_of(other, name)
+                return self.text_of(target)
             if raw[0] == "$":
-                self.origins[path, key] = self.origins.get((other._path, name), (other, name))
-            return self.copy(other[name]) if isinstance(other[name], dict | list) else other[name]
+                self.origins[path, key] = self.origins.get(target, target)
+            value = self.value(target)
+            return self.copy(value) if isinstance(value, dict | list) else value
 
         try:
             value = evaluate(raw, look_up)
-            if path.count(".") + 1 + self.height(value) > MAX_DEPTH:
+            for name in dead:
+                self.report(path, key, self.not_found(name, f"{path}.{key}"))
+            waits = [setting for setting, state in used.items() if state is _PENDING] if used else []
+            if waits and not dead:
+                self.budget = budget
+                return waits
+            if used and path.count(".") + 1 + self.height(value) > MAX_DEPTH:
                 raise ValueError(f"what this copies makes it nested deeper than {MAX_DEPTH}")
-            node[key] = value
+            self.nodes[path][key] = BROKEN if dead or BROKEN in used.values() else value
         except ValueError as error:
             self.report(path, key, str(error))
+        return []
 
-    def not_found(self, reference: Reference, user: str) -> str:
-        if (name := reference.env) is not None:
-            return f"the environment variable {name} is not set; set it, or give a default: ${{env:{name}:default}}"
-        section, _, name = reference.path.rpartition(".")
+    def inside(self, path: str, key: str):
+        """The setting, or all settings that are written in the section of that name."""
+        section = f"{path}.{key}".lstrip(".")
+        if section not in self.nodes:
+            yield path, key
+        for name in self.nodes.get(section, ()):
+            yield from self.inside(section, name)
+
+    def not_found(self, name: str, user: str) -> str:
+        if name.startswith("env:"):
+            return f"the environment variable {name[4:]} is not set; set it, or give a default: ${{{name}:default}}"
+        section, _, key = name.rpartition(".")
         while section not in self.nodes:
-            section, _, name = section.rpartition(".")
-        problem = f'[{section}] has no "{name}".' if section else f'there is no "{name}".'
-        if name in self.nodes[section]:
-            problem = f"{section}.{name} is a setting, so nothing is below it."
-        every = (f"{path}.{key}".strip(".") for path, node in self.nodes.items() for key in chain([""], node._entries))
-        limit = MAX_SEARCH // (1 + len(self.problems))
-        names = [name for name in islice(every, limit) if name not in ("", user)]
-        return problem if next(every, None) else f"{problem} {suggest(reference.path, names, '${{{}}}')}"
+            section, _, key = section.rpartition(".")
+        problem = f'[{section}] has no "{key}".' if section else f'there is no "{key}".'
+        if key in self.nodes[section]:
+            problem = f"{section}.{key} is a setting, so nothing is below it."
+        if sum(map(len, self.draft.values())) * (1 + len(self.problems)) > MAX_SEARCH:
+            return problem
+        names = (f"{path}.{key}".strip(".") for path, entries in self.draft.items() for key in entries)
+        return f"{problem} {suggest(name, [name for name in names if name not in ('', user)], '${{{}}}')}"
 
     def spend(self, size: int) -> None:
         self.budget -= size
@@ -127,35 +162,29 @@ class _Scope:
             return value
         is_nested = isinstance(value, dict | list)  # 1: a list of empty lists is not free
         self.spend(1 + len("".join(value) if isinstance(value, dict) else "" if is_nested else str(value)))
-        if isinstance(value, list):
-            return [self.copy(item) for item in value]
-        if not is_nested:
-            return value
-        items = {key: self.copy(item) for key, item in value.items()}
-        return value.with_items(items) if isinstance(value, Ingredients) else items
+        if is_nested:
+            value = value.copy()
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                value[key] = self.copy(item)
+        return value
 
     def height(self, value) -> int:
         """How many levels of lists, objects and sections are in a value, itself included."""
         if not isinstance(value, dict | list):
             return 0
-        path = value._path if isinstance(value, Ingredients) and call_key(value) else None
-        if path not in self.heights:
-            items = value.values() if isinstance(value, dict) else value
-            height = 1 + max(map(self.height, items), default=0)
-            if path is None:
-                return height
-            self.heights[path] = height
-        return self.heights[path]
+        if id(value) not in self.heights:
+            inside = map(self.height, value.values() if isinstance(value, dict) else value)
+            self.heights[id(value)] = 1 + max(inside, default=0), value
+        return self.heights[id(value)][0]
 
-    def text_of(self, node: Ingredients, key: str) -> str:
+    def text_of(self, setting: tuple) -> str:
         """What a reference inside text becomes: text itself, all else as its file has it."""
-        node, key = self.origins.get((node._path, key), (node, key))
-        value = node[key]
+        path, key = self.origins.get(setting, setting)
+        value = self.value((path, key))
         if isinstance(value, Ingredients):
-            advice = suggest(value._path, [f"{value._path}.{name}" for name in value._entries], "${{{}}}")
-            raise ValueError(f"[{value._path}] is a section, which has no text. {advice}")
-        text = value if isinstance(value, str) else node._entries[key][0]
-        if text is not value and "${" in text.replace("$$", ""):  # a list with references of its own: pay, then write
+            raise ValueError(f"[{value._path}] is a section, which has no text; name one of its settings")
+        text = value if isinstance(value, str) else self.draft[path][key][2]
+        if text is not value and "$" in text:  # a list with references of its own: pay, then write
             for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
                 self.spend(len(part))
             return as_written(value)

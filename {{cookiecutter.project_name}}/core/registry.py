@@ -6,24 +6,23 @@ from .errors import IngredientsError, Place, Problem, suggest
 from .ingredients import Ingredients, call_key, locate
 from .values import BROKEN
 
-OWN = ("core.", "pantry.", "recipes.")  # packages of the project
-
 
 class Registry(dict):
-    """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
+    """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`.
+
+    A name on a shelf has the module that registers it as value until somebody asks for it.
+    """
 
     def __init__(self, name: str):
-        self.name, self._modules, self._shelves = name, {}, {}
+        self.name, self.modules = name, {}  # path of an installed module -> its `wrap`, or the shelf that gives it
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
-        if not isinstance(name, str) or not name:
-            raise IngredientsError(f'registry.{self.name}: name the function: @registry.{self.name}.register("x")')
 
         def enter(function):
             self._read_shelf(name)
             other = dict.get(self, name)
-            if other is not None and source(other) != source(function):  # the same place again: a reload
+            if callable(other) and source(other) != source(function):  # the same place again: a reload
                 taken = f'"{name}" is taken in the registry {self.name} by {source(other)}'
                 raise IngredientsError(f"{source(function)}: {taken}; give one of them another name")
             self[name] = function
@@ -34,54 +33,39 @@ class Registry(dict):
     __call__ = register
 
     def module(self, path: str, wrap) -> None:
-        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
-
-        The module is imported when a name of it is asked for. What `wrap` returns is checked like what is registered.
-        """
-        self._modules[path] = wrap
+        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module."""
+        self.modules[path] = wrap
 
     def shelve(self, name: str, module: str) -> None:
         """Let `module` register `name` once somebody asks for it; `path.*`: the names of an installed module."""
-        if self._shelves.setdefault(name, module) != module and name[-1] != "*":  # on two shelves: the second refuses
+        if name.endswith(".*"):
+            self.modules.setdefault(name[:-2], module)
+        elif self.setdefault(name, module) != module:  # on two shelves: the second refuses
             importlib.import_module(module)
 
     def _read_shelf(self, name: str) -> None:
-        shelf = self._shelves.get(name) or self._shelves.get(f"{name.rpartition('.')[0]}.*")
-        _ = shelf and _import(shelf, name)
-
-    def __contains__(self, name) -> bool:
-        return dict.__contains__(self, name) or name in self._shelves
-
-    def __iter__(self):
-        """The names that are registered, those on shelves that are not yet imported included."""
-        return iter(dict.fromkeys([*self.keys(), *(name for name in self._shelves if name[-1] != "*")]))
+        for shelf in (dict.get(self, name), self.modules.get(name.rpartition(".")[0])):
+            if isinstance(shelf, str):
+                _import(shelf, name)
 
     def names(self) -> list[str]:
         """All names; `path.NAME` stands for those of an installed module."""
-        paths = dict.fromkeys([*self._modules, *(name[:-2] for name in self._shelves if name[-1] == "*")])
-        return [*self, *(f"{path}.NAME" for path in paths)]
+        return [*self, *(f"{path}.NAME" for path in self.modules)]
 
     def get(self, name: str):
         """The function under `name`; IngredientsError with the nearest names if there is none."""
-        return self[str(name)]  # a name is text, even if it reads as a number
-
-    def __missing__(self, name: str):
+        name, members = str(name), {}  # a name is text, even if it reads as a number
+        path = name.rpartition(".")[0]
         self._read_shelf(name)
-        path, members = name.rpartition(".")[0], {}
-        if path in self._modules:
-            members = {f"{path}.{key}": value for key, value in vars(_import(path, name)).items() if key[0] != "_"}
-        if callable(members.get(name)):
-            self.setdefault(name, self._modules[path](members[name]))
-        if not dict.__contains__(self, name):
-            advice = suggest(name, [*self.names(), *(name for name, value in members.items() if callable(value))])
+        if name not in self and path in self.modules:
+            public = {key: value for key, value in vars(_import(path, name)).items() if key[0] != "_"}
+            members = {f"{path}.{key}": value for key, value in public.items() if callable(value)}
+        if name in members:
+            self[name] = self.modules[path](members[name])
+        if name not in self:
+            advice = suggest(name, [*self.names(), *members])
             raise IngredientsError(f'the registry {self.name} has no "{name}". {advice}')
         return self[name]
-
-    def signature(self, name: str):
-        """What the function under `name` takes."""
-        from .arguments import signature_of  # imports inspect and typing: `import core` does without
-
-        return signature_of(self.get(name))
 
 
 def _import(module: str, name: str):
@@ -89,7 +73,7 @@ def _import(module: str, name: str):
         return importlib.import_module(module)
     except ImportError as error:
         lacks = error.name or module
-        if lacks.startswith(OWN):
+        if lacks.startswith(("core.", "pantry.", "recipes.")):
             raise IngredientsError(f"{lacks.replace('.', '/')}.py is missing, and {name} needs it ({error})") from error
         advice = f"{error}: python -m pip install {lacks.partition('.')[0]}"
         raise IngredientsError(f"{name} is in {module}, which cannot be imported: {advice}") from error
@@ -100,18 +84,15 @@ class Registries(dict):
 
     def create(self, name: str) -> Registry:
         """The registry of that name, made if it is new."""
-        if not name.isidentifier() or name.startswith("_") or name in dir(dict) or name == "create":
-            raise IngredientsError(f'"{name}" cannot name a registry: choose a plain word such as load_dataset')
         return self.setdefault(name, Registry(name))
+
+    def __missing__(self, name: str):
+        raise IngredientsError(f"there is no registry {name}. {suggest(name, self, '@{}')}")
 
     def __getattr__(self, name: str) -> Registry:
         if name in self:
             return self[name]
-        advice = "" if name.startswith("_") else f'registry.create("{name}") makes it. {suggest(name, self)}'
-        raise AttributeError(f'there is no registry "{name}"; {advice}')
-
-    def __dir__(self):
-        return [*super().__dir__(), *self]
+        raise AttributeError(f'there is no registry "{name}"; registry.create("{name}") makes it')
 
 
 registry = Registries()
@@ -123,43 +104,40 @@ def source(function) -> Place:
 
     function = inspect.unwrap(function)
     try:
-        is_class = not inspect.isfunction(function)
-        line = inspect.getsourcelines(function)[1] if is_class else function.__code__.co_firstlineno
-        return Place(inspect.getsourcefile(function) or inspect.getfile(function), line)
+        return Place(inspect.getsourcefile(function), inspect.getsourcelines(function)[1])
     except (TypeError, OSError):
         return Place(f"{inspect.getmodule(function).__name__}.{function}")
 
 
 def check_functions(ingredients: Ingredients) -> list[Problem]:
     """The problems of all `@` sections: registry, name, arguments missing, unknown or of the wrong kind."""
+    from .arguments import signature_of  # imports inspect and typing: `import core` does without
+
     problems, todo, seen = [], [ingredients], set()
     for value in todo:  # which grows on the way
-        if id(value) not in seen:
-            seen.add(id(value))
-            items = value.values() if isinstance(value, dict) else value
-            todo += [item for item in items if isinstance(item, dict | list)]
-            key = call_key(value) if isinstance(value, Ingredients) else None
-            problems += _check_call(value, key) if key and value[key] is not BROKEN else []
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        todo += [
+            item for item in (value.values() if isinstance(value, dict) else value) if isinstance(item, dict | list)
+        ]
+        key = call_key(value) if isinstance(value, Ingredients) else None
+        if not key or value[key] is BROKEN:
+            continue
+        try:
+            function = registry[key[1:]].get(value[key])
+            wrong = signature_of(function).check(value, value._path, "argument")
+            where = f" ({value[key]} is defined at {source(function)})" if wrong else ""
+            problems += [problem._replace(message=problem.message + where) for problem in wrong]
+        except IngredientsError as error:
+            problems.append(Problem(None, f"{value._path}.{key}", "", str(error)))
     return problems
 
 
-def _check_call(node: Ingredients, key: str) -> list[Problem]:
-    name, kind = node[key], key[1:]
-    try:
-        if kind not in registry:
-            raise IngredientsError(f"there is no registry {kind}. {suggest(kind, registry, '@{}')}")
-        function = registry[kind].get(name)
-    except IngredientsError as error:
-        return [Problem(None, f"{node._path}.{key}", "", str(error))]
-    wrong = registry[kind].signature(name).check(node, node._path, "argument")
-    return [p._replace(message=f"{p.message} ({name} is defined at {source(function)})") for p in wrong]
-
-
 def resolve(ingredients: Ingredients) -> Ingredients:
-    """A copy with each `@registry = name` section replaced by what its function returns.
+    """A copy with each `@registry = name` section replaced by what its function returns, which is called once.
 
-    Everything is checked before anything is called. A section that several settings refer to is called once.
-    Raises IngredientsError with all problems found.
+    Everything is checked before anything is called. Raises IngredientsError with all problems found.
     """
     problems = check_functions(ingredients)
     if problems:
@@ -174,29 +152,29 @@ def resolve(ingredients: Ingredients) -> Ingredients:
         items = {key: resolved(item) for key, item in value.items()}
         if isinstance(value, Ingredients):
             key = call_key(value)
-            items = done[id(value)] = _call(value, key, items) if key else value.with_items(items, value)
+            items = done[id(value)] = _call(value, key, items) if key else value.copy(items)
         return items
 
     return resolved(ingredients)
 
 
 def _call(node: Ingredients, key: str, inside: dict):
-    from .arguments import adapt, positional
+    from .arguments import adapt, positional, signature_of
 
-    name, functions = node[key], registry[key[1:]]
-    function, hints = functions.get(name), functions.signature(name).hints
+    function = registry[key[1:]].get(node[key])
+    hints = signature_of(function).hints
     named = {name: adapt(value, hints.get(name)) for name, value in inside.items() if name[0] not in "@*"}
     try:
         return function(*(value for _, value in positional(inside)), **named)
     except ValueError as error:  # a setting that the function refuses; any other error is the function's own
-        message = f"{error} ({name} is defined at {source(function)})"
-        raise IngredientsError([Problem(node.where(key) or Place(node._path), node._path, "", message)]) from error
+        message = f"{error} ({node[key]} is defined at {source(function)})"
+        raise IngredientsError([Problem(node.where(key), node._path, "", message)]) from error
 
 
-def need(package: str, module: str | None = None):
+def need(package: str):
     """The module of an optional package. Raises ValueError with the pip command if it is not installed."""
     try:
-        return importlib.import_module(module or package)
+        return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] != package:  # it is there, and lacks something itself
             raise

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import namedtuple
 
 MAX_DEPTH = 64
 MAX_DIGITS = 4300
@@ -11,8 +10,7 @@ BIDIRECTIONAL = "\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c"
 BROKEN = object()  # the value of a setting whose problem is reported already; it fits everything
 
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
-_CONSTANTS = ("NaN", "Infinity", "-Infinity")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity")
 _DOLLAR = re.compile(r"(\$\$|\$\{[^{}$]*\}|\$)")
 _SIMPLE = re.compile(r'"[^"\\\x00-\x1f]*"')  # quoted text that needs no decoder, as most
 # Outside quotes a backslash is an error in JSON. That \" opens no string keeps the search for its end linear.
@@ -23,7 +21,8 @@ _UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#)[^\"])*+(?:(?![ 
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f-\\x9f{BIDIRECTIONAL}]")
 
-_JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
+_JSON_ADVICE = {  # the word or character that JSON refuses -> what to write instead
+    "": "close it",
     "'": "inside a list or object use double quotes",
     "True": "inside a list or object write true",
     "False": "inside a list or object write false",
@@ -31,40 +30,17 @@ _JSON_ADVICE = {  # what JSON refuses begins with -> what to write instead
     ".": "write a 0 before the dot",
     "]": "remove the comma before it",
     "}": "remove the comma before it",
-    "": "as plain text, quote all of it",
 }
-
-Reference = namedtuple("Reference", "path env default", defaults=(None, None))  # ${path} or ${env:NAME:default}
-Pending = namedtuple("Pending", "raw references")  # a value that waits for what it refers to: as written -> Reference
-
-
-class _Unquoted(str):
-    """A reference in a list or object, without quotes: `${path}`."""
-
-
-def read_value(raw: str):
-    """The value of `raw`, or Pending with its references. Raises ValueError that says what to write."""
-    if "$" not in raw and "\\u" not in raw:  # which may be an escaped $
-        return evaluate(raw, None)
-    references = {}
-
-    def note(token: str, is_text: bool) -> str:
-        references[token] = _reference(token)
-        return ""
-
-    value = evaluate(raw, note)
-    return Pending(raw, references) if references else value
 
 
 def evaluate(raw: str, look_up):
-    """The value of `raw` with what look_up(token, is_text) returns for each `${...}` in it."""
+    """The value of `raw`, with look_up(path, is_text) for each `${path}`. Raises ValueError that says what to write."""
     if raw[:1] in ('"', "[", "{"):
         return _fill_text(raw[1:-1], look_up) if _SIMPLE.fullmatch(raw) else _read_json(raw, look_up)
     if raw in _WORDS:
         return _WORDS[raw]
-    if number := _NUMBER.fullmatch(raw):
-        return _float(raw) if number[1] or number[2] else _integer(raw)
-    _refuse_constant(raw)
+    if _NUMBER.fullmatch(raw):
+        return _number(raw)
     is_quoted = raw[:1] == "'" == raw[-1:] and raw.count("'") == 2
     return _fill_text(raw[1:-1] if is_quoted else raw, look_up, is_quoted)
 
@@ -74,22 +50,15 @@ def is_text(raw: str) -> bool:
     return raw[:1] not in ("[", "{", '"') and raw not in _WORDS and not _NUMBER.fullmatch(raw)
 
 
-def _integer(raw: str) -> int:
+def _number(raw: str) -> int | float:
     if len(raw) > MAX_DIGITS:
-        raise ValueError(f"an integer of more than {MAX_DIGITS} digits; quote it if it is text")
-    return int(raw)
-
-
-def _float(raw: str) -> float:
+        raise ValueError(f"a number of more than {MAX_DIGITS} digits; quote it if it is text")
+    if raw.lstrip("-").isdigit():
+        return int(raw)
     value = float(raw)
-    if value - value != 0:  # 1e999 would silently be infinity
-        raise ValueError(f'{raw} is too large for a float; as text write "{raw}"')
+    if value - value != 0:  # NaN, Infinity, and 1e999, which would silently be infinity
+        raise ValueError(f'{raw} is not a finite number; as text write "{raw}"')
     return value
-
-
-def _refuse_constant(raw: str) -> None:
-    if raw in _CONSTANTS:
-        raise ValueError(f'{raw} is not a number that an experiment can use; as text write "{raw}"')
 
 
 def _fill_text(text: str, look_up, is_quoted: bool = True):
@@ -98,46 +67,44 @@ def _fill_text(text: str, look_up, is_quoted: bool = True):
         return text
     parts = _DOLLAR.split(text)  # text, token, text, token, ..., text
     if parts[0] == parts[-1] == "" and len(parts) == 3 and parts[1] != "$$" and not is_quoted:
-        return look_up(parts[1], False)
-    parts[1::2] = ["$" if token == "$$" else look_up(token, True) for token in parts[1::2]]
+        return look_up(_path(parts[1]), False)
+    parts[1::2] = ["$" if token == "$$" else look_up(_path(token), True) for token in parts[1::2]]
     return "".join(parts)
 
 
-def _reference(token: str) -> Reference:
-    inner = token[2:-1].strip()
-    path = inner.replace(":", ".")
+def _path(token: str) -> str:
+    """The path in `${path}`, with dots; `env:NAME:default` stays as it is."""
+    path = token[2:-1].strip()
+    if path.startswith("env:"):
+        return path
+    path = path.replace(":", ".")
     if ".." in f".{path}.":  # also of a lone $, of ${ that does not close, and of ${} within ${}
         message = "this $ is no reference: write ${section.key}, with nothing nested in it, or $$ for a dollar sign"
         raise ValueError(message)
-    return Reference(path, *inner.split(":", 2)[1:]) if inner.startswith("env:") else Reference(path)
+    return path
 
 
 def _read_json(raw: str, look_up):
     """A list, an object or quoted text. References pass the decoder as NaN, which no file may contain itself."""
-    references = []
+    paths = []
 
     def hide(match):
         token = match[1]
         if token is None:  # quoted
             return match[0]
-        _refuse_constant(token)
-        _reference(token)  # refuses a $ that is none, of which the decoder would say less
-        references.append(_Unquoted(token))
+        paths.append((_path(token) if token[0] == "$" else _number(token),))  # a tuple, which JSON has not
         return "NaN".ljust(len(token))  # as long as it was, so that an error counts characters right
 
     hidden = _UNQUOTED.sub(hide, raw)
-    shown = iter(references)
-    hooks = {"parse_int": _integer, "parse_float": _float, "parse_constant": lambda _: next(shown)}
+    shown = iter(paths)
+    hooks = {"parse_int": _number, "parse_float": _number, "parse_constant": lambda _: next(shown)}
     try:
         return _fill(json.loads(hidden, object_pairs_hook=_unique, **hooks), look_up)
     except json.JSONDecodeError as error:
-        kind = {'"': "quoted text", "[": "a list", "{": "an object"}[raw[0]]
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
-        rest = raw[error.pos :]
-        advice = (
-            next(advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start)) if rest else "close it"
-        )
-        raise ValueError(f"this opens {kind} that does not parse ({after}); {advice}") from None
+        word = re.match(r"\w+|.?", raw[error.pos :])[0]
+        advice = _JSON_ADVICE.get(word, "as plain text, quote all of it")
+        raise ValueError(f"this begins with {raw[0]} but does not parse ({after}); {advice}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
 
@@ -153,8 +120,8 @@ def _unique(pairs: list) -> dict:
 
 def _fill(value, look_up, depth: int = 0):
     """A value of JSON with its references, and those in its texts, put in."""
-    if isinstance(value, _Unquoted):
-        return look_up(value, False)
+    if isinstance(value, tuple):
+        return look_up(value[0], False)
     if isinstance(value, str):
         if _SURROGATE.search(value):
             raise ValueError("a lone surrogate (\\ud800 to \\udfff) is not a character; write the pair or none")
@@ -165,12 +132,12 @@ def _fill(value, look_up, depth: int = 0):
         raise RecursionError
     if isinstance(value, list):
         return [_fill(item, look_up, depth + 1) for item in value]
-    return {_fill(key, _refuse_key): _fill(item, look_up, depth + 1) for key, item in value.items()}
+    return {_fill(key, no_reference): _fill(item, look_up, depth + 1) for key, item in value.items()}
 
 
-def _refuse_key(token: str, is_text: bool):
-    _reference(token)  # a $ that is none has a message of its own
-    raise ValueError("the key of an object cannot contain a reference")
+def no_reference(path: str, is_text: bool):
+    """`look_up` of `evaluate` where none may be."""
+    raise ValueError("the key of an object cannot contain a reference, nor can the name of a base file")
 
 
 def strip_comment(text: str) -> str:
@@ -185,7 +152,7 @@ def brackets(text: str) -> int:
 
 def as_written(value) -> str:
     """`value` as a file would have it: bare text if it reads back the same, else JSON."""
-    if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value) and value not in _CONSTANTS:
+    if isinstance(value, str) and _BARE.fullmatch(value) and is_text(value):
         return value
     return as_json(value)
 

@@ -3,12 +3,14 @@
 import json
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
 from core import IngredientsError, registry
 from pantry.boxes import BoxedImages, checked, read_coco, read_voc, read_yolo, refuse_size
-from pantry.images import SPLITS, NotHere, find_images
+from pantry.images import SPLITS, NotHere, find_images, is_visible, refuse
 
 LAYOUT = "Expected images and annotations of the same names, such as {0}/images/1.jpg and {0}/annotations/1.xml"
 KINDS = {".xml": "Pascal VOC", ".json": "COCO", ".txt": "YOLO"}  # the suffix of annotations, in order of preference
@@ -17,9 +19,16 @@ KINDS = {".xml": "Pascal VOC", ".json": "COCO", ".txt": "YOLO"}  # the suffix of
 class Part(NamedTuple):
     """A folder of images with its annotations: a folder, or a file of COCO."""
 
-    split: str | None
     images: Path
     annotations: Path
+
+
+class Item(NamedTuple):
+    """An image, what is known of it, and the split that its folder is named after."""
+
+    split: str | None
+    path: str
+    known: object
 
 
 @registry.load_dataset.register("load_box_folder")
@@ -46,49 +55,69 @@ def load_box_folder(
 
     def load(memory: float | None = memory) -> BoxedImages | None:
         folder = Path(source).expanduser()
-        kind, parts = find_parts(folder, polygons=masks)
-        listed = read_lists(folder)
-        chosen = choose(parts, listed, split)
-        if not chosen and optional:
-            return None
-        if not chosen:
-            raise IngredientsError(f"{folder}: has no images for {split}; name a folder {' or '.join(SPLITS[split])}")
-        found, names, problems = [], read_names(kind, folder, parts), []
-        for part in chosen:
-            some, _, its_problems = read_part(kind, part, names, masks)
-            found += [one for one in some if not listed or listed.get(Path(one.path).stem) == split]
-            problems += its_problems
-        return checked(found, names, problems, image_size, masks, memory, folder)
+        found, names = read_objects(folder, split, optional, masks)
+        return checked(found, names, [], image_size, masks, memory, folder) if found else None
 
     load.check = lambda: load(memory=None)
     return load
 
 
-def choose(parts: list[Part], listed: dict, split: str) -> list[Part]:
-    """The parts with images of a split; all of them if text files list the names, or for training without splits."""
-    if listed:
-        return parts if split in listed.values() else []
-    named = [part for part in parts if part.split]
-    return [part for part in parts if part.split == split] if named else parts if split == "training" else []
+def read_objects(source: Path, split: str, optional: bool, polygons: bool, crowds: bool = False) -> tuple:
+    """(list of Annotated of a split, class names of all splits). All splits are read, and refused if one is wrong."""
+    kind, parts = find_parts(source, polygons)
+    names = read_class_names(source, parts[0].annotations) if kind == "YOLO" else {}
+    names = {number: name for number, name in names.items() if isinstance(number, int)}
+    given = [names.get(number, str(number)) for number in range(max(names) + 1)] if names else None
+    found, known, problems = {}, [], []  # found: by path, as those of an inner folder were read for an outer one too
+    for part in parts:
+        if kind == "COCO":
+            find = nearest_image(source, part.annotations)
+            some, own, wrong = read_coco(find, part.annotations, None, polygons, crowds)
+            twice = found.keys() & {one.path for one in some}
+            wrong += [f"{path}: is in {part.annotations} and in another file; keep one of them" for path in twice]
+        elif kind == "YOLO":
+            some, own, wrong = read_yolo(part.images, part.annotations, "training", given, polygons)
+        else:
+            some, own, wrong = read_voc(part.images, part.annotations, "training", None)
+        for one in some:
+            place = Path(one.path).parent
+            places = (part.annotations, place) if kind == "COCO" else (place, part.annotations)
+            found[one.path] = Item(split_of(source, *places), one.path, (one, own))
+        known, problems = [*known, own], [*problems, *wrong]
+    # a class that one split lacks has the same label in all of them
+    names = list(dict.fromkeys(name for own in sorted(known, key=len, reverse=True) for name in own))
+    names = sorted(names) if kind == "Pascal VOC" else names
+    if split == "training":
+        refuse(list(dict.fromkeys(problems)))
+    chosen = of_split(source, list(found.values()), split, optional)
+    if chosen:  # else what is wrong is reported for training
+        refuse(list(dict.fromkeys(problems)))
+    chosen = [replace(one, labels=[names.index(own[label]) for label in one.labels]) for one, own in chosen]
+    note_absent(source, split, names, {label for one in chosen for label in one.labels})
+    return chosen, names
 
 
-def read_part(kind: str, part: Part, names: list[str] | None, polygons: bool) -> tuple:
-    """(list of Annotated, class names, problems)"""
-    if kind == "COCO":
-        return read_coco(part.images, part.annotations, names, polygons)
-    if kind == "YOLO":
-        return read_yolo(part.images, part.annotations, "training", names, polygons)
-    return read_voc(part.images, part.annotations, "training", names)
+def of_split(source: Path, items: list[Item], split: str, optional: bool) -> list:
+    """What is known of the images of a split; without splits all are for training."""
+    if listed := read_lists(source, items):
+        chosen = [item.known for item in items if listed.get(Path(item.path).stem) == split]
+    elif any(item.split for item in items):
+        chosen = [item.known for item in items if item.split == split]
+    else:
+        chosen = [item.known for item in items if split == "training"]
+    if not chosen and not optional:
+        raise IngredientsError(f"{source}: has no images for {split}; name a folder {' or '.join(SPLITS[split])}")
+    return chosen
 
 
-def read_names(kind: str, source: Path, parts: list[Part]) -> list[str]:
-    """The class names of all splits, so that a class that one of them lacks has the same label everywhere."""
-    if kind == "YOLO" and (numbered := read_numbered_names(source, parts[0].annotations)):
-        return [numbered.get(number, str(number)) for number in range(max(numbered) + 1)]
-    found = [read_part(kind, part, None, False)[1] for part in parts]
-    if kind == "Pascal VOC":
-        return sorted({name for names in found for name in names})
-    return max(found, key=len)
+def note_absent(source: Path, split: str, names: list[str], present: set[int]) -> None:
+    """Print which classes cannot be learned; refuse a training split without any."""
+    if split == "training" and not present:
+        raise IngredientsError(f"{source}: no image for training has an object")
+    absent = [name for label, name in enumerate(names) if label not in present]
+    if split == "training" and absent:
+        shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+        print(f"note: {len(absent)} of {len(names)} classes are in no image for training: {shown}")
 
 
 # ------------------------------------------------------------------------------------------------------------- layouts
@@ -96,60 +125,114 @@ def read_names(kind: str, source: Path, parts: list[Part]) -> list[str]:
 
 def find_parts(source: Path, polygons: bool = False) -> tuple[str, list[Part]]:
     """The kind of the annotations below `source`, and its folders of images with theirs."""
-    images, _ = image_folders(source)
+    images = image_folders(source)
     for suffix, kind in KINDS.items():
-        pairs = {}  # folder of images -> (how many have annotations, annotations)
-        for place, stems in _annotations(source, suffix, polygons):
-            for folder, own in images.items():
-                pairs[folder] = max(pairs.get(folder, (0, place)), (len(own & stems), place))
-        parts = [Part(split_of(source, folder, place), folder, place) for folder, (n, place) in pairs.items() if n]
+        if suffix == ".json":
+            parts = [Part(source, file) for file in _coco_files(source)]
+        elif polygons and suffix == ".xml":
+            continue
+        else:
+            most = {}  # folder of images -> (number of annotations, Part)
+            for place, stems in _annotations(source, suffix, polygons).items():
+                for folder in folders_of(source, place, stems, images):
+                    count = len(stems & images[folder].keys())
+                    most[folder] = max(most.get(folder, (0,)), (count, Part(folder, place)), key=lambda one: one[0])
+            parts = [part for _, part in sorted(most.values(), key=lambda one: one[1])]
         if parts:
             return kind, parts
-    kinds = "XML files of Pascal VOC, JSON files of COCO, or text files of YOLO"
-    raise IngredientsError(f"{source}: has images, but no annotations of the same names: expected {kinds}")
+    kinds = "JSON files of COCO, or text files of YOLO"
+    what, kinds = ("masks or polygons", kinds) if polygons else ("annotations", f"XML files of Pascal VOC, {kinds}")
+    raise IngredientsError(f"{source}: has images, but no {what} of the same names: expected {kinds}")
 
 
-def image_folders(source: Path, layout: str = LAYOUT) -> tuple[dict[Path, set], dict[Path, set]]:
-    """The folders of images below `source` with the stems of their files; and those of masks.
-
-    Masks have the names of other images of the same split, and fewer of them, or a folder that is named after masks.
-    """
+def image_folders(source: Path, layout: str = LAYOUT) -> dict[Path, dict[str, str]]:
+    """The folders of images below `source` with {stem: path} of their files; those named after masks come last."""
     if not source.is_dir():
         raise NotHere(f"{source}: there is no such folder. {layout.format(source)}")
-    found: dict[Path, set[str]] = {}
+    found: dict[Path, dict[str, str]] = {}
     for path in map(Path, find_images(source)):
-        found.setdefault(path.parent, set()).add(path.stem)
+        found.setdefault(path.parent, {})[path.stem] = str(path)
     if not found:
         raise IngredientsError(f"{source}: there is no image in it. {layout.format(source)}")
-    images, masks = {}, {}
-    word = re.compile("mask|label|annotation|segment|ground.?truth", re.IGNORECASE)
-    named = {folder: bool(word.search(str(folder.relative_to(source)))) for folder in found}
-    for folder in sorted(found, key=lambda folder: (named[folder], -len(found[folder]), folder)):
-        split = split_of(source, folder)
-        is_mask = any(split == split_of(source, other) and found[folder] & images[other] for other in images)
-        (masks if is_mask else images)[folder] = found[folder]
-    return images, masks
+    once = {}  # a folder and links to it hold the same images
+    for folder in sorted(found, key=lambda folder: folder.resolve() != source.resolve() / folder.relative_to(source)):
+        once.setdefault(folder.resolve(), folder)
+    order = sorted(once.values(), key=lambda folder: (bool(is_of_masks(source, folder)), -len(found[folder]), folder))
+    return {folder: found[folder] for folder in order}
 
 
-def _annotations(source: Path, suffix: str, polygons: bool):
-    """(folder, stems of its files), or of each COCO file (file, stems of the images that it lists)."""
+def is_of_masks(source: Path, folder: Path) -> bool | None:
+    """Whether the innermost folder that is named after images or masks is named after masks; None: none is."""
+    for name in reversed(folder.relative_to(source).parts):
+        if re.search("mask|label|annot|segment|ground.?truth|(?<![a-z])gt(?![a-z])", name, re.IGNORECASE):
+            return True
+        if re.search("image|photo|jpe?g", name, re.IGNORECASE):
+            return False
+    return None
+
+
+def folders_of(source: Path, place: Path, stems: set[str], images: dict) -> list:
+    """The keys of `images` that a folder of annotations is for: the nearest, then others for what that one lacks."""
+    found, near, split = [], set(place.parts), split_of(source, place)
+    fitting = {folder for folder in images if not split or split_of(source, folder) in (None, split)}
+    ranked = [folder for folder in images if folder in fitting]
+    while stems and ranked:
+        best = max(ranked, key=lambda folder: (len(near & set(folder.parts)), len(stems & images[folder].keys())))
+        ranked.remove(best)
+        if stems & images[best].keys():
+            found, stems = [*found, best], stems - images[best].keys()
+    return found
+
+
+def _annotations(source: Path, suffix: str, polygons: bool) -> dict[Path, set[str]]:
+    """The folders of annotations with the stems of their files."""
     folders: dict[Path, set[str]] = {}
-    for here, _, files in os.walk(source):
-        for path in (Path(here, name) for name in sorted(files) if name.lower().endswith(suffix)):
-            if suffix == ".json":
-                try:
-                    content = json.loads(path.read_text(encoding="utf-8"))
-                    yield path, {Path(item["file_name"]).stem for item in content["images"] if content["annotations"]}
-                except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                    continue  # another kind of JSON file
-            elif suffix == ".xml" or not polygons or _has_polygons(path):
-                folders.setdefault(path.parent, set()).add(path.stem)
-    yield from folders.items()
+    for path in _files(source, suffix):
+        if not polygons or _has_polygons(path):
+            folders.setdefault(path.parent, set()).add(path.stem)
+    return folders
+
+
+def _files(source: Path, suffix: str) -> Iterable[Path]:
+    for here, folders, files in os.walk(source, followlinks=True):
+        folders[:] = [name for name in folders if is_visible(name)]
+        yield from (Path(here, name) for name in sorted(files) if is_visible(name) and name.lower().endswith(suffix))
 
 
 def _has_polygons(path: Path) -> bool:
     with open(path, encoding="utf-8", errors="replace") as file:
         return len(file.readline().split()) > 6
+
+
+def _coco_files(source: Path) -> list[Path]:
+    """The COCO files with boxes; those named instances, if there are others, such as those of key points."""
+    found = []
+    for path in _files(source, ".json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["images"] and content["categories"] and any("bbox" in item for item in content["annotations"]):
+                found.append(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another kind of JSON file
+    return [path for path in found if path.name.startswith("instances")] or found
+
+
+def nearest_image(source: Path, file: Path):
+    """`find(file_name) -> path or None`: of the images below `source` that is meant which shares most of the path."""
+    split, by_name = split_of(source, file), {}
+    for path in map(Path, find_images(source)):
+        by_name.setdefault(path.name, []).append(path)
+
+    def find(name: str) -> Path | None:
+        parts = PurePath(name).parts
+        wanted = {*parts, *file.parts}
+
+        def rank(path: Path) -> tuple:
+            return split_of(source, path.parent) == split, len(wanted & set(path.parts))
+
+        return max(by_name.get(parts[-1], []), key=rank, default=None)
+
+    return find
 
 
 def split_of(source: Path, *places: Path) -> str | None:
@@ -163,32 +246,51 @@ def split_of(source: Path, *places: Path) -> str | None:
     return None
 
 
-def read_lists(source: Path) -> dict[str, str]:
+def read_lists(source: Path, items: list[Item]) -> dict[str, str]:
     """The split of each image, by the stem of its file, from text files that are named after splits."""
-    listed, stems = {}, {Path(path).stem for path in find_images(source)}
-    for path in sorted(source.rglob("*.txt")):
+    listed, stems = {}, {Path(item.path).stem for item in items}
+    for path in _files(source, ".txt"):
         split = next((split for split, known in SPLITS.items() if path.stem.lower() in known), None)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if split else ()
-        names = [Path(line.split()[0]) for line in lines if line.strip()]
+        names = [Path(name) for line in lines if line.strip() for name in (line.split()[0], line.strip())]
         listed |= {stem: split for name in names for stem in (name.stem, name.name) if stem in stems}
     return listed
 
 
-def read_numbered_names(source: Path, labels: Path) -> dict[int, str]:
-    """The class names by their numbers, from `names:` or `classes:` of a .yaml file, or the lines of classes.txt."""
-    for folder in (labels, *labels.parents):
-        if (file := folder / "classes.txt").is_file():
-            return dict(enumerate(file.read_text(encoding="utf-8").split("\n")[:-1]))
-        for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-            after = re.split(r"^(?:names|classes):", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)
-            after = re.split(r"\n(?=\w)", after[-1])[0] if len(after) > 1 else ""  # up to the next key
-            inline = re.match(r"\s*\[([^\]]*)\]", after)
-            items = inline[1].split(",") if inline else re.findall(r"^[ ]*(?:- )?[ ]*(\S.*)$", after, re.MULTILINE)
-            numbered = [re.match(r"(\d+)\s*:\s*(.*)", item.strip()) for item in items]
-            if items and all(numbered):
-                return {int(found[1]): found[2].strip("'\" ") for found in numbered}
-            if items:
-                return {number: item.strip("'\" ") for number, item in enumerate(items)}
+def read_class_names(source: Path, near: Path) -> dict:
+    """The class names by number, or by colour, from the nearest file of them: see `_names_in`."""
+    for folder in (near, *near.parents):
+        for file in sorted(folder.iterdir()):
+            if found := _names_in(file):
+                return found
         if folder == source:
             break
     return {}
+
+
+def _names_in(file: Path) -> dict:
+    """Those of classes.txt, *.names, *.yaml with `names:` or `classes:`, _classes.csv, labelmap.txt."""
+    if not re.fullmatch(r"_?classes\.(txt|csv)|labelmap\.txt|.+\.(names|ya?ml)", file.name):
+        return {}
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix in (".yaml", ".yml"):
+        return _names_in_yaml(text)
+    if file.suffix == ".csv":  # of Roboflow: number, name
+        return {int(number): name for number, name in re.findall(r"^(\d+)\s*,\s*(.+?)\s*$", text, re.MULTILINE)}
+    if file.name == "labelmap.txt":  # of CVAT: name:red,green,blue:parts:actions
+        colours = re.findall(r"^([^#:\n]+):(\d+),(\d+),(\d+):", text, re.MULTILINE)
+        return {tuple(map(int, colour)): name for name, *colour in colours}
+    return dict(enumerate(map(str.strip, text.strip().splitlines())))
+
+
+def _names_in_yaml(text: str) -> dict[int, str]:
+    text = re.sub(r"\s#.*", "", text)
+    after = re.split(r"^(?:names|classes):", text, maxsplit=1, flags=re.MULTILINE)
+    after = re.split(r"\n(?=\w)", after[-1])[0] if len(after) > 1 else ""  # up to the next key
+    inline = re.match(r"\s*[\[{]([^\]}]*)", after)
+    items = inline[1].split(",") if inline else re.findall(r"^[ ]*(?:- )?[ ]*(\S.*)$", after, re.MULTILINE)
+    items = [item.strip() for item in items if item.strip()]
+    numbered = [re.match(r"['\"]?(\d+)['\"]?\s*:\s*(.*)", item) for item in items]
+    if items and all(numbered):
+        return {int(found[1]): found[2].strip("'\" ") for found in numbered}
+    return {number: item.strip("'\" ") for number, item in enumerate(items)}

@@ -19,9 +19,11 @@ from pantry.images import (
     decode_image,
     find_images,
     is_visible,
+    processors,
     read_header,
     refuse,
     refuse_size,
+    visit_all,
 )
 
 GREY = 114  # what fills an image up to its size, as YOLO does (github.com/ultralytics/yolov5, letterbox)
@@ -35,7 +37,7 @@ class Annotated:
     size: tuple[int, int]
     boxes: list[list[float]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    polygons: list[list[list[float]]] = field(default_factory=list)  # of each object: outlines x1, y1, x2, y2, ...
+    polygons: list = field(default_factory=list)  # of each object: outlines x1, y1, x2, y2, ..., or run lengths of COCO
 
 
 class BoxedImages:
@@ -61,7 +63,7 @@ class BoxedImages:
         if memory is None:
             self.X = torch.zeros((), dtype=torch.uint8).expand(shape)
         elif math.prod(shape) <= memory * 1e9:
-            self.X = torch.stack([self._image(index) for index in range(len(found))])
+            self.X = torch.stack(visit_all(self._image, len(found), processors()))
 
     def __len__(self) -> int:
         return len(self.found)
@@ -114,16 +116,39 @@ def letterbox(image, size):
     return boxed
 
 
-def draw_polygons(outlines: list[list[float]], scale: float, size):
-    """The uint8 mask (H, W) of an object, 1 inside any of its outlines x1, y1, x2, y2, ..."""
+def draw_polygons(outlines, scale: float, size):
+    """The uint8 mask (H, W) of an object, 1 inside any of its outlines x1, y1, x2, y2, ..., or of its run lengths."""
     import numpy
     import torch
     from PIL import Image, ImageDraw
 
     canvas = Image.new("L", (size[1], size[0]))
-    for outline in outlines:
-        ImageDraw.Draw(canvas).polygon([value * scale for value in outline], fill=1)
+    if isinstance(outlines, dict):
+        mask = Image.fromarray(decode_runs(outlines))
+        canvas.paste(mask.resize([max(1, round(side * scale)) for side in mask.size], Image.Resampling.NEAREST))
+    else:
+        for outline in outlines:
+            ImageDraw.Draw(canvas).polygon([value * scale for value in outline], fill=1)
     return torch.from_numpy(numpy.array(canvas))
+
+
+def decode_runs(mask: dict):
+    """The uint8 mask (H, W) of run lengths as COCO has them: {"size": [H, W], "counts": of 0, 1, 0, ... by columns}.
+
+    A string of counts holds 5 bits a character, the lowest first, from the third on the difference to the one but last.
+    """
+    import numpy
+
+    (height, width), counts = mask["size"], mask["counts"]
+    if isinstance(counts, str):
+        counts, value, shift = [], 0, 0
+        for bits in (ord(character) - 48 for character in mask["counts"]):
+            value, shift = value | (bits & 31) << shift, shift + 5
+            if not bits & 32:  # the last of this number, whose highest bit is the sign
+                value -= (bits & 16 > 0) << shift
+                counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+                value = shift = 0
+    return numpy.repeat(numpy.arange(len(counts), dtype=numpy.uint8) % 2, counts).reshape(width, height).T
 
 
 # ---------------------------------------------------------------------------------------------------------- Pascal VOC
@@ -170,11 +195,10 @@ def read_voc(images: Path, annotations: Path, split: str, classes: list[str] | N
         if path is None:
             problems.append(f"{file}: there is no image {Path(file).stem}.* in {images}")
             continue
-        height, width, _ = read_header(path)
-        one = Annotated(path, (height, width))
-        for name, box, line in _voc_objects(root):
-            _add(one, file, line, name, names, box, problems)
-        found.append(one)
+        if one := _open(path, problems):
+            for name, box, line in _voc_objects(root):
+                _add(one, file, line, name, names, box, problems)
+            found.append(one)
     return found, names, problems
 
 
@@ -183,7 +207,7 @@ def _read_xml(file: str, problems: list):
 
     try:
         return ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         problems.append(f"{file}: not valid XML: {error}")
 
 
@@ -219,15 +243,18 @@ def load_coco(
     refuse_size(image_size)
 
     def load(memory: float | None = memory) -> BoxedImages:
-        found, names, problems = read_coco(Path(images), Path(annotations), classes, masks)
+        found, names, problems = read_coco(image_in(Path(images)), Path(annotations), classes, masks)
         return checked(found, names, problems, image_size, masks, memory, annotations)
 
     load.check = lambda: load(memory=None)
     return load
 
 
-def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygons: bool) -> tuple:
-    """(list of Annotated, class names, problems) of a COCO JSON file. Raises IngredientsError if it is none."""
+def read_coco(find, annotations: Path, classes: list[str] | None, polygons: bool, crowds: bool = False) -> tuple:
+    """(list of Annotated, class names, problems) of a COCO JSON file. Raises IngredientsError if it is none.
+
+    find: `find(file_name) -> path or None` of an image; crowds: read groups of objects as well (iscrowd)
+    """
     import json
 
     try:
@@ -246,21 +273,17 @@ def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygo
         ) from error
     names, problems, found = list(classes or categories.values()), [], {}
     for number, name in listed.items():
-        path = next((path for path in (images / name, images / Path(name).name) if path.is_file()), None)
+        path = find(name.replace("\\", "/"))
         if path is None:
-            problems.append(f"{annotations}: there is no image {name} in {images}")
-            continue
-        height, width, _ = read_header(path)
-        found[number] = Annotated(str(path), (height, width))
+            problems.append(f"{annotations}: there is no image {name}")
+        elif one := _open(str(path), problems):
+            found[number] = one
     for item in objects:
         where = f"annotation {item.get('id', '?')}"
         if item.get("image_id") not in listed:
             problems.append(f"{annotations}: {where}: there is no image of id {item.get('image_id')}")
-        elif item["image_id"] in found:
+        elif item["image_id"] in found and (crowds or not item.get("iscrowd")):
             one, box, outlines = found[item["image_id"]], item.get("bbox", ()), item.get("segmentation")
-            if isinstance(outlines, dict) and polygons:
-                problems.append(f"{annotations}: {where}: the mask is run-length encoded; export polygons instead")
-                continue
             if not (isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
                 problems.append(f"{annotations}: {where}: bbox is {box}, expected [x, y, width, height]")
                 continue
@@ -268,6 +291,15 @@ def read_coco(images: Path, annotations: Path, classes: list[str] | None, polygo
             name = categories.get(item.get("category_id"), f"of category id {item.get('category_id')}")
             _add(one, annotations, where, name, names, box, problems, outlines if polygons else None)
     return list(found.values()), names, problems
+
+
+def image_in(images: Path):
+    """`find(file_name) -> path or None` in one folder."""
+
+    def find(name: str) -> Path | None:
+        return next((path for path in (images / name, images / Path(name).name) if path.is_file()), None)
+
+    return find
 
 
 # ---------------------------------------------------------------------------------------------------------------- YOLO
@@ -306,16 +338,15 @@ def load_yolo(
 def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None, polygons: bool) -> tuple:
     """(list of Annotated, class names, problems) of YOLO text files."""
     found, problems, lines = [], [], []
-    folder = split_folder(images, split)
-    texts = {
-        os.path.relpath(file, split_folder(labels, split)): file for file in _split_files(labels, split, (".txt",))
-    }
+    folder, label_folder = split_folder(images, split), split_folder(labels, split)
+    texts = {bare(file, label_folder): file for file in _split_files(labels, split, (".txt",))}
     for path in find_images(folder):
-        height, width, _ = read_header(path)
-        found.append(Annotated(path, (height, width)))
-        file = texts.pop(str(Path(os.path.relpath(path, folder)).with_suffix(".txt")), None)
-        for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines() if file else (), 1):
-            lines += [(found[-1], file, f"line {number}", line.split())] if line.strip() else []
+        file, one = texts.pop(bare(path, folder), None), _open(path, problems)
+        if one is None:
+            continue
+        found.append(one)
+        for number, line in enumerate(_read_text(file, problems).splitlines() if file else (), 1):
+            lines += [(one, file, f"line {number}", line.split())] if line.strip() else []
     if texts and not lines:  # a few are left over in many sets; all of them is a mistake
         problems += [f"{file}: there is no image of this name in {folder}" for file in texts.values()]
     numbers = [int(words[0]) for _, _, _, words in lines if words[0].isdecimal()]
@@ -351,6 +382,27 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
+def bare(path: str, folder: Path) -> str:
+    """The path of a file in a folder, without its suffix."""
+    return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def _open(path: str, problems: list) -> Annotated | None:
+    """An image without objects yet, or a problem if it cannot be read."""
+    try:
+        return Annotated(path, read_header(path, complete=True)[:2])
+    except IngredientsError as error:
+        problems.append(str(error))
+
+
+def _read_text(file: str, problems: list) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{file}: cannot be read: {error}")
+        return ""
+
+
 def split_folder(folder: Path, split: str) -> Path:
     """The folder of a split in `folder`, such as train, train2017 or val; `folder` for training if there is none."""
     if not folder.is_dir():
@@ -370,7 +422,7 @@ def split_folder(folder: Path, split: str) -> Path:
 
 def _split_files(folder: Path, split: str, suffixes: Iterable[str]) -> list[str]:
     found = []
-    for here, folders, files in os.walk(split_folder(folder, split)):
+    for here, folders, files in os.walk(split_folder(folder, split), followlinks=True):
         folders[:] = [name for name in folders if is_visible(name)]
         found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]
     return sorted(found)
@@ -396,7 +448,13 @@ def _add(one: Annotated, file, where: str, name: str, names: list, box, problems
         problems.append(f"{file}: {where}: the box {size} reaches beyond the image of {width} x {height} pixels")
     elif min(x2, width) - max(x1, 0) <= 0 or min(y2, height) - max(y1, 0) <= 0:
         problems.append(f"{file}: {where}: the box {size} has no area")
-    if outlines is not None and not (isinstance(outlines, list) and outlines and all(map(_is_outline, outlines))):
+    if isinstance(outlines, dict):
+        try:
+            if decode_runs(outlines).shape != one.size:
+                problems.append(f"{file}: {where}: its run lengths are of {outlines['size']}, the image of {one.size}")
+        except (KeyError, ValueError, TypeError) as error:
+            problems.append(f"{file}: {where}: these are not run lengths of a mask: {error}")
+    elif outlines is not None and not (isinstance(outlines, list) and outlines and all(map(_is_outline, outlines))):
         problems.append(f"{file}: {where}: a polygon needs 3 points or more")
     if len(problems) == before:
         one.boxes.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])

@@ -1,11 +1,11 @@
 """Download: an archive, fetched once and unpacked safely."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -16,7 +16,6 @@ from pantry.images import is_visible
 ARCHIVES = ".archive"  # hidden, and no archive's name may start with a dot: archive.zip has to unpack beside it
 SUFFIXES = (".tar.gz", ".tar.xz", ".tgz", ".tar", ".zip")
 MARKER = ".complete"
-PAUSE = 1.0  # seconds before the second try; each later pause is twice the one before
 SMALL = 200_000_000  # bytes that any archive may unpack to
 LONGEST_NAME = 100_000  # bytes of a header of a tar that says more of the next one
 MACHINE_ERRORS = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EIO", "EMFILE", "ENOMEM")  # not the archive's fault
@@ -61,10 +60,15 @@ class Archive:
     dest: Path
 
     def __call__(self) -> Path:
+        from filelock import FileLock
+
         if self.check():  # asked again under the lock; here it lets folders be read that cannot be written
             return self.dest
         try:
-            self.run_locked()
+            self.store.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.store / f"{self.name}.lock"):  # of several processes one works, and the others wait
+                if not self.check():
+                    self.unpack(self.local or self.fetch())
         except IngredientsError:
             shutil.rmtree(self.store, ignore_errors=True)
             with suppress(OSError):  # other archives are kept there
@@ -73,27 +77,6 @@ class Archive:
         except OSError as error:
             raise IngredientsError(f"{self.source}: cannot be unpacked into {self.dest}: {error}") from error
         return self.dest
-
-    def run_locked(self) -> None:
-        """Fetch and unpack under fastdownload's lock: of several processes one works, and the others wait.
-
-        force=True leaves it to `check` whether anything is to be done: fastdownload takes any folder for complete.
-        """
-        from fastcore.xtras import Config
-        from fastdownload import FastDownload
-
-        class Steps(FastDownload):
-            def download(steps, url, force=False):
-                if not self.check() and self.local is None:
-                    self.fetch()
-
-            def extract(steps, url, extract_key="data", force=False):
-                if not self.check():
-                    self.unpack(self.local or self.store / self.name)
-
-        folders = {"data": str(self.store.parent), "archive": str(self.store)}
-        config = Config(self.store, "none.ini", create=folders, save=False, interpolation=None)
-        Steps(config).get(self.name, force=True)
 
     def check(self) -> bool:
         """Whether the folder is there. Raises IngredientsError if a call cannot work; the network is not asked."""
@@ -120,13 +103,16 @@ class Archive:
     def stamp(self) -> list[int] | None:
         return [self.local.stat().st_size, self.local.stat().st_mtime_ns] if self.local else None
 
-    def fetch(self) -> None:
-        """Download the archive, unless a run before this one did."""
+    def fetch(self) -> Path:
+        """The downloaded archive; a run before this one may have left it."""
         archive = self.store / self.name
         if archive.is_file() and self.sha256 and _digest(archive) != self.sha256:
             archive.unlink()
         if not archive.is_file():
-            _fetch(self.source, archive, self.timeout, self.tries)
+            from pantry._fetch import fetch
+
+            fetch(self.source, archive, self.timeout, self.tries)
+        return archive
 
     def unpack(self, archive: Path) -> None:
         """Unpack on the same disk, then rename; the marker is inside before the folder has its name."""
@@ -180,55 +166,11 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch(url: str, archive: Path, timeout: float, tries: int) -> None:
-    """Download `archive`; the file gets its name when it is complete."""
-    from http.client import HTTPException, responses
-    from urllib.error import HTTPError
-
-    part = archive.with_name(archive.name + ".part")
-    for attempt in range(1, tries + 1):
-        try:
-            return _save(url, part, timeout) or part.replace(archive)
-        except (OSError, HTTPException, ValueError) as error:
-            code = error.code if isinstance(error, HTTPError) else 0
-            if attempt == tries or (code in range(400, 500) and code not in (408, 429)):  # these two pass
-                reason = (
-                    f"the server answered {code} {responses.get(code, '')}" if code else error or type(error).__name__
-                )
-                raise IngredientsError(
-                    f"{url}: cannot be downloaded ({attempt} of {tries} tries): {reason}. Check source in "
-                    f"[project.data], or download it yourself and write source = file:/path/to/{archive.name}"
-                ) from error
-        finally:
-            part.unlink(missing_ok=True)
-        time.sleep(PAUSE * 2 ** (attempt - 1))
-
-
-def _save(url: str, file: Path, timeout: float) -> None:
-    """One try. The loop is ours: fastcore's urlsave raises NameError where it means to report a short read."""
-    from fastcore.net import urlopen
-    from tqdm import tqdm
-
-    with urlopen(url, timeout=timeout) as response, open(file, "wb") as stream:
-        size = response.headers.get("Content-Length")
-        size = None if size is None else int(size)
-        with tqdm(desc=file.stem, total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            while block := response.read(1 << 16):
-                stream.write(block)
-                bar.update(len(block))
-        if size is not None and stream.tell() != size:
-            raise ConnectionError(f"the connection ended after {stream.tell():,} of {size:,} bytes")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
 def _extract(archive: Path, folder: Path, max_ratio: float) -> Path:
     """Unpack into `folder`; returns the one folder that the archive consists of, or `folder`.
 
     Raises ValueError for an archive that is damaged, writes elsewhere, or is a bomb.
     """
-    import errno
-
     limit = max(SMALL, int(max_ratio * archive.stat().st_size))
     try:
         extract = _extract_zip if archive.name.lower().endswith(".zip") else _extract_tar
@@ -302,8 +244,6 @@ def _extract_tar(archive: Path, folder: Path, limit: int) -> int:
 
 
 def _check_size(size: int, limit: int, folder: Path) -> None:
-    import errno
-
     if size > limit:
         raise ValueError(f"its files take more than {limit:,} bytes, far more than the archive; or raise max_ratio")
     if size > shutil.disk_usage(folder).free:

@@ -1,6 +1,7 @@
 """Images that a file lists with their labels: a CSV file with a header, or a text file with a name in each line."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,6 @@ def load_image_csv(
     Raises IngredientsError with all lines, or all images, that cannot be used.
     """
     refuse_size(image_size)
-    source = source.expanduser()
 
     def load(cache: Path | None = cache) -> ImageFolder | None:
         rows = _read_lists(source) if source.suffix == ".txt" else _read_csv(source, file, label)
@@ -72,14 +72,12 @@ def _read_lists(source: Path) -> list[dict]:
 
 def _read_names(source: Path) -> list[dict]:
     """Of each line that is not blank: its number, file and label."""
-    lines = [(number, line.strip()) for number, line in enumerate(read_text(source).splitlines(), 1) if line.strip()]
-    refuse([f"{source}: there are no names in it"] if not lines else [])
     rows = []
-    for number, line in lines:
-        name, label = line, Path(line).parent.name
-        if not line.lower().endswith(IMAGE_SUFFIXES):  # names and folders may have blanks
-            name, label = line.rsplit(maxsplit=1) if " " in line else (line, label)
-        rows.append({"line": number, "file": name, "label": label})
+    for number, line in enumerate(map(str.strip, read_text(source).splitlines()), 1):
+        is_name = line.lower().endswith(IMAGE_SUFFIXES)  # which may have blanks
+        if words := [line] if is_name else line.rsplit(maxsplit=1):
+            rows.append({"line": number, "file": words[0], "label": (*words, Path(words[0]).parent.name)[1]})
+    refuse([] if rows else [f"{source}: there are no names in it"])
     return rows
 
 
@@ -96,11 +94,9 @@ def _read_csv(source: Path, file: str | None, label: str | list[str]) -> list[di
     refuse([f"{source}: there is no column {name}. {suggest(name, header)}" for name in unknown])
     rows = [row | {"line": reader.line_num} for row in reader]
     refuse([f"{source}: there are no rows in it"] if not rows else [])
-    return [row | {"file": row[file].strip(), "label": _label(row, label)} for row in rows]
-
-
-def _label(row: dict, label: str | list[str]):
-    return row[label].strip() if isinstance(label, str) else tuple(row[name].strip() for name in label)
+    cells = [[row[name].strip() for name in wanted] for row in rows]
+    labels = [found if isinstance(label, list) else found[0] for _, *found in cells]
+    return [row | {"file": row[file].strip(), "label": found} for row, found in zip(rows, labels, strict=True)]
 
 
 def _encode(source: Path, rows: list[dict], label, classes: list[str] | None) -> tuple[list[str], list]:
@@ -110,9 +106,7 @@ def _encode(source: Path, rows: list[dict], label, classes: list[str] | None) ->
         refuse([f"{source}:{row['line']}: labels are {', '.join(row['label'])}, expected 0 or 1" for row in wrong])
         return list(label), [[float(cell) for cell in row["label"]] for row in rows]
     found = {row["label"] for row in rows}
-    names = classes or sorted(
-        found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
-    )
+    names = classes or sorted(found, key=lambda name: (int(name) if name.isdecimal() else math.inf, name))
     wrong = [row for row in rows if not row["label"] or row["label"] not in names]
     reasons = [suggest(row["label"], names) if row["label"] else "the label is empty" for row in wrong]
     refuse([f"{source}:{row['line']}: {reason}" for row, reason in zip(wrong, reasons, strict=True)])

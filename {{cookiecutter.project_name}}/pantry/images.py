@@ -89,7 +89,7 @@ def load_image_folder(
     Raises IngredientsError with all folders, or all images, that cannot be used.
     """
     refuse_size(image_size)
-    source = Path(source).expanduser()
+    source = Path(source)
 
     def load(cache: Path | None = cache) -> ImageFolder | None:
         if source.is_file():
@@ -311,7 +311,7 @@ def _subfolders(folder: Path) -> list[str]:
 def find_images(folder: Path) -> list[str]:
     """The image files in a folder and those inside it, sorted; hidden ones are left out."""
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if is_visible(name)]
         found += [
             os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)

@@ -10,8 +10,28 @@ from pathlib import Path
 from typing import Literal
 
 from core import IngredientsError, registry
-from pantry.boxes import draw_polygons, fit, letterbox, read_coco, read_yolo, refuse_size, split_folder
-from pantry.images import IMAGE_SUFFIXES, SMALL, decode_image, find_images, open_image, read_header, refuse, visit_all
+from pantry.boxes import (
+    bare,
+    draw_polygons,
+    fit,
+    image_in,
+    letterbox,
+    read_coco,
+    read_yolo,
+    refuse_size,
+    split_folder,
+)
+from pantry.images import (
+    DEEP,
+    IMAGE_SUFFIXES,
+    SMALL,
+    decode_image,
+    find_images,
+    open_image,
+    read_header,
+    refuse,
+    visit_all,
+)
 
 IGNORED = 255  # in masks
 
@@ -137,7 +157,7 @@ def _check_masks(pairs: list[tuple], masks: Path, decode) -> list[tuple]:
         path, file = pairs[index]
         if file is None:
             raise IngredientsError(f"{path}: has no mask of the same name in {masks}; add it, or set unlabelled = skip")
-        mask, sizes[index] = decode(file), read_header(path)[:2]
+        mask, sizes[index] = decode(file), read_header(path, complete=True)[:2]
         if mask.shape != sizes[index]:
             shapes = [" x ".join(map(str, shape)) for shape in (mask.shape, sizes[index])]
             raise IngredientsError(f"{file}: has {shapes[0]} pixels, but its image {path} has {shapes[1]}")
@@ -180,18 +200,14 @@ def _colour(red, green, blue):
 def pair_masks(images: Path, masks: Path, split: str, unlabelled: str) -> list[tuple]:
     """(image file, mask file or None), matched by name. Raises IngredientsError with all masks without an image."""
     image_folder, mask_folder = split_folder(images, split), split_folder(masks, split)
-    by_name = {_name(file, mask_folder): file for file in find_images(mask_folder)}
-    pairs = [(path, by_name.pop(_name(path, image_folder), None)) for path in find_images(image_folder)]
+    by_name = {bare(file, mask_folder): file for file in find_images(mask_folder)}
+    pairs = [(path, by_name.pop(bare(path, image_folder), None)) for path in find_images(image_folder)]
     refuse([f"{file}: has no image of the same name in {image_folder}" for file in by_name.values()])
     pairs = [pair for pair in pairs if pair[1] or unlabelled == "refuse"]
     if not pairs:
         what = "no image" if unlabelled == "refuse" else "no image with a mask"
         raise IngredientsError(f"{image_folder}: contains {what} ({' '.join(IMAGE_SUFFIXES)})")
     return pairs
-
-
-def _name(path: str, folder: Path) -> str:
-    return os.path.splitext(os.path.relpath(path, folder))[0]
 
 
 def decode_mask(file: str, known: dict[int, int], colours: bool):
@@ -201,9 +217,7 @@ def decode_mask(file: str, known: dict[int, int], colours: bool):
     with open_image(file) as image:
         if colours:
             numbers = _colour(*numpy.moveaxis(numpy.asarray(image.convert("RGB"), dtype=numpy.int32), 2, 0))
-        elif image.mode in ("L", "P", "1"):
-            numbers = numpy.asarray(image, dtype=numpy.uint8)
-        else:
+        elif (numbers := read_numbers(image)) is None:
             raise ValueError(f"a mask in colours (mode {image.mode}); set palette to their classes")
     order = numpy.array(sorted(known))
     at = numpy.searchsorted(order, numbers).clip(max=len(order) - 1)
@@ -213,6 +227,20 @@ def decode_mask(file: str, known: dict[int, int], colours: bool):
         shown = f"{', '.join(shown)}{', …' if len(values) > 5 else ''}"
         raise IngredientsError(f"{file}: {int(wrong.sum())} pixels are {shown}, neither a class nor ignored")
     return numpy.array([known[number] for number in order.tolist()], dtype=numpy.uint8)[at]
+
+
+def read_numbers(image):
+    """The numbers (H, W) in a mask, None if it holds colours. In a JPEG file only black and white can be told apart."""
+    import numpy
+
+    if image.format == "JPEG":
+        grey = numpy.asarray(image.convert("L"))
+        if ((grey > 64) & (grey < 192)).mean() > 0.01:
+            raise ValueError("JPEG does not keep the classes of pixels; save masks as PNG")
+        return numpy.where(grey < 128, 0, 255).astype(numpy.uint8)
+    if image.mode in ("L", "P", "1"):
+        return numpy.asarray(image, dtype=numpy.uint8)
+    return numpy.asarray(image, dtype=numpy.int32) if image.mode in DEEP else None
 
 
 # ------------------------------------------------------------------------------------------------------------ polygons
@@ -233,7 +261,8 @@ def load_coco_masks(
     refuse_size(image_size)
 
     def load(memory: float = memory) -> MaskedImages:
-        return draw_masks(*read_coco(Path(images), Path(annotations), classes, True), image_size, memory, annotations)
+        read = read_coco(image_in(Path(images)), Path(annotations), classes, True, crowds=True)
+        return draw_masks(*read, image_size, memory, annotations)
 
     load.check = lambda: load(memory=0.0)
     return load

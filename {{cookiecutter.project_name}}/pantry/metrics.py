@@ -4,36 +4,17 @@ A metric has `update(outputs, targets)`, `compute()`, `reset()`, `to(device)`, a
 A function `(outputs, targets) -> number` is a metric too: it is called once, with all outputs and targets.
 """
 
-from core import SettingError, registry
+from core import registry
 from pantry._adopt import adopt, attempt, refuse
 
 
 def _adopt_metric(cls):
     """A class of torchmetrics as a registered function."""
-    import torch
     import torchmetrics
 
     if not (isinstance(cls, type) and issubclass(cls, torchmetrics.Metric)) or cls is torchmetrics.Metric:
         return refuse(f"{cls.__name__} is not a metric")
-
-    def factory(**settings):
-        metric = attempt(lambda: cls(**settings))
-        update = metric.update
-
-        def checked_update(outputs, targets):
-            try:
-                update(outputs, targets)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                shapes = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
-                reason = " ".join(str(error).split()).partition(". ")[0]
-                raise SettingError("validation.metrics", f"{cls.__name__} cannot take {shapes}: {reason}") from error
-
-        metric.update = checked_update
-        return metric
-
-    return adopt(factory, cls)
+    return adopt(lambda **settings: attempt(lambda: cls(**settings)), cls)
 
 
 registry.metric.module("torchmetrics", _adopt_metric)

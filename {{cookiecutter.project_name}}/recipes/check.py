@@ -18,11 +18,12 @@ from core.errors import escaped
 from core.ingredients import call_key
 from core.values import BROKEN
 from pantry.images import NotHere
-from recipes.contracts import Checkable, StandsIn, check_loss
 from recipes.experiment import Experiment, build, choose_device, configure
+from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import sections, settings
-from recipes.parts.samples import reader, summary, to_device
+from recipes.parts.samples import reader
 from recipes.parts.trained import Functions
+from recipes.parts.workers import to_device
 from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
 
@@ -134,15 +135,17 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
     if download := made.get(DOWNLOAD):
         made[DOWNLOAD], is_here = None, False
         with findings.blame(DOWNLOAD):
-            is_here = isinstance(download, Checkable) and download.check()
+            check = carried(download, "check")
+            is_here = check and check()
     for path in [path for path in SPLITS if made.get(path)]:
         loader, made[path], found = made[path], None, Findings()
-        if not isinstance(loader, Checkable):
+        check = carried(loader, "check")
+        if check is None:
             findings.lines.append(f"not checked: the shapes of [{path}], whose loader has no check()")
             continue
         with found.blame(path):
             try:
-                loaded = loader.check()
+                loaded = check()
                 made[path] = lambda loaded=loaded: loaded
             except NotHere as error:
                 if download is None and (typed := on_command_line(experiment.ingredients, f"{path}.source")):
@@ -156,9 +159,9 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
             place = experiment.ingredients.at(f"{TRAINING}.source")
             line = f"not checked, the data is not here yet ({place}): its classes; images (3, 224, 224) stand in for it"
             findings.lines.append(line)
-            classes, task = experiment.architecture.output_classes or 10, experiment.task
+            classes, make = experiment.architecture.output_classes or 10, carried(experiment.task, "stand_in")
             images = torch.zeros((), dtype=torch.uint8).expand(classes, 3, 224, 224)
-            loaded = task.stand_in(images, classes) if isinstance(task, StandsIn) else (images, torch.arange(classes))
+            loaded = make(images, classes) if make else (images, torch.arange(classes))
             made[TRAINING] = made[VALIDATION] = lambda loaded=loaded: loaded
             made[TESTING] = None
             return False
@@ -168,22 +171,21 @@ def stand_in(experiment: Experiment, findings: Findings) -> bool:
 def on_command_line(ingredients: Ingredients, path: str) -> str:
     """The setting of the command line that has the value of this one, or gives it by a reference; "" if none does."""
     paths = [f"{section}.{key}" for section, key in settings(ingredients)]
-    typed = [other for other in paths if not ingredients.where(other).line]
-    return next((other for other in typed if ingredients.at(other) == ingredients.at(path)), "")
+    typed = [other for other in paths if ingredients.at(other) == ingredients.at(path)]
+    return next((other for other in typed if not ingredients.where(other).line), "")
 
 
 def try_on(device: str, experiment: Experiment) -> Findings:
     """Build the experiment on a device and let it take one step."""
     found = Findings()
     scheme = replace(experiment.scheme, memory=0.0, workers=0, compile=False, device=device)
-    experiment = replace(experiment, scheme=scheme, device=torch.device(device), fetch=False)
+    experiment = replace(experiment, scheme=scheme, device=torch.device(device), fetch=False, notes=[])
     with warnings.catch_warnings(), found.blame(TRAINING):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "Using a target size")  # a loss that compares each sample with all others
         build(experiment, blame=found.blame)
-        if experiment.training:
-            line = f"data: {summary(experiment.training, experiment.validation, experiment.outputs)}"
-            found.lines.append("\n".join(filter(None, [line, experiment.splits])))
+        if experiment.notes:
+            found.lines += [f"data: {experiment.notes[0]}", *experiment.notes[1:]]
         if experiment.phases and not any(problem.key.startswith(SHAPES) for problem in found.problems):
             take_step(experiment, found)
     return found
@@ -199,12 +201,10 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shapes = f", {experiment.meta['shape']} -> {list(model(inputs).shape[1:])}" if torch.is_tensor(targets) else ""
     found.lines.append(f"model: {experiment.architecture.backbone}, {parameters:,} parameters{shapes}")
-    if experiment.new_weights:
-        found.lines.append(experiment.new_weights)
     with found.blame("training.loss"):
         for _, _, loss_of in experiment.phases:
             loss = loss_of(model, inputs, targets, experiment.criterion)
-            check_loss(loss, experiment.loss_name)
+            check_loss(loss, experiment)
             loss.backward()
     with found.blame("training.optimizer"):
         for optimizer in experiment.optimizers.values():

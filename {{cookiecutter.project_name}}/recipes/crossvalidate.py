@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core import IngredientsError
 from recipes.parts.command import Command
-from recipes.run import runs_folder
+from recipes.run import format_metrics, runs_folder
 from recipes.settings import Saving, read_section
 
 
@@ -31,23 +31,23 @@ def main() -> None:
         results = []
         for fold in range(1, arguments.folds + 1):
             folder = parent / f"fold-{fold}"
-            metrics = train_fold(arguments.ingredients, sys.argv[1:], f"{fold}/{arguments.folds}", folder)
-            print(f"fold {fold}/{arguments.folds}  {format_row(metrics)}", flush=True)
+            part = f"{fold}/{arguments.folds}"
+            metrics = train_fold(arguments.ingredients, command.overrides, part, folder)
+            print(f"fold {part}  {format_metrics(metrics)}", flush=True)
             results.append(metrics)
         print(summarize(results))
         print(f"runs: {parent}")
 
 
-def train_fold(file: str, argv: list[str], fold: str, folder: Path) -> dict[str, float]:
+def train_fold(file: str, overrides: list[tuple], fold: str, folder: Path) -> dict[str, float]:
     """Train in a process of its own; returns the metrics of the best epoch. Exits as the training does if it fails."""
-    own = {
+    changes = {path: value for path, value, _ in overrides} | {
         "training.scheme.fold": fold,
         "training.model.runs": folder,
         "training.model.save_name": folder / "model.pth",
     }
-    overrides = [text for text in without_folds(argv) if text != file]
-    command = [sys.executable, "train.py", file, "--quiet", *overrides]
-    command += [text for path, value in own.items() for text in ("--add", f"{path}={value}")]
+    command = [sys.executable, "train.py", file, "--quiet"]
+    command += [text for path, value in changes.items() for text in ("--add", f"{path}={value}")]
     if code := subprocess.run(command).returncode:
         raise SystemExit(code)
     from recipes.parts import checkpoint
@@ -55,29 +55,13 @@ def train_fold(file: str, argv: list[str], fold: str, folder: Path) -> dict[str,
     return checkpoint.load(folder / "model.pth")["best"]
 
 
-def without_folds(argv: list[str]) -> list[str]:
-    """The command line without `--folds N`, for train.py."""
-    kept, tokens = [], iter(argv)
-    for token in tokens:
-        if token == "--folds":
-            next(tokens, None)
-        elif not token.startswith("--folds="):
-            kept.append(token)
-    return kept
-
-
-def format_row(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "." not in name)
-
-
 def summarize(results: list[dict[str, float]]) -> str:
     """The mean and the standard deviation of each metric, on one line."""
-    names = [name for name in results[0] if "." not in name]
-    columns = {name: [metrics[name] for metrics in results] for name in names}
-    pairs = {name: (statistics.mean(values), statistics.stdev(values)) for name, values in columns.items()}
-    return "mean      " + "  ".join(
-        f"{name} {mean:.4f} +- {deviation:.4f}" for name, (mean, deviation) in pairs.items()
-    )
+    lines = []
+    for name in (name for name in results[0] if "." not in name):
+        values = [metrics[name] for metrics in results]
+        lines.append(f"{name} {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}")
+    return "mean      " + ", ".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from torchvision.tv_tensors import BoundingBoxes
 from core import IngredientsError, SettingError
 from pantry.boxes import Annotated, BoxedImages
 from pantry.images import decode_image
-from recipes.contracts import SampleAugment
-from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.backbone import find_backbone
+from recipes.parts.calling import carried
+from recipes.parts.library_models import torchvision_model
 from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
@@ -90,7 +91,7 @@ def stand_in(images, classes: int) -> BoxedImages:
 
 def adapt_augment(augment):
     """The augment after which images have one size again, boxes and masks along with them: batches need that."""
-    if not isinstance(augment, SampleAugment):
+    if not carried(augment, "per_sample"):
         return augment
 
     def adapted(inputs, targets, generator):

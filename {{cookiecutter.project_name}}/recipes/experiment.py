@@ -18,23 +18,11 @@ import torch
 from core import Ingredients, IngredientsError, SettingError, registry
 from core.errors import Problem, suggest
 from core.ingredients import call_key
-from recipes.contracts import (
-    AdaptsAugment,
-    Checkable,
-    ChoosesMetrics,
-    Metrics,
-    SampleAugment,
-    TrainsInTurn,
-    as_metric,
-    blame,
-    prepared,
-)
 from recipes.parts import samples as data
+from recipes.parts.calling import Metrics, blame, carried, prepared
 from recipes.parts.origins import sections
 from recipes.parts.samples import Samples
 from recipes.settings import Architecture, Saving, Scheme, Testing, read_section
-
-NAMES = ("epoch", "train_loss", "seconds", "split", "finished")  # of what a run reports besides metrics
 
 
 @dataclass
@@ -57,10 +45,8 @@ class Experiment:
     meta: dict = field(default_factory=dict)  # what validate and predict need besides the weights
     outputs: int = 0  # of the network: classes, or numbers
     model: torch.nn.Module | None = None
-    head: torch.nn.Module | None = None
     fetch: bool = True  # whether weights may be downloaded
-    new_weights: str = ""  # what was loaded, and what was not
-    splits: str = ""  # where they were found, if the source may lack some
+    notes: list[str] = field(default_factory=list)  # to be printed before training; the first is about the data
     held_back: bool = False  # whether validation is a share of training
     has_testing: bool = False  # whether there is test data
     frozen_norms: list = field(default_factory=list)  # batch norms that stay as they were loaded
@@ -80,19 +66,12 @@ class Experiment:
         """Those of all optimizers."""
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
-    @property
-    def loss_name(self) -> str:
-        return self.ingredients.at("training.loss.@loss", f"of {self.task.__name__}")
-
-    def preprocess(self, split: str):
-        """The preprocess of a split."""
-        section = self.preprocess_section(split)
-        return self.functions.at(section) if section.endswith("preprocess") else data.scale
-
-    def preprocess_section(self, split: str) -> str:
-        """The section that preprocesses a split; without one, that which loads it."""
-        sections = ["testing.preprocess"] if split == "testing" else []
-        return next(filter(self.functions.at, [*sections, "training.preprocess"]), f"{split}.load_dataset")
+    def preprocess(self, split: str) -> tuple:
+        """(the preprocess of a split, its section); without one, the section that loads the split."""
+        for section in ["testing.preprocess", "training.preprocess"][split != "testing" :]:
+            if function := self.functions.at(section):
+                return function, section
+        return data.scale, f"{split}.load_dataset"
 
     def load(self, split: str) -> Samples | None:
         """The samples of a split that has a section of its own; None if its source lacks the split."""
@@ -101,8 +80,7 @@ class Experiment:
         if loader is None:
             raise SettingError(section, f"missing; add [{section}] with @load_dataset = load_image_folder, or your own")
         with blame(section):
-            facts = self.preprocess(split), self.scheme.memory, split != "training", self.preprocess_section(split)
-            return data.load(loader, *facts)
+            return data.load(loader, *self.preprocess(split), memory=self.scheme.memory, optional=split != "training")
 
     def read(self, samples: Samples, batch_size: int):
         """`read(order=None) -> batches` on the device."""
@@ -197,11 +175,10 @@ def configure(ingredients: Ingredients, functions: Ingredients, device: str | No
         experiment.device = torch.device(device) if device else choose_device(scheme.device)
     with blame("validation.metrics"):
         if made := functions.at("validation.metrics"):
-            if taken := sorted(made.keys() & {*experiment.task.METRICS, *NAMES}):
-                raise SettingError(f"validation.metrics.{taken[0]}", "a run reports this already; choose another name")
-            metrics = {name: as_metric(metric).to(experiment.device) for name, metric in made.items()}
-            experiment.metrics = Metrics(metrics)
-    if not isinstance(experiment.task, ChoosesMetrics):  # else the data has to be known first
+            from recipes.parts.own_metrics import build_metrics
+
+            experiment.metrics = build_metrics(made, experiment.task.METRICS, experiment.device)
+    if not carried(experiment.task, "metrics_of"):  # else the data has to be known first
         with blame("training.scheme.best"):
             experiment.selection = select_by(scheme, experiment.task, experiment.metrics)
     return experiment
@@ -249,8 +226,8 @@ def _load_data(experiment: Experiment, blame) -> None:
     with blame("training.load_dataset"):
         experiment.outputs = task.check_data(experiment.architecture, training)
     with blame("testing.preprocess"):
-        check_test_preprocess(training, experiment.preprocess("testing"))
-    if isinstance(task, ChoosesMetrics) and experiment.outputs:  # else not known; --check has collected why
+        check_test_preprocess(training, experiment.preprocess("testing")[0])
+    if carried(task, "metrics_of") and experiment.outputs:  # else not known; --check has collected why
         with blame("training.scheme.best"):
             computed = task.metrics_of(experiment.outputs)
             experiment.selection = select_by(experiment.scheme, task, experiment.metrics, computed)
@@ -263,13 +240,15 @@ def _load_data(experiment: Experiment, blame) -> None:
     }
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
+    splits = ""
     with blame("testing.load_dataset"):
         testing = check_testing(experiment)
         experiment.has_testing = testing is not None
         if experiment.ingredients.at("testing.load_dataset.optional"):
             from recipes.parts.splits import describe_splits
 
-            experiment.splits = describe_splits(experiment, training, validation, testing)
+            splits = f"\n{describe_splits(experiment, training, validation, testing)}"
+    experiment.notes.append(data.summary(training, validation, len(classes)) + splits)
     experiment.training, experiment.validation = training, validation
 
 
@@ -283,14 +262,13 @@ def check_testing(experiment: Experiment) -> Samples | None:
         return None
 
     def look():
-        if isinstance(loader, Checkable):
+        if check := carried(loader, "check"):
             with suppress(IngredientsError):  # a download may be due; if not, loading raises it again
-                return loader.check()
+                return check()
         return loader()
 
     optional = bool(experiment.ingredients.at("testing.load_dataset.optional"))
-    section = experiment.preprocess_section("testing")
-    testing = data.load(look, experiment.preprocess("testing"), memory=0.0, optional=optional, section=section)
+    testing = data.load(look, *experiment.preprocess("testing"), memory=0.0, optional=optional)
     if testing is not None:
         experiment.task.check_split("testing.load_dataset", testing, experiment.meta)
     return testing
@@ -315,7 +293,7 @@ def _build_model(experiment: Experiment, new: bool) -> None:
         ingredients = None if "training.preprocess.mean" in experiment.task.REFUSED else experiment.ingredients
         facts = architecture.weights, architecture.backbone, architecture.options, ingredients
         with blame("model.architecture.weights"):
-            experiment.new_weights = load_weights(model, *facts, fetch=experiment.fetch)
+            experiment.notes.append(load_weights(model, *facts, fetch=experiment.fetch))
     # Convolutions run up to twice as fast with the channels last, on CPUs too.
     experiment.model = model.to(experiment.device, memory_format=torch.channels_last)
     experiment.autocast, experiment.scaler = build_amp(scheme.precision, experiment.device)
@@ -331,10 +309,12 @@ def _build_training(experiment: Experiment, blame) -> None:
             recompute(model, experiment.architecture.recompute)
     with blame("training.augment"):
         experiment.augment = functions.at("training.augment")
-        if experiment.augment and isinstance(experiment.task, AdaptsAugment):
-            experiment.augment = experiment.task.adapt_augment(experiment.augment)
-        if isinstance(experiment.augment, SampleAugment):
-            experiment.training = augmented(experiment.training, experiment.augment.per_sample, scheme.seed)
+        if experiment.augment and (adapt := carried(experiment.task, "adapt_augment")):
+            experiment.augment = adapt(experiment.augment)
+        if per_sample := carried(experiment.augment, "per_sample"):
+            from recipes.parts.workers import augmented
+
+            experiment.training = augmented(experiment.training, per_sample, scheme.seed)
     splits = experiment.training, experiment.validation
     experiment.training, experiment.validation = (samples.to(device) for samples in splits)
     with blame("training.loss"):
@@ -346,18 +326,19 @@ def _build_training(experiment: Experiment, blame) -> None:
 
         with blame("training.scheme.frozen_norms"):
             experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
+        if experiment.frozen_norms:
+            experiment.notes.append(f"frozen: {len(experiment.frozen_norms)} batch norms of the body")
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
-        losses = experiment.task.LOSSES if isinstance(experiment.task, TrainsInTurn) else [("", experiment.task.loss)]
+        losses = carried(experiment.task, "LOSSES") or [("", experiment.task.loss)]
         networks = {name: model.get_submodule(name) for name, _ in losses}  # "" is all of it
         experiment.optimizers = {name: build_optimizer(network) for name, network in networks.items()}
         experiment.phases = [(networks[name], experiment.optimizers[name], loss) for name, loss in losses]
         if scheme.body_rate != 1 or scheme.frozen_epochs:  # fused optimizers need a frozen body in groups of its own
             from recipes.parts.finetune import head, split_rates
 
-            experiment.head = head(model)
             for optimizer in experiment.optimizers.values():
-                split_rates(optimizer, list(experiment.head.parameters()), scheme.body_rate)
+                split_rates(optimizer, list(head(model).parameters()), scheme.body_rate)
     with blame("training.augment"):
         try_transforms(experiment)
     if device.type != "meta":
@@ -407,7 +388,7 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict, computed: tuple =
     best, names = scheme.best or task.BEST, [*(computed or task.METRICS), *metrics]
     if best not in names:
         raise SettingError("training.scheme.best", f"there is no such metric. {suggest(best, names)}")
-    higher = getattr(metrics.get(best), "higher_is_better", None)
+    higher = carried(metrics.get(best), "higher_is_better")
     lowest = best == "loss" if higher is None else not higher
     if scheme.best_is:
         lowest = scheme.best_is == "lowest"
@@ -418,17 +399,6 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict, computed: tuple =
         return -values[best] if lowest else values[best], -values.get("loss", 0.0)
 
     return best, rank
-
-
-def augmented(samples: Samples, per_sample, seed: int) -> Samples:
-    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
-    found = data.replace(samples, per_sample=per_sample, seed=seed)
-    with blame("training.augment", samples.first):
-        sample, _ = found[0]
-        if not isinstance(sample, torch.Tensor) or sample.ndim != samples.first.ndim:
-            became = list(sample.shape) if isinstance(sample, torch.Tensor) else f"a {type(sample).__name__}"
-            raise IngredientsError(f"turns {samples.shape} into {became}")
-    return found
 
 
 def check_test_preprocess(training: Samples, preprocess) -> None:

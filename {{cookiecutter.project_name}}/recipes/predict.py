@@ -41,7 +41,8 @@ def predict(experiment, name: str, sample) -> str:
     """The prediction for one sample, before preprocess."""
     from recipes.parts.samples import as_input
 
-    inputs = as_input(experiment.preprocess("testing")(sample))[None].to(experiment.device)
+    preprocess, _ = experiment.preprocess("testing")
+    inputs = as_input(preprocess(sample))[None].to(experiment.device)
     views = experiment.functions.at("testing.views")
     try:
         [text] = experiment.task.predict(experiment.model, inputs, experiment.meta["classes"], views)
@@ -57,9 +58,9 @@ def find_inputs(names: list[str], task) -> list[str]:
     Raises IngredientsError with all that are not there.
     """
     from pantry.images import find_images
-    from recipes.contracts import ReadsInputs
+    from recipes.parts.calling import carried
 
-    if isinstance(task, ReadsInputs):
+    if carried(task, "READS"):
         return names
     paths, problems = [], []
     for name in names:

@@ -3,7 +3,6 @@
 `Run` also listens to the signals that ask to save or to stop.
 """
 
-import errno
 import json
 import math
 import os
@@ -16,18 +15,16 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from core import Ingredients, IngredientsError, SettingError
-from recipes.contracts import Closable
+from core import Ingredients, SettingError
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
+from recipes.parts.calling import carried
 from recipes.parts.origins import resolved_text
 from recipes.settings import Saving
 
 CHECKPOINTS = "checkpoints"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class Run:
@@ -35,7 +32,7 @@ class Run:
 
     def __init__(self, experiment: Experiment):
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
-        weights_files(experiment.saving)  # refused now, not after training
+        self.weights = weights_files(experiment.saving)  # refused now, not after training
         self.saving, self.debug = experiment.saving, experiment.debug
         self.folder, self.state, self.tracker = None, None, None
         self.saved_at, self.asked_to_save = time.monotonic(), False
@@ -44,7 +41,7 @@ class Run:
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time, with all that is needed to repeat the run."""
         if not self.debug:
-            make_folder("training.model.save_name", weights_files(self.saving)[0].parent)
+            make_folder("training.model.save_name", self.weights[0].parent)
         make_folder("training.model.runs", self.parent)
         name = stamp = "debug" if self.debug else time.strftime("%Y-%m-%d_%H-%M-%S")
         if self.debug:
@@ -181,21 +178,14 @@ class Run:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate "
-                message += "as much), set precision = bf16, or name blocks in model.architecture.recompute"
-                raise SettingError("training.scheme.batch_size", message) from error
-            if str(error).startswith("DataLoader worker"):  # it was killed
-                message = f"{str(error).split('. ')[0]}: memory ran out, most likely; lower it, or batch_size"
-                raise SettingError("training.scheme.workers", message) from error
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename:  # else: standard output
-                message = "the last checkpoint is intact: free some space, then run python train.py --resume"
-                reason = f"{error.filename}: cannot be written ({error.strerror})"
-                raise IngredientsError(f"{reason}; {message}") from error
+            from recipes.parts.failures import translate
+
+            if told := translate(error):
+                raise told from error
             raise
         finally:
-            if isinstance(self.tracker, Closable):
-                self.tracker.close()
+            if close := carried(self.tracker, "close"):
+                close()
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
@@ -207,10 +197,9 @@ def runs_folder(ingredients: Ingredients, parent: str) -> Path:
     if not name or name != Path(name).name or name in (".", "..") or len(name.encode()) > 200:
         message = "names the folder of the runs: at most 200 letters, digits, - and _, and no slash"
         raise SettingError("project.name", message)
-    if Path(parent).is_file():
-        raise SettingError("training.model.runs", "is a file; name a folder")
-    refuse_unwritable("training.model.runs", Path(parent) / name)
-    return Path(parent) / name
+    folder = Path(os.path.expanduser(parent)) / name
+    refuse_unwritable("training.model.runs", folder)
+    return folder
 
 
 def make_folder(path: str, folder: Path) -> None:
@@ -231,8 +220,8 @@ def refuse_unwritable(path: str, folder: Path) -> None:
 
 def weights_files(saving: Saving) -> tuple[Path, Path]:
     """Where the best and the last weights go. Refused before training if no file can be written there."""
-    name = Path(saving.save_name)
-    path = Path(saving.save_dir) / name if name.parent == Path() else name
+    name = Path(os.path.expanduser(saving.save_name))
+    path = Path(os.path.expanduser(saving.save_dir)) / name if name.parent == Path() else name
     if not name.name or path.is_dir() or saving.save_name.endswith(("/", "\\")):
         raise SettingError("training.model.save_name", "names a folder; name a file, such as model.pth")
     refuse_unwritable("training.model.save_name", path.parent)

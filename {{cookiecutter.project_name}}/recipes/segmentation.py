@@ -15,8 +15,9 @@ from pantry import losses
 from pantry.boxes import letterbox
 from pantry.images import decode_image
 from pantry.masks import inner_size
-from recipes.contracts import MovingAugment, ReversibleViews, SampleAugment, Sequence
-from recipes.parts.backbone import find_backbone, torchvision_model
+from recipes.parts.backbone import find_backbone
+from recipes.parts.calling import carried
+from recipes.parts.library_models import torchvision_model
 from recipes.parts.pictures import as_pixels, enlarged, read_image
 
 METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
@@ -49,6 +50,8 @@ def check_data(architecture, samples) -> int:
     where, wanted = "training.load_dataset", architecture.output_classes
     highest = _check_masks(where, samples)
     counted = len(samples.classes) if samples.classes else None if highest is None else highest + 1
+    if counted == 1:
+        raise SettingError(where, f"masks have one class, {(samples.classes or [highest])[0]}; at least 2 are needed")
     if counted is None and wanted is None:
         message = "set output_classes: this data set does not know its classes"
         raise SettingError("model.architecture", message)
@@ -102,17 +105,18 @@ def _check_masks(section: str, samples) -> int | None:
 
 
 def stand_in(images, classes: int):
-    """A data set for --check before the data is there: images (N, C, H, W), and masks of background."""
-    return images, torch.zeros((), dtype=torch.uint8).expand(len(images), *images.shape[2:])
+    """A data set for --check before the data is there: images (N, C, H, W), and masks of one class each."""
+    labels = torch.arange(len(images), dtype=torch.uint8) % max(2, classes)
+    return images, labels[:, None, None].expand(len(images), *images.shape[2:])
 
 
 def adapt_augment(augment):
     """The augment that moves masks along with their images; what comes in at the edges is ignored."""
-    if isinstance(augment, Sequence):
+    if carried(augment, "steps"):
         return registry.augment.get("sequence")(*map(adapt_augment, augment.steps))
 
     def adapted(inputs, masks, generator):
-        if not isinstance(augment, MovingAugment):
+        if not carried(augment, "move"):
             return augment(inputs, masks, generator)
         # A further channel moves like the others. It holds class + 1, in a byte: so the 0 of the edges is 255, ignored.
         classes = (masks.to(torch.uint8) + 1)[:, None].to(inputs.dtype)
@@ -124,7 +128,7 @@ def adapt_augment(augment):
         image, moved = augment.per_sample(image, tv_tensors.Mask(mask.to(torch.uint8) + 1))
         return image, (moved.as_subclass(torch.Tensor) - 1).to(mask.dtype)
 
-    if isinstance(augment, SampleAugment):
+    if carried(augment, "per_sample"):
         adapted.per_sample = per_sample
     return adapted
 
@@ -211,7 +215,7 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     back by `views.back(list of outputs) -> list of outputs`."""
     if views is None:
         return model(inputs).float()
-    if not isinstance(views, ReversibleViews):
+    if not carried(views, "back"):
         raise SettingError("testing.views", "its outputs cannot be shifted back: it has no `back`; use flip_views")
     shares = views.back([model(view).float().softmax(1) for view in views(inputs)])
     return torch.stack(shares).mean(0).clamp(min=1e-12).log()
@@ -246,7 +250,7 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     predicted = [None] * len(inputs) if model is None else logits_of(model.eval(), inputs).argmax(1).cpu()
     drawn = []
     for sample, truth, guess in zip(inputs, targets.cpu(), predicted, strict=True):
-        masks = [truth] if guess is None else [truth, guess]
+        masks = [truth] if guess is None else [truth, guess.where(truth != IGNORED, IGNORED)]
         pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
         drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
     return drawn

@@ -203,7 +203,7 @@ def check_sections(ingredients: Ingredients, declared: dict = SECTIONS) -> list[
         kind, called, message = kind_of(path, declared), call_key(node), None
         is_free = path.partition(".")[0] in ("", FREE)
         inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
-        own = node.with_items({key: value for key, value in node.items() if key not in inside})
+        own = node.copy({key: value for key, value in node.items() if key not in inside})
         if isinstance(kind, str):
             if called != f"@{kind}":
                 message = f"this section calls a function: write @{kind} = name"
@@ -215,7 +215,7 @@ def check_sections(ingredients: Ingredients, declared: dict = SECTIONS) -> list[
             problems += signature_of(kind).check(own, path, "setting")
         elif path in above and not is_free:
             problems += [Problem(None, f"{path}.{key}", "", f"[{path}] has no settings of its own") for key in own]
-        elif not is_free and (own or not any(value._place == node._place for value in inside.values())):
+        elif not is_free and (own or not any(value.where() == node.where() for value in inside.values())):
             advice = f"{_nearest(path, [*declared, *above])} Facts of your own belong below [{FREE}]"
             message = f"no recipe reads this section. {advice}"
         if message:

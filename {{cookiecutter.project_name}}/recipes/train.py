@@ -18,15 +18,14 @@ from pathlib import Path
 import torch
 
 from core import Ingredients, SettingError
-from recipes.contracts import TwoWeightSets, check_loss
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint, pictures
+from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import unused_settings
-from recipes.parts.samples import epoch_sampler, summary, to_device
-from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
+from recipes.parts.samples import epoch_sampler
+from recipes.run import CHECKPOINTS, Run, format_metrics
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
-RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
 @dataclass
@@ -85,25 +84,12 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        experiment = self.experiment
+        from recipes.parts.trained import restore
+
         for name in COUNTS:
             setattr(self, name, state[name])
-        self.loss_sum = state["loss_sum"].to(experiment.device)
-        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
-        try:
-            experiment.model.load_state_dict(state.get("training", state["model"]))
-            for name, optimizer in experiment.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            experiment.scaler.load_state_dict(state["scaler"])
-            if experiment.ema_model is not None:
-                experiment.ema_model.module.load_state_dict(state["model"])
-                experiment.ema_model.n_averaged.copy_(state["n_averaged"])
-        except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-            message = f"the checkpoint does not fit: {reason}; start without --resume"
-            raise SettingError("training.scheme.resume", message) from error
-        for group, own in zip(experiment.param_groups, rates, strict=True):
-            group.update(own)
+        self.loss_sum = state["loss_sum"].to(self.experiment.device)
+        restore(self.experiment, state)
 
 
 def train(ingredients: Ingredients, functions: Ingredients, resume: str | None = None) -> Path:
@@ -155,7 +141,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                         with experiment.autocast:
                             loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
                         if state.step == 0:
-                            check_loss(loss, experiment.loss_name)
+                            check_loss(loss, experiment)
                         if scheme.accumulate > 1:
                             loss = loss / scheme.accumulate
                         experiment.scaler.scale(loss).backward()
@@ -237,14 +223,9 @@ def introduce(run: Run, state: TrainState) -> None:
     """Report what is about to be trained."""
     experiment = state.experiment
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
-    run.log(summary(experiment.training, experiment.validation, len(experiment.meta["classes"])))
-    if experiment.splits:
-        run.log(experiment.splits)
-    run.log(f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}")
-    if experiment.new_weights:
-        run.log(experiment.new_weights)
-    if experiment.frozen_norms:
-        run.log(f"frozen: {len(experiment.frozen_norms)} batch norms of the body")
+    model = f"{experiment.architecture.backbone}: {parameters:,} parameters, on {experiment.device}"
+    for line in [*experiment.notes, model]:
+        run.log(line)
     for name, value in state.autotuned.items():
         run.log(f"{name} = auto: {value}")
     if experiment.scheme.workers == "auto" and not experiment.training.in_memory:
@@ -291,58 +272,41 @@ class LossWatch:
         self.copied.record()
         return bad
 
-    def refuse(self, folder: Path, state: TrainState, order: torch.Tensor, batch_size: int):
-        """Keep the batches that led to a loss that is not finite, and raise an error that says where to look.
+    def refuse(self, *facts):
+        """Raise an error that says where to look, and keep the batches; see refuse_loss."""
+        from recipes.parts.failures import refuse_loss
 
-        order: the indices of the epoch
-        """
-        samples, kept = state.experiment.training, {"inputs": [], "targets": [], "samples": []}
-        for inputs, targets, step in self.recent:  # step: of the epoch, from 1
-            indices = [int(index) % len(samples) for index in order[(step - 1) * batch_size : step * batch_size]]
-            kept["inputs"].append(to_device(inputs, "cpu"))
-            kept["targets"].append(to_device(targets, "cpu"))
-            kept["samples"].append([samples.names[index] if samples.names else index for index in indices])
-        checkpoint.save(folder / "bad_batch.pt", kept)
-        finite = all(torch.isfinite(inputs).all() for inputs in kept["inputs"])
-        seen = "all values finite" if finite else "with values that are not finite: check the data and preprocess"
-        optimizer = state.experiment.ingredients.at("training.optimizer", {})
-        key = next((f".{key}" for key in ("learning_rate", "lr") if key in optimizer), "")  # the latter of torch's own
-        steps = " or ".join(str(step) for *_, step in self.recent)
-        message = f"the loss of epoch {state.epoch + 1}, step {steps} is not finite; lower the learning rate, or "
-        message += "set training.scheme.clip_norm = 1.0\n"
-        message += f"the batch ({seen}) and its samples are in {folder / 'bad_batch.pt'}"
-        raise SettingError(f"training.optimizer{key}", message)
+        refuse_loss(self.recent, *facts)
 
 
 def train_mode(experiment: Experiment, epoch: int) -> None:
     """Let model and optimizer train; the body stays frozen in the first epochs where that is asked for."""
     experiment.model.train()
     if experiment.scheme.frozen_epochs:
-        from recipes.parts.finetune import freeze
+        from recipes.parts.finetune import freeze, head
 
-        freeze(experiment.model, experiment.head, epoch < experiment.scheme.frozen_epochs)
+        freeze(experiment.model, head(experiment.model), epoch < experiment.scheme.frozen_epochs)
     for norm in experiment.frozen_norms:
         norm.eval().requires_grad_(False)
     for optimizer in experiment.optimizers.values():
-        if isinstance(optimizer, TwoWeightSets):
-            optimizer.train()
+        if train_weights := carried(optimizer, "train"):
+            train_weights()
 
 
 def eval_mode(experiment: Experiment) -> None:
     """Put the weights that are evaluated in place, if the optimizer has two sets; `evaluate` does so for the model."""
     for optimizer in experiment.optimizers.values():
-        if isinstance(optimizer, TwoWeightSets):
-            optimizer.eval()
+        if eval_weights := carried(optimizer, "eval"):
+            eval_weights()
 
 
 def finish(run: Run, experiment: Experiment) -> None:
     """Save best and last weights under their names; evaluate the best ones once on the test data."""
     best, last = (checkpoint.load(run.folder / CHECKPOINTS / name) for name in ("best.pt", "last.pt"))
     if not experiment.debug:
-        files = weights_files(experiment.saving)
-        for path, state in zip(files, (best, last), strict=True):
+        for path, state in zip(run.weights, (best, last), strict=True):
             checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
-        run.log(f"weights: {files[0]}")
+        run.log(f"weights: {run.weights[0]}")
     if experiment.has_testing:
         experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)

@@ -12,7 +12,7 @@ from core import IngredientsError, registry
 from pantry.boxes import BoxedImages
 from pantry.scenes import load_digit_scenes
 from recipes import detection
-from recipes.contracts import Metrics
+from recipes.parts.calling import Metrics
 from recipes.parts.samples import Samples
 from recipes.settings import call_functions, read_ingredients
 

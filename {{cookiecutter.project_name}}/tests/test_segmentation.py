@@ -13,7 +13,7 @@ from PIL import Image
 import pantry  # noqa: F401  (registers)
 from core import IngredientsError, registry
 from recipes import segmentation
-from recipes.contracts import Metrics
+from recipes.parts.calling import Metrics
 from recipes.settings import call_functions, read_ingredients
 
 HERE = Path(__file__).parent.parent

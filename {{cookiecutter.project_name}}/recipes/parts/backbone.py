@@ -1,54 +1,12 @@
 """The network that [model.architecture] names: a registered backbone, or a model of torchvision or timm."""
 
-import inspect
-import typing
-
 from torch import nn
 
 from core import Ingredients, IngredientsError, registry
 from core.arguments import Signature
-from core.errors import suggest
-from core.registry import need
 
 
-class GreyToRGB(nn.Module):
-    """(N, 1, H, W) -> (N, 3, H, W), without a copy."""
-
-    def forward(self, images):
-        return images.expand(-1, 3, -1, -1)
-
-
-def unwrapped(model):
-    """The network itself, without the module that repeats grey images."""
-    return model[1] if isinstance(next(model.children(), None), GreyToRGB) else model
-
-
-def torchvision_classifier(name: str, in_channels: int, output_classes: int, options: dict):
-    """The model with a head of `output_classes`; grey images are repeated to the three channels that it expects."""
-    settings = {}
-    if name in ("googlenet", "inception_v3"):
-        # No second output while training, no slow initialization, and inputs scaled as their weights expect.
-        settings = {"aux_logits": False, "init_weights": False, "transform_input": True}
-    return torchvision_model(name, in_channels, num_classes=output_classes, **settings | options)
-
-
-def torchvision_model(name: str, in_channels: int, **settings):
-    """A model of torchvision, or of timm as timm.<name>, without weights, for images of 1 or 3 channels."""
-    import torchvision
-
-    if in_channels not in (1, 3):
-        raise ValueError(f"expected images of 1 or 3 channels, got {in_channels}")
-    try:
-        if name.startswith("timm."):
-            model = need("timm").create_model(name.removeprefix("timm."), **settings)
-        else:
-            model = torchvision.models.get_model(name, weights=None, **settings)
-    except TypeError as error:
-        raise ValueError(f"refuses its options: {error}") from error
-    return model if in_channels == 3 else nn.Sequential(GreyToRGB(), model)
-
-
-def find_backbone(name: str, options: dict | None = None, names: list[str] | None = None, make=torchvision_classifier):
+def find_backbone(name: str, options: dict | None = None, names: list[str] | None = None, make=None):
     """`build(in_channels, output_classes) -> nn.Module` of a registered backbone or a model of torchvision or timm.
 
     options: further arguments, such as {"dropout": 0.3}
@@ -57,65 +15,27 @@ def find_backbone(name: str, options: dict | None = None, names: list[str] | Non
     Raises IngredientsError with the nearest names, also of options.
     """
     options = options or {}
-    if name in registry.backbone:
-        build = registry.backbone.get(name)
-        check_options(name, build, options)
+    if name not in registry.backbone:
+        from recipes.parts.library_models import find_model
 
-        def registered(in_channels: int, output_classes: int) -> nn.Module:
-            model = build(in_channels, output_classes, **options)
-            if not isinstance(model, nn.Module):
-                raise IngredientsError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
-            return model
-
-        return registered
-    if name.startswith("timm.") and names is None:
-        check_timm(name)
+        signature, make = find_model(name, names, make)
+        check_options(name, signature, options)
         return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)
-    import torchvision
+    build = registry.backbone.get(name)
+    check_options(name, Signature(build), options)
 
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    names = classifiers if names is None else names
-    if name not in names and name in classifiers:  # of another task: it may be the body of a backbone
-        takers = [known for known in registry.backbone if "body" in registry.backbone.signature(known).names]
-        for known in takers[:1]:
-            advice = f'write backbone = {known}, options = {{"body": "{name}"}}'
-            raise IngredientsError(f"{name} classifies images; as the body of a model for this task {advice}")
-    if name not in names:
-        raise IngredientsError(f'there is no backbone "{name}". {suggest(name, [*registry.backbone, *names])}')
-    check_options(name, torchvision.models.get_model_builder(name), options)
-    return lambda in_channels, output_classes: make(name, in_channels, output_classes, options)
+    def registered(in_channels: int, output_classes: int) -> nn.Module:
+        model = build(in_channels, output_classes, **options)
+        if not isinstance(model, nn.Module):
+            raise IngredientsError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
+        return model
+
+    return registered
 
 
-def check_timm(name: str) -> None:
-    """Raises IngredientsError with the nearest names if timm.<name> is none of its models."""
-    try:
-        timm = need("timm")
-    except ValueError as error:
-        raise IngredientsError(f"{name} {error}") from None
-    if not timm.is_model(name.removeprefix("timm.")):
-        raise IngredientsError(
-            f"there is no {name}. {suggest(name, [f'timm.{known}' for known in timm.list_models()])}"
-        )
-
-
-def check_options(name: str, build, options: dict) -> None:
+def check_options(name: str, signature: Signature, options: dict) -> None:
     """Raises IngredientsError with all options that the builder does not take, or not with such a value."""
-    signature = Signature(build)
-    if signature.takes_any_name:  # builders of torchvision pass them to the class that they return
-        signature = Signature(typing.get_type_hints(build).get("return", build))
-    signature.takes_any_name = False
     signature.names = [key for key in signature.names if key not in ("in_channels", "output_classes", "num_classes")]
-    if name.startswith("mobilenet_v3"):
-        signature.names.append("width_mult")  # hidden behind two layers of **kwargs
     signature.hints = {key: hint for key, hint in signature.hints.items() if key in options and key in signature.names}
     if problems := signature.check(Ingredients(options), name, "option"):
         raise IngredientsError("\n".join(f"{problem.key}: {problem.message}" for problem in problems))
-
-
-def name_of_body(name: str, options: dict | None = None) -> str:
-    """The model whose pretrained weights fit: the backbone itself, or what its argument `body` names."""
-    if name in registry.backbone:
-        parameters = inspect.signature(registry.backbone.get(name)).parameters
-        if "body" in parameters:
-            return (options or {}).get("body", parameters["body"].default)
-    return name

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core import IngredientsError
 from core.errors import suggest
-from recipes.parts.backbone import unwrapped
+from recipes.parts.library_models import unwrapped
 
 # Samples. mobilenet_v2 of ImageNet with frozen or trained norms: accuracy 0.67 or 0.56 on 210 photos, 0.92 or 0.86 in
 # two epochs of 2,000 digits, mAP50 0.80 or 0.75 on 160 photos. Larger sets show their own statistics for long enough.

@@ -1,13 +1,14 @@
 """Where settings come from and go to: the resolved file, who refers to a setting, settings without effect."""
 
-import re
 from dataclasses import MISSING, fields
+from itertools import islice
 from pathlib import Path
 
 from core import Ingredients
 from core.ingredients import call_key
+from core.parser import Reader
 from core.references import find
-from core.values import Pending, as_written, read_value, strip_comment
+from core.values import as_written, evaluate, strip_comment
 from recipes.settings import SECTIONS
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
@@ -30,8 +31,6 @@ WITHOUT_EFFECT = (
         "save_name has one",
     ),
 )
-# A setting in the text of a file: its key, its value with the lines that continue it, the end of the line.
-_SETTING = re.compile(r"^([^\s\[\]}#;=:][^=:\n]*)[=:](.*(?:\n(?:[ \t]*(?:[#;].*)?\n)*[ \t\]}].*)*)(\n?)", re.MULTILINE)
 
 
 def unused_settings(ingredients: Ingredients) -> list[str]:
@@ -50,48 +49,45 @@ def resolved_text(ingredients: Ingredients, declared: dict = SECTIONS) -> str:
     Comments and order stay. Declared settings that it lacks are added with their defaults, and marked so. References to
     whole sections stay references: they mean one object. Written anew if base files gave a part of it.
     """
-    file = Path(ingredients.where("").file)
+    file = Path(ingredients.where().file)
     text = file.read_text(encoding="utf-8-sig") if file.is_file() else ""
-    if not text or re.search(r"^\[\s*META\s*\]", text, re.MULTILINE):
+    if "META" in Reader("", []).read(text) or not text:
         text = str(ingredients)
-    blocks = {}  # path of a section -> its text
-    for block in re.split(r"^(?=\[)", text.rstrip() + "\n", flags=re.MULTILINE):
-        header = block[1 : block.index("]")] if block[:1] == "[" else ""
-        blocks[".".join(part.strip() for part in header.split("."))] = block
-    known = [*sections(ingredients), *(path for path, kind in declared.items() if isinstance(kind, type))]
-    result = ""
-    for path in dict.fromkeys([*blocks, *known]):
-        block = blocks.get(path, f"\n[{path}]\n")
-        added = _missing_lines(ingredients.at(path), block, declared.get(path)) if path else ""
-        if added or path in blocks:
-            block = _SETTING.sub(lambda match, path=path: _resolved(ingredients, path, *match.groups()), block)
-            end = re.search(r"(?:\n(?:[#;].*)?)*\Z", block).start()  # comments there belong to the next section
-            result += block[:end] + added + block[end:]
-    return result.lstrip("\n")
+    draft, lines = Reader("", []).read(text), ["", *text.rstrip().split("\n")]  # by their number; None: left out
+    for path in dict.fromkeys([*draft, *sections(ingredients), *declared]):
+        node, entries = ingredients.at(path, Ingredients()), draft.get(path, {})
+        kind = declared.get(path)
+        own = {key: value for key, value in node.items() if key not in entries and not isinstance(value, Ingredients)}
+        added = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
+        for item in fields(kind) if isinstance(kind, type) else ():
+            if item.name not in node and item.default is not MISSING:
+                added.append(f"\n{item.name} = {as_written(item.default)}  # default")
+        if entries:
+            last = _resolve_lines(node, lines, entries)
+            lines[last] = None if ingredients.at(path) is None else "".join([lines[last], *added])
+        elif added:
+            lines.append("".join([f"\n[{path}]", *added]))
+    return "\n".join(line for line in lines[1:] if line is not None) + "\n"
 
 
-def _resolved(ingredients: Ingredients, path: str, key: str, raw: str, end: str) -> str:
-    """A setting of a file with its value filled in; "" if an override chose a function without such an argument."""
-    name = key.rstrip()
-    where, value = f"{path}.{name}", ingredients.at(path, {}).get(name, MISSING)
-    if value is MISSING:
-        return ""
-    if isinstance(value, Ingredients) or ("$" not in ingredients.written(where) and ingredients.where(where).line):
-        return f"{key}={raw}{end}"
-    first, *others = raw.strip().split("\n")
-    note = first[len(strip_comment(first)) :]
-    comments = [f"\n{line}" for line in others if line.strip()[:1] in ("#", ";")]
-    return f"{name} = {as_written(value)}{note}{''.join(comments)}{end}"
+def _resolve_lines(node: Ingredients, lines: list, entries: dict) -> int:
+    """Fill in the values of a section's settings. Returns the number of its last line.
 
-
-def _missing_lines(node: Ingredients | None, block: str, kind) -> str:
-    """Lines for the settings that the text of a section lacks: those of the command line, then defaults."""
-    node, held = node or {}, {match[1].rstrip() for match in _SETTING.finditer(block)}
-    own = {key: value for key, value in node.items() if not isinstance(value, Ingredients) and key not in held}
-    declared = fields(kind) if isinstance(kind, type) else ()
-    defaults = {item.name: item.default for item in declared if item.name not in node and item.default is not MISSING}
-    lines = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
-    return "".join([*lines, *(f"\n{key} = {as_written(value)}  # default" for key, value in defaults.items())])
+    A setting is left out, as is a whole section, if an override chose another function.
+    """
+    last = entries.pop("")[1]
+    for key, (_, line, raw) in entries.items():
+        below = (at for at in range(line + 1, len(lines)) if lines[at].strip()[:1] not in ("", "#", ";"))
+        own, value = [line, *islice(below, raw.count("\n"))], node.get(key, MISSING)
+        if isinstance(value, Ingredients) or (raw == node.written(key) and "$" not in raw):
+            last = own[-1]
+            continue
+        rest = lines[line][len(key) :]
+        for at in own:
+            lines[at] = None
+        if value is not MISSING:
+            last, lines[line] = line, f"{key} = {as_written(value)}{rest[len(strip_comment(rest)) :]}"
+    return last
 
 
 def sections(ingredients: Ingredients, above: str = ""):
@@ -111,13 +107,12 @@ def settings(ingredients: Ingredients):
 
 def users(ingredients: Ingredients) -> dict[str, list[str]]:
     """The path of each setting and section that references mean -> the settings with these references."""
-    nodes = {path: ingredients.at(path) for path in ["", *sections(ingredients)]}
-    found = {}
+    nodes, found = {path: ingredients.at(path) for path in ["", *sections(ingredients)]}, {}
     for path, node in nodes.items():
         for key in node:
-            value = read_value(node.written(key))
-            for reference in value.references.values() if isinstance(value, Pending) else ():
-                if reference.env is None:
-                    section, name = find(nodes, reference, path, key)
-                    found.setdefault(f"{section._path}.{name}".lstrip("."), []).append(f"{path}.{key}")
+            names = {}
+            evaluate(node.written(key), lambda name, is_text, names=names: names.setdefault(name, ""))
+            for name in [name for name in names if not name.startswith("env:")]:
+                target = ".".join(find(nodes, name, path, key)).lstrip(".")
+                found.setdefault(target, []).append(f"{path}.{key}")
     return found

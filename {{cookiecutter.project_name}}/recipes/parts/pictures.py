@@ -6,7 +6,7 @@ import numpy
 import torch
 from PIL import Image, ImageDraw
 
-from recipes.contracts import Draws
+from recipes.parts.calling import carried
 
 MOST = 8  # samples in a picture
 LEAST = 160  # pixels of the shorter side, smaller images are drawn larger
@@ -14,10 +14,11 @@ LEAST = 160  # pixels of the shorter side, smaller images are drawn larger
 
 def save(path: Path, experiment, inputs, targets, model=None) -> None:
     """Draw the first samples of a batch, if the task has `draw`: the truth, and with a model its prediction."""
-    if not isinstance(experiment.task, Draws):
+    draw = carried(experiment.task, "draw")
+    if draw is None:
         return
     with torch.random.fork_rng(devices=[]), torch.inference_mode():  # drawing changes no random number that follows
-        drawn = experiment.task.draw(inputs[:MOST], targets[:MOST], experiment.meta["classes"], model)
+        drawn = draw(inputs[:MOST], targets[:MOST], experiment.meta["classes"], model)
     if not drawn:  # samples that are no images
         return
     columns = min(4, len(drawn))

@@ -15,7 +15,7 @@ from torch.utils.data import StackDataset, default_collate
 from core import IngredientsError, SettingError
 from pantry.images import visit_all
 from pantry.preprocess import to_image
-from recipes.contracts import BatchPreprocess, Dataset, blame
+from recipes.parts.calling import blame, carried
 
 FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized", "threads")  # what a data set may tell
 CHUNK = 1024  # samples that are preprocessed at once
@@ -105,19 +105,17 @@ class Samples:
 # ----------------------------------------------------------------------------------------------------- loading
 
 
-def load(
-    loader, preprocess, memory: float, optional: bool = False, section: str = "training.preprocess"
-) -> Samples | None:
+def load(loader, preprocess, section="training.preprocess", *, memory: float, optional=False) -> Samples | None:
     """Call a loader and preprocess what it returns. `memory`: GB (1e9 bytes) of preprocessed samples to keep.
 
-    optional: the loader may return None, if its source has no such split
     section: that is blamed for what preprocess raises
+    optional: the loader may return None, if its source has no such split
     Raises IngredientsError if the loader returns neither (X, y) nor a map-style data set.
     """
     loaded = loader()
     if loaded is None and optional:
         return None
-    facts = {name: getattr(loaded, name, None) for name in FACTS}
+    facts = {name: carried(loaded, name) for name in FACTS}
     dataset, targets = _check_loaded(loaded, facts["targets"])
 
     def read(index: int) -> tuple:
@@ -150,7 +148,7 @@ def _check_loaded(loaded, targets) -> tuple:
         if len(X) != len(targets):
             raise IngredientsError(f"{len(X)} samples, but {len(targets)} targets")
         loaded = StackDataset(X, targets)
-    elif not isinstance(loaded, Dataset) or isinstance(loaded, tuple | dict | str):
+    elif isinstance(loaded, tuple | dict | str) or not (carried(loaded, "__len__") and carried(loaded, "__getitem__")):
         raise IngredientsError(f"the loader returned {type(loaded).__name__}, expected (X, y) or a map-style data set")
     elif targets is not None:
         with contextlib.suppress(IngredientsError):  # some data sets of torchvision have paths there
@@ -191,10 +189,10 @@ def _keep(samples: Samples, dataset, preprocess, threads: int, section: str) -> 
 
 def _preprocess_all(found, preprocess, first: torch.Tensor, start: int) -> torch.Tensor:
     """Samples (n, ...), at once if preprocess can and they are images of one size. start: number of the first one."""
-    if isinstance(preprocess, BatchPreprocess):
+    if of_batch := carried(preprocess, "of_batch"):
         images = [to_image(sample) for sample in found]
         if images[0].ndim == 3 and len({image.shape for image in images}) == 1:
-            return as_input(preprocess.of_batch(torch.stack(images)))
+            return as_input(of_batch(torch.stack(images)))
     inputs = [as_input(preprocess(sample)) for sample in found]
     for index, sample in enumerate(inputs, start):
         if sample.shape != first.shape:
@@ -253,8 +251,10 @@ def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = N
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of("split", seed)))
     held_back = torch.zeros(len(samples), dtype=torch.bool)
     if fold:
+        from recipes.parts.splits import part_of
+
         order = order[groups[order].argsort(stable=True)]
-        held_back[order[_part(fold)]] = True
+        held_back[order[part_of(fold)]] = True
     for group in () if fold else groups.unique():
         members = order[groups[order] == group]
         held_back[members[: round(fraction * len(members))]] = True
@@ -263,17 +263,6 @@ def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = N
         message = f"{len(samples)} samples leave a split empty; change it, or add [validation.load_dataset]"
         raise SettingError(f"training.scheme.{key}", message)
     return samples.subset(~held_back), samples.subset(held_back)
-
-
-def _part(fold: str) -> slice:
-    """ "2/5" -> every fifth, from the second."""
-    try:
-        part, count = map(int, fold.split("/"))
-    except ValueError:
-        part = count = 0
-    if not 1 <= part <= count or count < 2:
-        raise SettingError("training.scheme.fold", "expected a part and their number, such as 2/5")
-    return slice(part - 1, None, count)
 
 
 # ----------------------------------------------------------------------------------------------------- reading
@@ -305,37 +294,17 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
 def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     """`read(order=None) -> batches (inputs, targets)` on the device; order: indices of samples, None: all, in order."""
     samples = samples.to(device)
-    plan, loader = [], None  # plan: the indices of each batch of an epoch; it stays one list, so that workers can stay
     if not samples.in_memory:
-        from recipes.parts.workers import data_loader
+        from recipes.parts.workers import worker_reader
 
-        loader = data_loader(samples, plan, device, workers)
+        return worker_reader(samples, batch_size, device, workers)
 
     def read(order: torch.Tensor | None = None):
         order = torch.arange(len(samples)) if order is None else order
-        if loader is None:
-            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size)) if len(order) else ()
-            return
-        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
-        for batch in loader:
-            if isinstance(batch, IngredientsError):
-                try:
-                    raise batch
-                finally:
-                    del batch  # or error and frame hold each other, and the workers are not told to end
-            inputs, targets = batch
-            yield to_device(inputs, device), to_device(targets, device)
+        if len(order):  # else it would be split into one part, an empty one
+            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size))
 
     return read
-
-
-def to_device(batch, device):
-    """Inputs or targets on the device: a tensor, or a list or dict of such."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, list | tuple):
-        return [to_device(one, device) for one in batch]
-    return {key: to_device(one, device) for key, one in batch.items()} if isinstance(batch, dict) else batch
 
 
 def summary(training: Samples, validation: Samples, outputs: int) -> str:

@@ -1,6 +1,7 @@
 """Weights to start from: of torchvision or timm, a file, a URL, the Hugging Face hub."""
 
 import hashlib
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ import torch
 
 from core import IngredientsError, SettingError, locate, parse_string
 from core.registry import need
-from recipes.parts.backbone import name_of_body, unwrapped
 from recipes.parts.finetune import head
+from recipes.parts.library_models import name_of_body, unwrapped
 
 KINDS = (".safetensors", ".pt", ".pth")
 
@@ -73,8 +74,9 @@ def _notes(model, meta: dict, body: str, ingredients) -> list[str]:
     if ingredients is None:
         return []
     notes = []
-    if meta and sorted(meta["classes"]) == sorted(model.class_names) and meta["classes"] != model.class_names:
-        notes.append(f"note: the weights have their classes in another order: {', '.join(meta['classes'])}")
+    classes = meta.get("classes", [])
+    if len(classes) == len(model.class_names) and classes != model.class_names:  # so the head was loaded
+        notes.append(f"note: the weights have other classes, or in another order: {', '.join(classes)}")
     own = _normalization_in(ingredients)
     expected = _normalization_in(parse_string(meta["ingredients"])) if meta else _normalization_of(body)
     if own and expected and own != expected:
@@ -144,14 +146,14 @@ def _find(weights: str, body: str) -> tuple[dict, dict]:
         return _of_torchvision(body), {}
     if weights.startswith("hf:"):
         return _read(_from_hub(weights))
-    return _read(_from_url(weights) if "://" in weights else Path(weights))
+    return _read(_from_url(weights) if "://" in weights else Path(os.path.expanduser(weights)))
 
 
 def _of_torchvision(name: str) -> dict:
     from torchvision import models
 
     if name not in models.list_models():
-        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file")
+        raise IngredientsError(f"there are no pretrained weights of {name}; write weights = <path> of a file, or None")
     weights = models.get_model_weights(name).DEFAULT
     with _explained(weights.url, f"put that file into {_folder()}, or "):
         try:  # through the model: torchvision renames entries of some of its files

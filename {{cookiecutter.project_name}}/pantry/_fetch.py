@@ -1,0 +1,54 @@
+"""Files fetched over the network, with further tries. Not a shelf: it registers nothing."""
+
+import os
+import shutil
+import time
+from http.client import HTTPException, responses
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from core import IngredientsError
+
+PAUSE = 1.0  # seconds before the second try; each later pause is twice the one before
+
+
+def fetch(url: str, archive: Path, timeout: float, tries: int) -> None:
+    """Download `archive`; the file gets its name when it is complete."""
+    part = archive.with_name(archive.name + ".part")
+    for attempt in range(1, tries + 1):
+        try:
+            save(url, part, timeout)
+            part.replace(archive)
+            return
+        except (OSError, HTTPException, ValueError) as error:
+            code = 0
+            if isinstance(error, HTTPError):
+                code = error.code
+                error.close()
+            if attempt == tries or (code in range(400, 500) and code not in (408, 429)):  # these two pass
+                answer = f"the server answered {code} {responses.get(code, '')}"
+                reason = answer if code else error or type(error).__name__
+                raise IngredientsError(
+                    f"{url}: cannot be downloaded ({attempt} of {tries} tries): {reason}. Check source in "
+                    f"[project.data], or download it yourself and write source = file:/path/to/{archive.name}"
+                ) from error
+        finally:
+            part.unlink(missing_ok=True)
+        time.sleep(PAUSE * 2 ** (attempt - 1))
+
+
+def save(url: str, file: Path, timeout: float) -> None:
+    """One try."""
+    from tqdm import tqdm
+
+    request = Request(url, headers={"User-Agent": "Mozilla/5.0"})  # some servers refuse urllib's own
+    with urlopen(request, timeout=timeout) as response, open(file, "wb") as stream:
+        size = response.headers.get("Content-Length")
+        size = None if size is None else int(size)
+        with tqdm.wrapattr(response, "read", size, desc=file.stem, leave=False, disable=None) as source:
+            shutil.copyfileobj(source, stream)
+        if size is not None and stream.tell() != size:
+            raise ConnectionError(f"the connection ended after {stream.tell():,} of {size:,} bytes")
+        stream.flush()
+        os.fsync(stream.fileno())
