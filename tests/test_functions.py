@@ -194,6 +194,7 @@ def test_numbers_are_where_their_annotation_says(value, hint, right):
 def test_a_path_is_made_where_one_is_wanted():
     for hint in (Path, Path | None, typing.Optional[Path]):  # noqa: UP045
         assert adapt("x", hint) == Path("x") and adapt(None, hint) is None
+    assert adapt("~/x", Path) == Path.home() / "x" and adapt("~no one", Path) == Path("~no one")
     assert adapt("x", Path | str) == adapt("x", object) == "x" and adapt(["x"], list[Path]) == ["x"]
 
 

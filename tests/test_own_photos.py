@@ -149,6 +149,19 @@ def test_folders_that_cannot_be_used_are_refused_before_training(projects, tmp_p
         assert all(text in printed for text in expected), printed
 
 
+def test_the_home_folder_in_every_path(projects, tmp_path, user_env):
+    write(tmp_path / "photos", "classification")
+    saved = ["--add", "training.model.runs=~/runs", "--training.model.save_name", "~/kept/m.pth"]
+    ran = forked.run(
+        projects["classification"],
+        ("train.py", *SHORT, "--project.data.source", "~/photos", *saved),
+        ("train.py", "--check", "--project.data.source", "~/photos", "--model.architecture.weights", "~/kept/m.pth"),
+        env=user_env | {"HOME": str(tmp_path)},
+    )
+    assert [code for code, _ in ran] == [0, 0] and "of ~/kept/m.pth" in ran[1][1], ran
+    assert list(tmp_path.glob("runs/*/*/log.txt")) and not (projects["classification"] / "~").exists()
+
+
 def test_a_class_that_validation_lacks_is_reported(projects, tmp_path, user_env):
     write(tmp_path / "one", "classification")
     photo(tmp_path / "one/single/0.jpg", 0, 0)

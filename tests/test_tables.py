@@ -1,7 +1,5 @@
 """Tables as spreadsheets write them."""
 
-from pathlib import Path
-
 import pytest
 from core import IngredientsError
 from pantry.tables import load_csv
@@ -24,12 +22,6 @@ def test_commas_are_decimal_marks_between_semicolons(tmp_path):
     X, y = loaded = load_csv(table(tmp_path, "a;b;y\n1,5;x, y;-2,25\n 3 ;z;4\n"), "y", "all", delimiter=";")()
     assert X[:, 0].tolist() == [1.5, 3] and y.tolist() == [-2.25, 4]
     assert list(loaded.input_format["categories"]) == ["b"]
-
-
-def test_home_in_a_path(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    table(tmp_path, "a,y\n1,2\n3,4\n")
-    assert load_csv(Path("~/t.csv"), "y", "all", like=Path("~/t.csv"))()[1].tolist() == [2, 4]
 
 
 def test_another_encoding_is_named_with_the_mend(tmp_path):

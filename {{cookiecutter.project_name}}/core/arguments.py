@@ -119,11 +119,11 @@ def positional(node: Ingredients) -> list[tuple]:
 
 
 def adapt(value, hint):
-    """A text given for a Path becomes one; all else stays as it is."""
+    """A text given for a Path becomes one, ~ the home folder; all else stays as it is."""
     if type(value) is not str or hint is str:  # as almost all are
         return value
     kinds = {name for name, _ in _members(hint)}
-    return Path(value) if "Path" in kinds and "str" not in kinds else value
+    return Path(os.path.expanduser(value)) if "Path" in kinds and "str" not in kinds else value
 
 
 def _members(hint) -> list[tuple]:

@@ -42,7 +42,6 @@ def load_image_csv(
     Raises IngredientsError with all lines, or all images, that cannot be used.
     """
     refuse_size(image_size)
-    source = source.expanduser()
 
     def load(cache: Path | None = cache) -> ImageFolder | None:
         rows = _read_lists(source) if source.suffix == ".txt" else _read_csv(source, file, label)

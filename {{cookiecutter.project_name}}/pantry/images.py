@@ -89,7 +89,7 @@ def load_image_folder(
     Raises IngredientsError with all folders, or all images, that cannot be used.
     """
     refuse_size(image_size)
-    source = Path(source).expanduser()
+    source = Path(source)
 
     def load(cache: Path | None = cache) -> ImageFolder | None:
         if source.is_file():

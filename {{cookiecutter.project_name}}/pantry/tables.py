@@ -88,7 +88,7 @@ def _check_columns(source, header: list[str], inputs: list[str], target: str) ->
 
 def read_csv(source: str | Path, delimiter: str = ",") -> tuple[list[str], list]:
     """(names of the columns, (line number, cells) of each row). Raises IngredientsError."""
-    reader = csv.reader(io.StringIO(read_text(Path(source).expanduser())), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(Path(source))), delimiter=delimiter, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         lines = [(reader.line_num, cells) for cells in reader if cells]

@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, experiment: Experiment):
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
-        weights_files(experiment.saving)  # refused now, not after training
+        self.weights = weights_files(experiment.saving)  # refused now, not after training
         self.saving, self.debug = experiment.saving, experiment.debug
         self.folder, self.state, self.tracker = None, None, None
         self.saved_at, self.asked_to_save = time.monotonic(), False
@@ -41,7 +41,7 @@ class Run:
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time, with all that is needed to repeat the run."""
         if not self.debug:
-            make_folder("training.model.save_name", weights_files(self.saving)[0].parent)
+            make_folder("training.model.save_name", self.weights[0].parent)
         make_folder("training.model.runs", self.parent)
         name = stamp = "debug" if self.debug else time.strftime("%Y-%m-%d_%H-%M-%S")
         if self.debug:
@@ -197,8 +197,9 @@ def runs_folder(ingredients: Ingredients, parent: str) -> Path:
     if not name or name != Path(name).name or name in (".", "..") or len(name.encode()) > 200:
         message = "names the folder of the runs: at most 200 letters, digits, - and _, and no slash"
         raise SettingError("project.name", message)
-    refuse_unwritable("training.model.runs", Path(parent) / name)
-    return Path(parent) / name
+    folder = Path(os.path.expanduser(parent)) / name
+    refuse_unwritable("training.model.runs", folder)
+    return folder
 
 
 def make_folder(path: str, folder: Path) -> None:
@@ -219,8 +220,8 @@ def refuse_unwritable(path: str, folder: Path) -> None:
 
 def weights_files(saving: Saving) -> tuple[Path, Path]:
     """Where the best and the last weights go. Refused before training if no file can be written there."""
-    name = Path(saving.save_name)
-    path = Path(saving.save_dir) / name if name.parent == Path() else name
+    name = Path(os.path.expanduser(saving.save_name))
+    path = Path(os.path.expanduser(saving.save_dir)) / name if name.parent == Path() else name
     if not name.name or path.is_dir() or saving.save_name.endswith(("/", "\\")):
         raise SettingError("training.model.save_name", "names a folder; name a file, such as model.pth")
     refuse_unwritable("training.model.save_name", path.parent)

@@ -1,6 +1,7 @@
 """Weights to start from: of torchvision or timm, a file, a URL, the Hugging Face hub."""
 
 import hashlib
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ def _find(weights: str, body: str) -> tuple[dict, dict]:
         return _of_torchvision(body), {}
     if weights.startswith("hf:"):
         return _read(_from_hub(weights))
-    return _read(_from_url(weights) if "://" in weights else Path(weights))
+    return _read(_from_url(weights) if "://" in weights else Path(os.path.expanduser(weights)))
 
 
 def _of_torchvision(name: str) -> dict:
