@@ -65,10 +65,7 @@ def call_key(section: dict) -> str | None:
 
 
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
-    """The error with place and value as written of each problem that has no place yet.
-
-    For a setting that is absent, the place is that of the nearest section around it, or of the file.
-    """
+    """The error with the place of each problem that has none yet: its own, or that of the nearest section around."""
     root = Ingredients((), "", ingredients._draft)
 
     def with_place(problem: Problem) -> Problem:

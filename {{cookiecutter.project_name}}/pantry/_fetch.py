@@ -1,6 +1,7 @@
 """Files fetched over the network, with further tries. Not a shelf: it registers nothing."""
 
 import os
+import shutil
 import time
 from http.client import HTTPException, responses
 from pathlib import Path
@@ -45,10 +46,8 @@ def save(url: str, file: Path, timeout: float) -> None:
     with urlopen(request, timeout=timeout) as response, open(file, "wb") as stream:
         size = response.headers.get("Content-Length")
         size = None if size is None else int(size)
-        with tqdm(desc=file.stem, total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            while block := response.read(1 << 16):
-                stream.write(block)
-                bar.update(len(block))
+        with tqdm.wrapattr(response, "read", size, desc=file.stem, leave=False, disable=None) as source:
+            shutil.copyfileobj(source, stream)
         if size is not None and stream.tell() != size:
             raise ConnectionError(f"the connection ended after {stream.tell():,} of {size:,} bytes")
         stream.flush()

@@ -1,5 +1,6 @@
 """Download: an archive, fetched once and unpacked safely."""
 
+import errno
 import hashlib
 import json
 import os
@@ -170,8 +171,6 @@ def _extract(archive: Path, folder: Path, max_ratio: float) -> Path:
 
     Raises ValueError for an archive that is damaged, writes elsewhere, or is a bomb.
     """
-    import errno
-
     limit = max(SMALL, int(max_ratio * archive.stat().st_size))
     try:
         extract = _extract_zip if archive.name.lower().endswith(".zip") else _extract_tar
@@ -245,8 +244,6 @@ def _extract_tar(archive: Path, folder: Path, limit: int) -> int:
 
 
 def _check_size(size: int, limit: int, folder: Path) -> None:
-    import errno
-
     if size > limit:
         raise ValueError(f"its files take more than {limit:,} bytes, far more than the archive; or raise max_ratio")
     if size > shutil.disk_usage(folder).free:

@@ -14,11 +14,7 @@ def _adopt_metric(cls):
 
     if not (isinstance(cls, type) and issubclass(cls, torchmetrics.Metric)) or cls is torchmetrics.Metric:
         return refuse(f"{cls.__name__} is not a metric")
-
-    def factory(**settings):
-        return attempt(lambda: cls(**settings))
-
-    return adopt(factory, cls)
+    return adopt(lambda **settings: attempt(lambda: cls(**settings)), cls)
 
 
 registry.metric.module("torchmetrics", _adopt_metric)

@@ -21,8 +21,9 @@ from pantry.images import NotHere
 from recipes.experiment import Experiment, build, choose_device, configure
 from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import sections, settings
-from recipes.parts.samples import reader, to_device
+from recipes.parts.samples import reader
 from recipes.parts.trained import Functions
+from recipes.parts.workers import to_device
 from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
 
@@ -203,7 +204,7 @@ def take_step(experiment: Experiment, found: Findings) -> None:
     with found.blame("training.loss"):
         for _, _, loss_of in experiment.phases:
             loss = loss_of(model, inputs, targets, experiment.criterion)
-            check_loss(loss, experiment.loss_name)
+            check_loss(loss, experiment)
             loss.backward()
     with found.blame("training.optimizer"):
         for optimizer in experiment.optimizers.values():

@@ -40,34 +40,21 @@ class Registered(Protocol):
 class Carried(Protocol):
     """What these functions may carry."""
 
-    # A loader or download: what it would load, for --check; nothing large is read.
-    def check(self) -> Any: ...
+    steps: tuple[Callable, ...]  # augment that is a sequence: the augments that it is made of
 
-    # A preprocess: many samples (N, C, H, W) at once, which is faster.
-    def of_batch(self, samples: Tensor) -> Tensor: ...
-
-    # An augment: of one sample, where samples are read. Its randomness comes from torch's default generator.
-    def per_sample(self, sample, target) -> tuple[Any, Any]: ...
-
-    # An augment that only moves pixels, filling with 0: of the inputs, or of targets that are images too.
-    def move(self, inputs: Tensor, generator: Generator) -> Tensor: ...
-
-    # An augment made of others: these.
-    steps: tuple[Callable, ...]
+    def check(self) -> Any: ...  # loader, download: what it would load, for --check; nothing large is read
+    def of_batch(self, samples: Tensor) -> Tensor: ...  # preprocess: many samples (N, C, H, W) at once, which is faster
+    def per_sample(self, sample, target) -> tuple: ...  # augment: of one sample, by torch's default generator
+    def move(self, inputs: Tensor, generator: Generator) -> Tensor: ...  # augment that moves pixels and fills with 0
 
     # A loss or schedule that has to know the run: the function to call in its place.
     # A loss is given (targets, classes, device), a schedule (epochs, steps_per_epoch, history).
     def prepare(self, *facts) -> Any: ...
 
-    # An optimizer that trains on other weights than it evaluates, such as schedule-free ones.
-    def train(self) -> None: ...
+    def train(self) -> None: ...  # optimizer that trains on other weights than it evaluates, as schedule-free ones do
     def eval(self) -> None: ...
-
-    # Views whose outputs, images too, can be moved back over the input.
-    def back(self, outputs: list[Tensor]) -> list[Tensor]: ...
-
-    # A tracker's log that wants to be closed.
-    def close(self) -> None: ...
+    def back(self, outputs: list[Tensor]) -> list[Tensor]: ...  # views: moves outputs that are images over the input
+    def close(self) -> None: ...  # tracker's log, at the end
 
 
 class Dataset(Protocol):

@@ -66,10 +66,6 @@ class Experiment:
         """Those of all optimizers."""
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
 
-    @property
-    def loss_name(self) -> str:
-        return self.ingredients.at("training.loss.@loss", f"of {self.task.__name__}")
-
     def preprocess(self, split: str) -> tuple:
         """(the preprocess of a split, its section); without one, the section that loads the split."""
         for section in ["testing.preprocess", "training.preprocess"][split != "testing" :]:
@@ -316,6 +312,8 @@ def _build_training(experiment: Experiment, blame) -> None:
         if experiment.augment and (adapt := carried(experiment.task, "adapt_augment")):
             experiment.augment = adapt(experiment.augment)
         if per_sample := carried(experiment.augment, "per_sample"):
+            from recipes.parts.workers import augmented
+
             experiment.training = augmented(experiment.training, per_sample, scheme.seed)
     splits = experiment.training, experiment.validation
     experiment.training, experiment.validation = (samples.to(device) for samples in splits)
@@ -401,17 +399,6 @@ def select_by(scheme: Scheme, task: ModuleType, metrics: dict, computed: tuple =
         return -values[best] if lowest else values[best], -values.get("loss", 0.0)
 
     return best, rank
-
-
-def augmented(samples: Samples, per_sample, seed: int) -> Samples:
-    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
-    found = data.replace(samples, per_sample=per_sample, seed=seed)
-    with blame("training.augment", samples.first):
-        sample, _ = found[0]
-        if not isinstance(sample, torch.Tensor) or sample.ndim != samples.first.ndim:
-            became = list(sample.shape) if isinstance(sample, torch.Tensor) else f"a {type(sample).__name__}"
-            raise IngredientsError(f"turns {samples.shape} into {became}")
-    return found
 
 
 def check_test_preprocess(training: Samples, preprocess) -> None:

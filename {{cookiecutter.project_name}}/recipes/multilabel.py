@@ -20,9 +20,8 @@ def check_data(architecture, samples) -> int:
     """The number of labels."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is None or targets.ndim != 2 or not ((targets == 0) | (targets == 1)).all():
-        raise SettingError(
-            "training.load_dataset", "expected targets (N, labels) of 0 and 1, as load_image_csv returns"
-        )
+        message = "expected targets (N, labels) of 0 and 1, as load_image_csv returns"
+        raise SettingError("training.load_dataset", message)
     if wanted not in (None, targets.shape[1]):
         raise SettingError("model.architecture.output_classes", f"the data has {targets.shape[1]} labels")
     return targets.shape[1]

@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, experiment: Experiment):
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
-        weights_files(experiment.saving)  # refused now, not after training
+        self.weights = weights_files(experiment.saving)  # refused now, not after training
         self.saving, self.debug = experiment.saving, experiment.debug
         self.folder, self.state, self.tracker = None, None, None
         self.saved_at, self.asked_to_save = time.monotonic(), False
@@ -41,7 +41,7 @@ class Run:
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time, with all that is needed to repeat the run."""
         if not self.debug:
-            make_folder("training.model.save_name", weights_files(self.saving)[0].parent)
+            make_folder("training.model.save_name", self.weights[0].parent)
         make_folder("training.model.runs", self.parent)
         name = stamp = "debug" if self.debug else time.strftime("%Y-%m-%d_%H-%M-%S")
         if self.debug:

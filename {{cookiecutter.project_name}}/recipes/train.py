@@ -23,10 +23,9 @@ from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import unused_settings
 from recipes.parts.samples import epoch_sampler
-from recipes.run import CHECKPOINTS, Run, format_metrics, weights_files
+from recipes.run import CHECKPOINTS, Run, format_metrics
 
 COUNTS = ("epoch", "step", "history", "best", "since_best", "autotuned")  # of the state, as they are in a checkpoint
-RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
 @dataclass
@@ -85,25 +84,12 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        experiment = self.experiment
+        from recipes.parts.trained import restore
+
         for name in COUNTS:
             setattr(self, name, state[name])
-        self.loss_sum = state["loss_sum"].to(experiment.device)
-        rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
-        try:
-            experiment.model.load_state_dict(state.get("training", state["model"]))
-            for name, optimizer in experiment.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            experiment.scaler.load_state_dict(state["scaler"])
-            if experiment.ema_model is not None:
-                experiment.ema_model.module.load_state_dict(state["model"])
-                experiment.ema_model.n_averaged.copy_(state["n_averaged"])
-        except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-            message = f"the checkpoint does not fit: {reason}; start without --resume"
-            raise SettingError("training.scheme.resume", message) from error
-        for group, own in zip(experiment.param_groups, rates, strict=True):
-            group.update(own)
+        self.loss_sum = state["loss_sum"].to(self.experiment.device)
+        restore(self.experiment, state)
 
 
 def train(ingredients: Ingredients, functions: Ingredients, resume: str | None = None) -> Path:
@@ -155,7 +141,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                         with experiment.autocast:
                             loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
                         if state.step == 0:
-                            check_loss(loss, experiment.loss_name)
+                            check_loss(loss, experiment)
                         if scheme.accumulate > 1:
                             loss = loss / scheme.accumulate
                         experiment.scaler.scale(loss).backward()
@@ -318,10 +304,9 @@ def finish(run: Run, experiment: Experiment) -> None:
     """Save best and last weights under their names; evaluate the best ones once on the test data."""
     best, last = (checkpoint.load(run.folder / CHECKPOINTS / name) for name in ("best.pt", "last.pt"))
     if not experiment.debug:
-        files = weights_files(experiment.saving)
-        for path, state in zip(files, (best, last), strict=True):
+        for path, state in zip(run.weights, (best, last), strict=True):
             checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
-        run.log(f"weights: {files[0]}")
+        run.log(f"weights: {run.weights[0]}")
     if experiment.has_testing:
         experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)

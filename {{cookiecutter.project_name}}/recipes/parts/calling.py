@@ -41,14 +41,15 @@ def prepared(path: str, function, *facts):
         return prepare(*facts) if prepare else function
 
 
-def check_loss(loss, name: str) -> None:
-    """Refuse what the loss of that name returned, if it has no gradient to follow."""
+def check_loss(loss, experiment) -> None:
+    """Refuse what the loss returned, if it has no gradient to follow."""
     if not torch.is_tensor(loss):
         returned = type(loss).__name__
     elif loss.ndim or not loss.requires_grad:
         returned = f"a tensor of shape {list(loss.shape)}" + ("" if loss.requires_grad else " without gradient")
     else:
         return
+    name = experiment.ingredients.at("training.loss.@loss", f"of {experiment.task.__name__}")
     message = f"loss {name} returned {returned}, expected a scalar that requires grad, such as the mean"
     raise SettingError("training.loss", message)
 

@@ -6,7 +6,7 @@ import torch
 
 from core import IngredientsError, SettingError
 from recipes.parts import checkpoint
-from recipes.parts.samples import to_device
+from recipes.parts.workers import to_device
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 

@@ -251,8 +251,10 @@ def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = N
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of("split", seed)))
     held_back = torch.zeros(len(samples), dtype=torch.bool)
     if fold:
+        from recipes.parts.splits import part_of
+
         order = order[groups[order].argsort(stable=True)]
-        held_back[order[_part(fold)]] = True
+        held_back[order[part_of(fold)]] = True
     for group in () if fold else groups.unique():
         members = order[groups[order] == group]
         held_back[members[: round(fraction * len(members))]] = True
@@ -261,17 +263,6 @@ def split_off(samples: Samples, fraction: float, seed: int, fold: str | None = N
         message = f"{len(samples)} samples leave a split empty; change it, or add [validation.load_dataset]"
         raise SettingError(f"training.scheme.{key}", message)
     return samples.subset(~held_back), samples.subset(held_back)
-
-
-def _part(fold: str) -> slice:
-    """ "2/5" -> every fifth, from the second."""
-    try:
-        part, count = map(int, fold.split("/"))
-    except ValueError:
-        part = count = 0
-    if not 1 <= part <= count or count < 2:
-        raise SettingError("training.scheme.fold", "expected a part and their number, such as 2/5")
-    return slice(part - 1, None, count)
 
 
 # ----------------------------------------------------------------------------------------------------- reading
@@ -303,37 +294,17 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
 def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     """`read(order=None) -> batches (inputs, targets)` on the device; order: indices of samples, None: all, in order."""
     samples = samples.to(device)
-    plan, loader = [], None  # plan: the indices of each batch of an epoch; it stays one list, so that workers can stay
     if not samples.in_memory:
-        from recipes.parts.workers import data_loader
+        from recipes.parts.workers import worker_reader
 
-        loader = data_loader(samples, plan, device, workers)
+        return worker_reader(samples, batch_size, device, workers)
 
     def read(order: torch.Tensor | None = None):
         order = torch.arange(len(samples)) if order is None else order
-        if loader is None:
-            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size)) if len(order) else ()
-            return
-        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
-        for batch in loader:
-            if isinstance(batch, IngredientsError):
-                try:
-                    raise batch
-                finally:
-                    del batch  # or error and frame hold each other, and the workers are not told to end
-            inputs, targets = batch
-            yield to_device(inputs, device), to_device(targets, device)
+        if len(order):  # else it would be split into one part, an empty one
+            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size))
 
     return read
-
-
-def to_device(batch, device):
-    """Inputs or targets on the device: a tensor, or a list or dict of such."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, list | tuple):
-        return [to_device(one, device) for one in batch]
-    return {key: to_device(one, device) for key, one in batch.items()} if isinstance(batch, dict) else batch
 
 
 def summary(training: Samples, validation: Samples, outputs: int) -> str:

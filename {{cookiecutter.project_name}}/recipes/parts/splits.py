@@ -1,12 +1,12 @@
-"""Which splits a source has, if its loaders are `optional`: reported before training."""
+"""Splits: which ones a source has, if its loaders are `optional`, reported before training; the parts of a fold."""
 
 import os
 from pathlib import Path
 
-from recipes.parts.samples import Samples
+from core import SettingError
 
 
-def describe_splits(experiment, training: Samples, validation: Samples, testing: Samples | None) -> str:
+def describe_splits(experiment, training, validation, testing) -> str:
     """A line on where each split was found."""
     source = Path(str(experiment.ingredients.at("training.load_dataset.source"))).expanduser()
     scheme = experiment.scheme
@@ -24,8 +24,19 @@ def describe_splits(experiment, training: Samples, validation: Samples, testing:
     return line
 
 
-def _place(source: Path, samples: Samples) -> str:
+def _place(source: Path, samples) -> str:
     """` in <folder>/`, that which holds all files of the samples, if it is below the source."""
     place = Path(os.path.commonpath(samples.names)) if samples.names else source
     place = place if place.is_dir() else place.parent
     return f" in {place.relative_to(source)}/" if source in place.parents else ""
+
+
+def part_of(fold: str) -> slice:
+    """ "2/5" -> every fifth, from the second."""
+    try:
+        part, count = map(int, fold.split("/"))
+    except ValueError:
+        part = count = 0
+    if not 1 <= part <= count or count < 2:
+        raise SettingError("training.scheme.fold", "expected a part and their number, such as 2/5")
+    return slice(part - 1, None, count)

@@ -7,7 +7,7 @@ from core import Ingredients, IngredientsError, SettingError, parse, parse_strin
 from core.errors import suggest
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
-from recipes.parts.origins import resolved_text
+from recipes.parts.origins import resolved_text, settings
 from recipes.run import CHECKPOINTS, Run, runs_folder
 from recipes.settings import Saving, Scheme, check_sections, declared_paths, import_functions, read_section
 
@@ -19,6 +19,7 @@ FIXED = ("model.architecture", "training.load_dataset", "validation.load_dataset
 FIXED += ("training.optimizer.@", "training.scheme.seed", "training.scheme.validation_fraction", "training.scheme.fold")
 FIXED += ("training.scheme.ema", "training.scheme.swa", "training.scheme.batch_size", "training.scheme.accumulate")
 FIXED += ("training.scheme.precision",)
+RATES = ("lr", "initial_lr", "momentum", "weight_decay", "betas")  # of an optimizer: a resumed run takes the ini's
 
 
 def newest(parent: Path) -> Path | None:
@@ -69,11 +70,28 @@ def check_resumable(folder: Path, state: dict, ingredients: Ingredients) -> list
     if other := [line for line in changed if line.startswith(FIXED)]:
         message = f"these settings changed ({'; '.join(other)})"
     if message:
-        raise SettingError(
-            "training.scheme.resume",
-            f"cannot resume {folder}: {message}; start without --resume",
-        )
+        message = f"cannot resume {folder}: {message}; start without --resume"
+        raise SettingError("training.scheme.resume", message)
     return changed
+
+
+def restore(experiment: Experiment, state: dict) -> None:
+    """Give model, optimizers, scaler and averaged weights what a checkpoint holds of them."""
+    rates = [{key: group[key] for key in RATES if key in group} for group in experiment.param_groups]
+    try:
+        experiment.model.load_state_dict(state.get("training", state["model"]))
+        for name, optimizer in experiment.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        experiment.scaler.load_state_dict(state["scaler"])
+        if experiment.ema_model is not None:
+            experiment.ema_model.module.load_state_dict(state["model"])
+            experiment.ema_model.n_averaged.copy_(state["n_averaged"])
+    except (RuntimeError, ValueError, KeyError) as error:  # the data or a function changed, though no setting did
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        message = f"the checkpoint does not fit: {reason}; start without --resume"
+        raise SettingError("training.scheme.resume", message) from error
+    for group, own in zip(experiment.param_groups, rates, strict=True):
+        group.update(own)
 
 
 def is_finished(folder: Path, state: dict, scheme: Scheme) -> bool:
@@ -101,17 +119,11 @@ def _load_newest(folder: Path) -> tuple[dict, list[str]]:
     raise IngredientsError("\n".join(errors))
 
 
-def differences(old: Ingredients, new: Ingredients, path: str = "") -> list[str]:
+def differences(old: Ingredients, new: Ingredients) -> list[str]:
     """The settings in which two ingredients differ, as `path: old -> new`."""
-    lines = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        where = f"{path}.{key}" if path else key
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Ingredients) and isinstance(after, Ingredients):
-            lines += differences(before, after, where)
-        elif before != after or type(before) is not type(after):
-            lines.append(f"{where}: {before} -> {after}")
-    return lines
+    before, after = ({f"{path}.{key}": each.at(path)[key] for path, key in settings(each)} for each in (old, new))
+    pairs = {path: (before.get(path, "absent"), after.get(path, "absent")) for path in before | after}
+    return [f"{path}: {a} -> {b}" for path, (a, b) in pairs.items() if a != b or type(a) is not type(b)]
 
 
 # ----------------------------------------------------------------------------------------------- open its model

@@ -1,4 +1,4 @@
-"""Processes that read samples which are not kept in memory. What a run sees does not depend on their number."""
+"""Samples that are not kept in memory: augmented one by one, read by processes, whose number changes nothing."""
 
 import atexit
 import ctypes
@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
 from core import IngredientsError
 from pantry.images import processors
+from recipes.parts.calling import blame
 
 
 def choose_workers(samples) -> int:
@@ -25,6 +27,46 @@ def choose_workers(samples) -> int:
         samples[index]
     # Below a millisecond a sample, it takes as long to hand it over as to read it.
     return processors() if time.perf_counter() - started > 1e-3 * count else 0
+
+
+def augmented(samples, per_sample, seed: int):
+    """The samples, augmented one by one; one is tried, so that a misfit shows before training."""
+    found = replace(samples, per_sample=per_sample, seed=seed)
+    with blame("training.augment", samples.first):
+        sample, _ = found[0]
+        if not isinstance(sample, torch.Tensor) or sample.ndim != samples.first.ndim:
+            became = list(sample.shape) if isinstance(sample, torch.Tensor) else f"a {type(sample).__name__}"
+            raise IngredientsError(f"turns {samples.shape} into {became}")
+    return found
+
+
+def worker_reader(samples, batch_size: int, device, workers: int):
+    """`read(order=None) -> batches (inputs, targets)` on the device, of samples that are not kept in memory."""
+    plan = []  # the indices of each batch of an epoch; it stays one list, so that workers can stay
+    loader = data_loader(samples, plan, device, workers)
+
+    def read(order: torch.Tensor | None = None):
+        order = torch.arange(len(samples)) if order is None else order
+        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
+        for batch in loader:
+            if isinstance(batch, IngredientsError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # or error and frame hold each other, and the workers are not told to end
+            inputs, targets = batch
+            yield to_device(inputs, device), to_device(targets, device)
+
+    return read
+
+
+def to_device(batch, device):
+    """Inputs or targets on the device: a tensor, or a list or dict of such."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, list | tuple):
+        return [to_device(one, device) for one in batch]
+    return {key: to_device(one, device) for key, one in batch.items()} if isinstance(batch, dict) else batch
 
 
 def data_loader(samples, plan: list, device, workers: int) -> torch.utils.data.DataLoader:
