@@ -90,19 +90,15 @@ def _resolve_lines(node: Ingredients, lines: list, entries: dict) -> int:
     return last
 
 
-def sections(ingredients: Ingredients, above: str = ""):
+def sections(ingredients: Ingredients) -> list[str]:
     """The dotted paths of all sections, as they are in the file."""
-    for key, value in ingredients.items():
-        path = f"{above}.{key}".lstrip(".")
-        if isinstance(value, Ingredients) and value._path == path:
-            yield path
-            yield from sections(value, path)
+    return [path for path in ingredients._draft if path and isinstance(ingredients.at(path), Ingredients)]
 
 
-def settings(ingredients: Ingredients):
+def settings(ingredients: Ingredients) -> list[tuple[str, str]]:
     """(section, key) of all settings."""
-    for path in sections(ingredients):
-        yield from ((path, key) for key, value in ingredients.at(path).items() if not isinstance(value, Ingredients))
+    items = ((path, *item) for path in sections(ingredients) for item in ingredients.at(path).items())
+    return [(path, key) for path, key, value in items if not isinstance(value, Ingredients)]
 
 
 def users(ingredients: Ingredients) -> dict[str, list[str]]:
