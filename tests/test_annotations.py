@@ -86,6 +86,25 @@ def test_every_wrong_box_is_reported_with_its_file(tmp_path):
     assert [text for text in expected if text not in str(error.value)] == []
 
 
+def test_images_that_were_annotated_before_their_exif_tag_turned_them(tmp_path):
+    load = voc(tmp_path, a=[("cat", 1, 1, 5, 5)])
+    file, photo = tmp_path / "annotations/a.xml", tmp_path / "images/a.png"
+    text = file.read_text()
+    file.write_text(text.replace("<object>", "<size><width>60</width><height>40</height></size><object>"))
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    assert len(load()) == 1
+    Image.open(photo).save(photo.with_suffix(".jpg"), exif=tag)
+    photo.unlink()
+    with pytest.raises(IngredientsError, match=r"a.xml: .*a.jpg was annotated as it is stored, .* remove that tag"):
+        load()
+    content = {"images": [{"id": 7, "file_name": "a.jpg", "width": 60, "height": 40}]}
+    with pytest.raises(IngredientsError, match=r"coco.json: .*a.jpg was annotated as it is stored"):
+        coco(tmp_path, [], **content)()
+    content["images"][0] |= {"width": 40, "height": 60}
+    assert len(coco(tmp_path, [], **content)()) == 1
+
+
 def test_a_box_may_reach_one_rounded_pixel_beyond_its_image(tmp_path):
     [box] = voc(tmp_path, a=[("cat", -1, 0, 61, 41)])()[0][1]["boxes"].tolist()
     assert box == [0, 0, 60, 40]

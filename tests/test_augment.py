@@ -262,6 +262,16 @@ def test_colors_of_normalized_images_are_refused(name):
     assert crop.per_sample((batch()[0][0] - 0.5) / 0.2, 0)[0].min() < 0
 
 
+def test_colors_between_two_normalizations():
+    """As the README of a project says."""
+    undo = (
+        "@augment = torchvision.transforms.v2.Normalize\nmean = [-2.118, -2.036, -1.804]\nstd = [4.367, 4.464, 4.444]"
+    )
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    image = batch()[0][0]
+    assert torch.allclose(resolved(undo).per_sample((image - mean) / std, 0)[0], image, atol=1e-3)
+
+
 def test_every_transform_that_clips_colors_is_known():
     """Those that are not linear: twice the contrast must give twice the result."""
     from torchvision.transforms import v2

@@ -465,6 +465,12 @@ def test_a_run_keeps_the_comments_of_its_ingredients(train):
     assert "weight_decay = 5e-4  # not on norms and biases\n" in text and "epochs = 1\n" in text
 
 
+def test_the_resolved_text_has_no_section_of_a_function_that_an_override_replaced(tmp_path):
+    (tmp_path / "a.ini").write_text("[f]\n@test_kind = join\n[f.g]\nx = 1\n")
+    ingredients = core.parse(tmp_path / "a.ini", [("f.@test_kind", "pair")])
+    assert core.parse_string(resolved_text(ingredients, {})) == ingredients == {"f": {"@test_kind": "pair"}}
+
+
 @pytest.mark.parametrize("file", sorted(HERE.glob("ingredients*.ini")), ids=lambda file: file.name)
 def test_the_resolved_text_of_shipped_ingredients_reads_back(file):
     ingredients = core.parse(file)

@@ -20,6 +20,10 @@ def test_a_header_with_text_after_it_counts_as_a_header():
     assert problems_of("[model] x\nn = 1\n[a]\nx = ${model.n}\n")[0] == [(1, "[model]")]
 
 
+def test_the_settings_of_a_section_without_a_name_are_no_problem_of_their_own():
+    assert problems_of("[]\nx = 1\n[a]\ny = 2\n")[0] == [(1, "[]")]
+
+
 def test_the_second_part_of_a_section_that_is_given_twice_is_checked():
     from dataclasses import dataclass
 

@@ -87,8 +87,8 @@ def test_error_text(text, told):
 
 def test_environment(monkeypatch):
     monkeypatch.setenv("SOME_FOLDER", "/here")
-    config = parse_string("[a]\nx = ${env:SOME_FOLDER}/y\nz = ${env:NOT_THERE:/tmp}\n")
-    assert config.a == {"x": "/here/y", "z": "/tmp"}
+    config = parse_string("[a]\nx = ${env:SOME_FOLDER}/y\nz = ${env:NOT_THERE:../tmp}\n")
+    assert config.a == {"x": "/here/y", "z": "../tmp"}
 
 
 def test_text_of_a_reference_is_as_written():

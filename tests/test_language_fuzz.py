@@ -432,6 +432,9 @@ def why_there(problem, touched, before, after):
     lacks = problem.message.startswith(("missing", "this section calls a function"))
     if lacks and line == header_of(after, first):
         return "it is the section that lost a setting"
+    names = [before[number - 1].partition("]")[0] for number in touched if before[number - 1 : number]]
+    if lacks and any(written.startswith(f"{name}.") for name in names):
+        return "it is the first section in the one whose name changed"
     return None
 
 

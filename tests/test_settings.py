@@ -451,8 +451,9 @@ def names_for(task: str, kind: str) -> list[str]:
     task = "classification" if task == "multilabel" else task
     own = {*ONLY_FOR["task"][task], *ONLY_FOR["data"].get(f"{task}-digits", ())}
     others = {file for files_of in ONLY_FOR.values() for files in files_of.values() for file in files} - own
-    shelves = {name: f"{shelf.replace('.', '/')}.py" for name, shelf in registry[kind]._shelves.items()}
-    return [*(name for name in registry[kind] if shelves.get(name) not in others), *TORCH.get(kind, ())]
+    modules = {name: found if isinstance(found, str) else found.__module__ for name, found in registry[kind].items()}
+    own = [name for name, module in modules.items() if f"{module.replace('.', '/')}.py" not in others]
+    return [*own, *TORCH.get(kind, ())]
 
 
 @pytest.mark.filterwarnings("ignore")  # such as those of torch on arguments that are odd, but allowed

@@ -1,6 +1,6 @@
 """The object that a file becomes: a dict with attribute access that knows where each value came from."""
 
-from .errors import IngredientsError, Place, Problem, suggest
+from .errors import IngredientsError, Place, suggest
 from .values import as_json, as_written
 
 
@@ -65,21 +65,17 @@ def call_key(section: dict) -> str | None:
 
 
 def locate(error: IngredientsError, ingredients: Ingredients) -> IngredientsError:
-    """The error with place and value as written of each problem that has no place yet.
-
-    For a setting that is absent, the place is that of the nearest section around it, or of the file.
-    """
-    root = Ingredients((), "", ingredients._draft)
-
-    def with_place(problem: Problem) -> Problem:
+    """The error with the place of each problem that has none yet: its own, or that of the nearest section around."""
+    root, problems = Ingredients((), "", ingredients._draft), []
+    for problem in error.problems:
         path = above = problem.key.strip("[]")
         while above and not root.where(above):
             above = above.rpartition(".")[0]
-        return problem._replace(place=root.where(above) or Place("ingredients"), raw=problem.raw or root.written(path))
-
-    if all(problem.place for problem in error.problems):
-        return error
-    return IngredientsError([problem if problem.place else with_place(problem) for problem in error.problems])
+        if not problem.place:
+            place = root.where(above) or Place("ingredients")
+            problem = problem._replace(place=place, raw=problem.raw or root.written(path))
+        problems.append(problem)
+    return IngredientsError(problems) if problems else error
 
 
 def _blocks(root: Ingredients, node: Ingredients, path: str):

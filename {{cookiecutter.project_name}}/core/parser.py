@@ -161,12 +161,15 @@ class Reader:
 
     def __init__(self, file: str, problems: list):
         self.file, self.problems, self.draft = file, problems, {}
-        self.section, self.entries = "", {}  # that the next setting belongs to
+        self.section, self.entries = None, {}  # that the next setting belongs to
         # Of the setting above: key, first line, further lines, brackets that are open, whether a line lacks its indent.
         self.key, self.raw, self.more, self.depth, self.is_loose = "", "", [], 0, False
 
     def report(self, line: int, message: str, key: str, raw: str = "") -> None:
         note(self.problems, message, key, Place(self.file, line, raw))
+
+    def path(self) -> str:
+        return f"{self.section or ''}.{self.key}".lstrip(".")
 
     def read(self, text: str) -> dict:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
@@ -212,12 +215,12 @@ class Reader:
         self.depth = brackets(raw) if raw[:1] in _OPENING else 0
         if not equals:
             wrong = "this is not a [section], a key = value or a # comment; write key = value"
-        elif not self.section:
+        elif self.section is None:
             wrong = "a setting before any section; put a [section] line above it"
         else:
             wrong = _wrong_key(key, self.entries)
         if wrong:
-            self.report(number, wrong, f"{self.section}.{key}".lstrip(".") if equals and key else key, raw)
+            self.report(number, wrong, self.path() if equals and key else key, raw)
         else:
             self.entries[key] = self.file, number, raw
 
@@ -233,7 +236,7 @@ class Reader:
         elif self.depth <= 0 and not is_text(self.raw):
             wrong = "only plain text continues on an indented line, or an open list or object; unindent it"
         if wrong and not was_loose:
-            self.report(number, f"{wrong}: {text}", f"{self.section}.{self.key}".strip("."))
+            self.report(number, f"{wrong}: {text}", self.path() if self.key else "")
         if self.is_loose or not wrong:
             self.more.append(strip_comment(text).rstrip(" \t"))
             self.depth += brackets(self.more[-1]) if self.raw[:1] in _OPENING else 0

@@ -182,8 +182,7 @@ class _Scope:
         path, key = self.origins.get(setting, setting)
         value = self.value((path, key))
         if isinstance(value, Ingredients):
-            names = [f"{value._path}.{name}" for name in value]
-            raise ValueError(f"[{value._path}] is a section, which has no text. {suggest('', names, '${{{}}}')}")
+            raise ValueError(f"[{value._path}] is a section, which has no text; name one of its settings")
         text = value if isinstance(value, str) else self.draft[path][key][2]
         if text is not value and "$" in text:  # a list with references of its own: pay, then write
             for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):

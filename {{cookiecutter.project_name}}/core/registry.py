@@ -8,20 +8,21 @@ from .values import BROKEN
 
 
 class Registry(dict):
-    """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`."""
+    """Functions of one kind by name: `@registry.NAME.register("x")`, `registry.NAME.get("x")`.
+
+    A name on a shelf has the module that registers it as value until somebody asks for it.
+    """
 
     def __init__(self, name: str):
-        self.name, self._modules, self._shelves = name, {}, {}
+        self.name, self.modules = name, {}  # path of an installed module -> its `wrap`, or the shelf that gives it
 
     def register(self, name: str):
         """Decorator that enters a function (or class) under `name`; a name taken by another place is an error."""
-        if not isinstance(name, str) or not name:
-            raise IngredientsError(f'registry.{self.name}: name the function: @registry.{self.name}.register("x")')
 
         def enter(function):
             self._read_shelf(name)
             other = dict.get(self, name)
-            if other is not None and source(other) != source(function):  # the same place again: a reload
+            if callable(other) and source(other) != source(function):  # the same place again: a reload
                 taken = f'"{name}" is taken in the registry {self.name} by {source(other)}'
                 raise IngredientsError(f"{source(function)}: {taken}; give one of them another name")
             self[name] = function
@@ -32,47 +33,36 @@ class Registry(dict):
     __call__ = register
 
     def module(self, path: str, wrap) -> None:
-        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module.
-
-        The module is imported when a name of it is asked for. What `wrap` returns is checked like what is registered.
-        """
-        self._modules[path] = wrap
-        self._shelves.setdefault(f"{path}.*", "")
+        """Let `path.name` mean `wrap(that function or class)`, for all public names of an installed module."""
+        self.modules[path] = wrap
 
     def shelve(self, name: str, module: str) -> None:
         """Let `module` register `name` once somebody asks for it; `path.*`: the names of an installed module."""
-        if self._shelves.setdefault(name, module) != module and name[-1] != "*":  # on two shelves: the second refuses
+        if name.endswith(".*"):
+            self.modules.setdefault(name[:-2], module)
+        elif self.setdefault(name, module) != module:  # on two shelves: the second refuses
             importlib.import_module(module)
 
     def _read_shelf(self, name: str) -> None:
-        shelf = self._shelves.get(name) or self._shelves.get(f"{name.rpartition('.')[0]}.*")
-        if shelf:
-            _import(shelf, name)
-
-    def __contains__(self, name) -> bool:
-        return dict.__contains__(self, name) or name in self._shelves
-
-    def __iter__(self):
-        """The names that are registered, those on shelves that are not yet imported included."""
-        return iter(dict.fromkeys([*self.keys(), *(name for name in self._shelves if name[-1] != "*")]))
+        for shelf in (dict.get(self, name), self.modules.get(name.rpartition(".")[0])):
+            if isinstance(shelf, str):
+                _import(shelf, name)
 
     def names(self) -> list[str]:
         """All names; `path.NAME` stands for those of an installed module."""
-        return [*self, *(f"{name[:-1]}NAME" for name in self._shelves if name[-1] == "*")]
+        return [*self, *(f"{path}.NAME" for path in self.modules)]
 
     def get(self, name: str):
         """The function under `name`; IngredientsError with the nearest names if there is none."""
-        return self[str(name)]  # a name is text, even if it reads as a number
-
-    def __missing__(self, name: str):
+        name, members = str(name), {}  # a name is text, even if it reads as a number
+        path = name.rpartition(".")[0]
         self._read_shelf(name)
-        path, members = name.rpartition(".")[0], {}
-        if path in self._modules:
+        if name not in self and path in self.modules:
             public = {key: value for key, value in vars(_import(path, name)).items() if key[0] != "_"}
             members = {f"{path}.{key}": value for key, value in public.items() if callable(value)}
         if name in members:
-            self.setdefault(name, self._modules[path](members[name]))
-        if not dict.__contains__(self, name):
+            self[name] = self.modules[path](members[name])
+        if name not in self:
             advice = suggest(name, [*self.names(), *members])
             raise IngredientsError(f'the registry {self.name} has no "{name}". {advice}')
         return self[name]
@@ -94,8 +84,6 @@ class Registries(dict):
 
     def create(self, name: str) -> Registry:
         """The registry of that name, made if it is new."""
-        if not name.isidentifier() or name[0] == "_" or name in dir(Registries):
-            raise IngredientsError(f'"{name}" cannot name a registry: choose a plain word such as load_dataset')
         return self.setdefault(name, Registry(name))
 
     def __missing__(self, name: str):
@@ -147,10 +135,9 @@ def check_functions(ingredients: Ingredients) -> list[Problem]:
 
 
 def resolve(ingredients: Ingredients) -> Ingredients:
-    """A copy with each `@registry = name` section replaced by what its function returns.
+    """A copy with each `@registry = name` section replaced by what its function returns, which is called once.
 
-    Everything is checked before anything is called. A section that several settings refer to is called once.
-    Raises IngredientsError with all problems found.
+    Everything is checked before anything is called. Raises IngredientsError with all problems found.
     """
     problems = check_functions(ingredients)
     if problems:

@@ -21,8 +21,8 @@ _UNCOMMENTED = re.compile(rf"(?:'[^']*')?(?:{_STRING}|(?![ \t]#)[^\"])*+(?:(?![ 
 _BARE = re.compile(r"[\w./~](?:[\w ./~:,=+@%-]*[\w./~])?")  # text that needs no quotes, if it is no other value
 _SURROGATE, _ESCAPED = re.compile("[\ud800-\udfff]"), re.compile(f"[\\x7f-\\x9f{BIDIRECTIONAL}]")
 
-_JSON_ADVICE = {  # what JSON refuses begins with, \0 at the end -> what to write instead
-    "\0": "close it",
+_JSON_ADVICE = {  # the word or character that JSON refuses -> what to write instead
+    "": "close it",
     "'": "inside a list or object use double quotes",
     "True": "inside a list or object write true",
     "False": "inside a list or object write false",
@@ -30,15 +30,11 @@ _JSON_ADVICE = {  # what JSON refuses begins with, \0 at the end -> what to writ
     ".": "write a 0 before the dot",
     "]": "remove the comma before it",
     "}": "remove the comma before it",
-    "": "as plain text, quote all of it",
 }
 
 
 def evaluate(raw: str, look_up):
-    """The value of `raw` with what look_up(path, is_text) returns for each `${path}` in it.
-
-    Raises ValueError that says what to write.
-    """
+    """The value of `raw`, with look_up(path, is_text) for each `${path}`. Raises ValueError that says what to write."""
     if raw[:1] in ('"', "[", "{"):
         return _fill_text(raw[1:-1], look_up) if _SIMPLE.fullmatch(raw) else _read_json(raw, look_up)
     if raw in _WORDS:
@@ -106,8 +102,8 @@ def _read_json(raw: str, look_up):
         return _fill(json.loads(hidden, object_pairs_hook=_unique, **hooks), look_up)
     except json.JSONDecodeError as error:
         after = f"{error.msg[0].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos + 1}"
-        rest = raw[error.pos :] or "\0"
-        advice = next(advice for start, advice in _JSON_ADVICE.items() if rest.startswith(start))
+        word = re.match(r"\w+|.?", raw[error.pos :])[0]
+        advice = _JSON_ADVICE.get(word, "as plain text, quote all of it")
         raise ValueError(f"this begins with {raw[0]} but does not parse ({after}); {advice}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None

@@ -19,6 +19,7 @@ from pantry.images import (
     decode_image,
     find_images,
     is_visible,
+    open_image,
     processors,
     read_header,
     refuse,
@@ -196,6 +197,7 @@ def read_voc(images: Path, annotations: Path, split: str, classes: list[str] | N
             problems.append(f"{file}: there is no image {Path(file).stem}.* in {images}")
             continue
         if one := _open(path, problems):
+            _refuse_turned(one, file, [root.findtext(f"size/{side}") for side in ("height", "width")], problems)
             for name, box, line in _voc_objects(root):
                 _add(one, file, line, name, names, box, problems)
             found.append(one)
@@ -261,6 +263,7 @@ def read_coco(find, annotations: Path, classes: list[str] | None, polygons: bool
         content = json.loads(annotations.read_text(encoding="utf-8"))
         categories = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
         listed, objects = {item["id"]: item["file_name"] for item in content["images"]}, content["annotations"]
+        sizes = {item["id"]: [str(item.get(side)) for side in ("height", "width")] for item in content["images"]}
         hash(tuple((item.get("image_id"), item.get("category_id")) for item in objects))  # ids are no lists
         if not all(isinstance(name, str) for name in (*listed.values(), *categories.values())):
             raise TypeError("a file_name or the name of a category is not a string")
@@ -277,6 +280,7 @@ def read_coco(find, annotations: Path, classes: list[str] | None, polygons: bool
         if path is None:
             problems.append(f"{annotations}: there is no image {name}")
         elif one := _open(str(path), problems):
+            _refuse_turned(one, annotations, sizes[number], problems)
             found[number] = one
     for item in objects:
         where = f"annotation {item.get('id', '?')}"
@@ -393,6 +397,16 @@ def _open(path: str, problems: list) -> Annotated | None:
         return Annotated(path, read_header(path, complete=True)[:2])
     except IngredientsError as error:
         problems.append(str(error))
+
+
+def _refuse_turned(one: Annotated, file, size: list, problems: list) -> None:
+    """A problem if an image was annotated as it is stored, in `size`, but its EXIF tag turns it on its side."""
+    upright = [str(side) for side in one.size]
+    if size == upright[::-1] != upright:  # some files give width for height: only the tag decides
+        with open_image(one.path) as image:
+            if size == [str(image.height), str(image.width)]:
+                message = "was annotated as it is stored, but its EXIF tag turns it; remove that tag from the image"
+                problems.append(f"{file}: {one.path} {message}")
 
 
 def _read_text(file: str, problems: list) -> str:

@@ -285,8 +285,8 @@ def list_images(source: Path, split: str, optional: bool = False) -> tuple | Non
     if only := [name for name in images if name not in names]:
         problems.append(f"{folder}: {training} has no such classes: {', '.join(only)}")
     refuse(problems)
-    paths = [path for name in images for path in images[name]]
-    labels = [names.index(name) for name in images for _ in images[name]]
+    paths = [path for name in names for path in images.get(name, ())]
+    labels = [index for index, name in enumerate(names) for _ in images.get(name, ())]
     return names, paths, labels
 
 
@@ -295,10 +295,11 @@ def _find_splits(source: Path) -> dict[str, Path]:
     if not source.is_dir():
         near = next(parent for parent in source.absolute().parents if parent.is_dir())
         raise NotHere(f"{source}: there is no such folder; {near} holds {_held(near)}. {LAYOUT.format(source)}")
-    found = {split: [name for name in _subfolders(source) if name.lower() in SPLITS[split]] for split in SPLITS}
-    both = [name for names in found.values() for name in names]
-    if len(both) < len(_subfolders(source)) and not any(_subfolders(source / name) for name in both):
-        return {"training": source}  # cars, trains and buses
+    inside = _subfolders(source)
+    found = {split: [name for name in inside if name.lower() in SPLITS[split]] for split in SPLITS}
+    named = sum(found.values(), [])
+    if len(named) < len(inside) and not any(_subfolders(source / name) for name in named):
+        return {"training": source}  # of cars, trains and buses
     double = [" and ".join(names) for names in found.values() if len(names) > 1]
     refuse([f"{source}: {names} mean the same split; keep one of them" for names in double])
     return {split: source / names[0] for split, names in found.items() if names} or {"training": source}
@@ -313,9 +314,8 @@ def find_images(folder: Path) -> list[str]:
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if is_visible(name)]
-        found += [
-            os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)
-        ]
+        images = [name for name in files if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)]
+        found += [os.path.join(here, name) for name in images]
     return sorted(found)
 
 

@@ -101,6 +101,6 @@ def own():
     before = {name: dict(functions) for name, functions in registry.items()}
     yield registry
     for name, functions in registry.items():
-        for added in functions.keys() - before.get(name, {}).keys() - functions._shelves.keys():
+        for added in functions.keys() - before.get(name, {}).keys():
             del functions[added]
-        functions.update(before.get(name, {}))
+        functions.update((key, function) for key, function in before.get(name, {}).items() if callable(function))

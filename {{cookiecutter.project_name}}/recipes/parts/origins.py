@@ -51,26 +51,29 @@ def resolved_text(ingredients: Ingredients, declared: dict = SECTIONS) -> str:
     """
     file = Path(ingredients.where().file)
     text = file.read_text(encoding="utf-8-sig") if file.is_file() else ""
-    draft = Reader("", []).read(text)
-    if not draft or "META" in draft:
+    if "META" in Reader("", []).read(text) or not text:
         text = str(ingredients)
-        draft = Reader("", []).read(text)
-    lines = ["", *text.rstrip().split("\n")]  # by their number; None: left out
+    draft, lines = Reader("", []).read(text), ["", *text.rstrip().split("\n")]  # by their number; None: left out
     for path in dict.fromkeys([*draft, *sections(ingredients), *declared]):
-        node, kind = ingredients.at(path, Ingredients()), declared.get(path)
-        last = _resolve_lines(node, lines, draft[path]) if path in draft else len(lines)
-        added = _missing_lines(node, draft.get(path, ()), fields(kind) if isinstance(kind, type) else ())
-        if added and last == len(lines):
-            lines.append(f"\n[{path}]")
-        if added:
-            lines[last] += added
+        node, entries = ingredients.at(path, Ingredients()), draft.get(path, {})
+        kind = declared.get(path)
+        own = {key: value for key, value in node.items() if key not in entries and not isinstance(value, Ingredients)}
+        added = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
+        for item in fields(kind) if isinstance(kind, type) else ():
+            if item.name not in node and item.default is not MISSING:
+                added.append(f"\n{item.name} = {as_written(item.default)}  # default")
+        if entries:
+            last = _resolve_lines(node, lines, entries)
+            lines[last] = None if ingredients.at(path) is None else "".join([lines[last], *added])
+        elif added:
+            lines.append("".join([f"\n[{path}]", *added]))
     return "\n".join(line for line in lines[1:] if line is not None) + "\n"
 
 
 def _resolve_lines(node: Ingredients, lines: list, entries: dict) -> int:
     """Fill in the values of a section's settings. Returns the number of its last line.
 
-    A setting is left out if an override chose a function without such an argument.
+    A setting is left out, as is a whole section, if an override chose another function.
     """
     last = entries.pop("")[1]
     for key, (_, line, raw) in entries.items():
@@ -87,27 +90,15 @@ def _resolve_lines(node: Ingredients, lines: list, entries: dict) -> int:
     return last
 
 
-def _missing_lines(node: Ingredients, held, declared) -> str:
-    """Lines for the settings that the text of a section lacks: those of the command line, then defaults."""
-    own = {key: value for key, value in node.items() if not isinstance(value, Ingredients) and key not in held}
-    defaults = {item.name: item.default for item in declared if item.name not in node and item.default is not MISSING}
-    lines = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
-    return "".join([*lines, *(f"\n{key} = {as_written(value)}  # default" for key, value in defaults.items())])
-
-
-def sections(ingredients: Ingredients, above: str = ""):
+def sections(ingredients: Ingredients) -> list[str]:
     """The dotted paths of all sections, as they are in the file."""
-    for key, value in ingredients.items():
-        path = f"{above}.{key}".lstrip(".")
-        if isinstance(value, Ingredients) and value._path == path:
-            yield path
-            yield from sections(value, path)
+    return [path for path in ingredients._draft if path and isinstance(ingredients.at(path), Ingredients)]
 
 
-def settings(ingredients: Ingredients):
+def settings(ingredients: Ingredients) -> list[tuple[str, str]]:
     """(section, key) of all settings."""
-    for path in sections(ingredients):
-        yield from ((path, key) for key, value in ingredients.at(path).items() if not isinstance(value, Ingredients))
+    items = ((path, *item) for path in sections(ingredients) for item in ingredients.at(path).items())
+    return [(path, key) for path, key, value in items if not isinstance(value, Ingredients)]
 
 
 def users(ingredients: Ingredients) -> dict[str, list[str]]:

@@ -49,19 +49,17 @@ def _loss(experiment, inputs, targets):
 
 
 def learning_rate(experiment, batch_size: int, plot: Path) -> float:
-    """A third of the rate at which the loss is lowest, while the rate rises exponentially (Smith 2017, 1506.01186).
+    """Half the rate at which the loss has fallen by 90%, while the rate rises exponentially (Smith 2017, 1506.01186).
 
-    A tenth is 9 points worse on 210 photos; a third is within 1 of the best fixed rate, there and on three more sets.
-    The steps are those of training. Model and optimizer are left as they were. With matplotlib, `plot` shows the trial.
+    A third of that of the lowest loss, which on masks hardly rose, ended there at mean IoU 0.10; one near this at 0.26.
     """
     if len(experiment.phases) > 1:
         raise SettingError("training.optimizer.learning_rate", "networks that take turns need a number")
     model, optimizer, scheme = experiment.model, experiment.phases[0][1], experiment.scheme
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    size = batch_size // scheme.accumulate
-    read = experiment.read(experiment.training, size)
+    read = experiment.read(experiment.training, batch_size // scheme.accumulate)
     order_of = epoch_sampler(experiment.training, scheme.seed, scheme.balanced)
-    whole = len(experiment.training) // size * size
+    whole = len(experiment.training) // batch_size * batch_size
     batches = chain.from_iterable(read(order_of(-epoch)[:whole]) for epoch in count(1))
     experiment.seed("trial")
     losses, smooth = {}, 0.0
@@ -84,7 +82,9 @@ def learning_rate(experiment, batch_size: int, plot: Path) -> float:
         losses[rate] = smooth
     model.load_state_dict(before[0])
     optimizer.load_state_dict(before[1])
-    best = float(f"{min(losses, key=losses.get, default=LOWEST) / 3:.2g}")
+    lowest = min(losses.values(), default=0.0)
+    fallen = [rate for rate, loss in losses.items() if loss <= lowest + 0.1 * (losses[LOWEST] - lowest)]
+    best = float(f"{min(fallen, default=LOWEST) / 2:.2g}")
     _draw(losses, best, plot)
     return best
 
