@@ -5,7 +5,7 @@ import re
 
 from .errors import IngredientsError, Place, Problem, note, shortened, suggest
 from .ingredients import Ingredients, call_key, locate
-from .references import build
+from .references import Tree
 from .values import BIDIRECTIONAL, MAX_DEPTH, as_written, brackets, evaluate, is_text, no_reference, strip_comment
 
 MAX_BYTES = 10_000_000
@@ -53,7 +53,7 @@ def _finish(draft: dict, problems: list, file: str, overrides, known, checks) ->
     draft[""] = {"": Place(file)}
     try:
         _override(draft, overrides, known, problems)
-        root = build(draft, problems)
+        root = Tree(draft, problems).build()
     except IngredientsError:  # more problems than anybody would read
         root, checks = Ingredients((), "", draft), ()
     for check in checks:  # even after other problems: all are reported at once

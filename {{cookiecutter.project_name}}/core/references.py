@@ -12,29 +12,6 @@ MAX_SEARCH = 50_000  # names times problems that are searched for near ones: hal
 _PENDING = object()  # the value of a setting that waits for others
 
 
-def build(draft: dict, problems: list) -> Ingredients:
-    """The tree of a draft: path of a section -> key, or "" for the section itself -> (file, line, text as written)."""
-    nodes = {}
-
-    def add(path: str, place: tuple) -> Ingredients:
-        if path not in nodes:
-            entries = draft.setdefault(path, {"": place})
-            nodes[path] = Ingredients({key: _PENDING for key in entries if key}, path, draft)
-            parent, _, name = path.rpartition(".")
-            if path:
-                add(parent, place)[name] = nodes[path]
-            if path and name in draft[parent]:
-                setting, section = (Place(*entry) for entry in (draft[parent].pop(name), entries[""]))
-                message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
-                note(problems, message, path, max(setting, section))
-        return nodes[path]
-
-    for path, entries in list(draft.items()):
-        add(path, entries[""])
-    _Scope(draft, nodes, problems).settle_all()
-    return nodes[""]
-
-
 def find(nodes: dict, name: str, path: str, user: str) -> tuple | None:
     """(section, key) of what `${name}` means to the setting `user` of the section `path`, or None."""
     inner, _, key = name.rpartition(".")
@@ -49,16 +26,36 @@ def find(nodes: dict, name: str, path: str, user: str) -> tuple | None:
     return section, key
 
 
-class _Scope:
-    """What the settings of a file share while they get their values; a setting is (path of its section, key)."""
+class Tree:
+    """The tree of a draft: path of a section -> key, or "" for the section itself -> (file, line, text as written).
 
-    def __init__(self, draft: dict, nodes: dict, problems: list):
-        self.draft, self.nodes, self.problems, self.budget = draft, nodes, problems, MAX_EXPANSION
+    In what follows a setting is (path of its section, key).
+    """
+
+    def __init__(self, draft: dict, problems: list):
+        self.draft, self.problems, self.budget = draft, problems, MAX_EXPANSION
+        self.nodes = {}  # path of a section -> the section
         self.origins = {}  # setting that is a reference -> the one whose text it takes
         self.heights = {}  # id of a list, object or section -> (how many levels are in it, the very thing)
 
-    def settle_all(self) -> None:
+    def add(self, path: str, place: tuple) -> Ingredients:
+        """The section of that path, put into those above."""
+        if path not in self.nodes:
+            entries = self.draft.setdefault(path, {"": place})
+            self.nodes[path] = Ingredients({key: _PENDING for key in entries if key}, path, self.draft)
+            above, _, name = path.rpartition(".")
+            if path:
+                self.add(above, place)[name] = self.nodes[path]
+            if path and name in self.draft[above]:
+                setting, section = Place(*self.draft[above].pop(name)), Place(*entries[""])
+                message = f"{name} is a setting ({setting}) and a section ([{path}], {section}); rename one"
+                note(self.problems, message, path, max(setting, section))
+        return self.nodes[path]
+
+    def build(self) -> Ingredients:
         """Give each setting its value. What refers to something that has none yet waits, and is read once more."""
+        for path, entries in list(self.draft.items()):
+            self.add(path, entries[""])
         settings = ((path, key) for path, entries in self.draft.items() for key in entries if key)
         waits = {setting: needed for setting in settings if (needed := self.settle(*setting))}
         stack = {None: iter(waits)}  # setting -> those it waits for: chains may exceed Python's stack
@@ -73,6 +70,7 @@ class _Scope:
                 self.report_circle(list(stack)[list(stack).index(needed) :])
             elif self.value(needed) is _PENDING:
                 stack[needed] = iter(waits[needed])
+        return self.nodes[""]
 
     def value(self, setting: tuple):
         return self.nodes[setting[0]][setting[1]]
