@@ -112,10 +112,7 @@ class Experiment:
         if not self.augment:
             return inputs, targets
         with blame("training.augment", inputs):
-            augmented, targets = self.augment(inputs, targets, self.generator)
-        if augmented.ndim != inputs.ndim:  # of images, given rows
-            raise SettingError("training.augment", f"turns {list(inputs.shape)} into {list(augmented.shape)}")
-        return augmented, targets
+            return self.augment(inputs, targets, self.generator)
 
     def some(self, samples: Samples) -> torch.Tensor | None:
         """The indices that an evaluation reads: all (None), or one batch for debugging."""
@@ -416,7 +413,10 @@ def try_transforms(experiment: Experiment) -> None:
         return
     inputs, targets = next(data.reader(samples, 2, experiment.generator.device)(torch.arange(min(2, len(samples)))))
     experiment.seed("try")
-    tried = {"training.augment": experiment.transform(inputs, targets, 1.0)[0]}
+    augmented, _ = experiment.transform(inputs, targets, 1.0)
+    if augmented.ndim != inputs.ndim:  # of images, given rows
+        raise SettingError("training.augment", f"turns {list(inputs.shape)} into {list(augmented.shape)}")
+    tried = {"training.augment": augmented}
     if grows and inputs.ndim == 4:
         tried["training.scheme.first_size"] = resize_progressively(inputs, experiment.scheme.first_size, 0.0)
     for path, changed in tried.items():
