@@ -39,5 +39,5 @@ clean:  ## remove the environment and the caches
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@$(RUN) tools/requirements.py > .venv/requirements.txt
 	@$(RUN) -m uv pip install --quiet --python $(RUN) -r .venv/requirements.txt
-	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -c 'import torch, torchvision'  # compiled now, once: 10 s
+	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -c 'import torch, torchvision, fastdownload'  # compiled now, once: 10 s
 	@touch $@

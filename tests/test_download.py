@@ -212,8 +212,11 @@ def test_file_sources_relative_absolute_and_as_a_url(packed, root, tmp_path, mon
     assert "%20" in spaced.as_uri()
 
 
-def test_nothing_else_is_left_behind(packed, root):
+def test_fastdownload_leaves_no_settings_behind_and_reads_none(packed, root):
+    root.mkdir()
+    (root / "config.ini").write_text("[DEFAULT]\narchive = /nowhere\n")
     download_archive(f"file:{packed}", root)()
+    (root / "config.ini").unlink()
     assert listed(root, hidden=True) == {f"set/{name}" for name in {*UNPACKED, ".complete"}} | kept(
         f"file:{packed}", "set.tgz.lock"
     )

@@ -60,15 +60,10 @@ class Archive:
     dest: Path
 
     def __call__(self) -> Path:
-        from filelock import FileLock
-
         if self.check():  # asked again under the lock; here it lets folders be read that cannot be written
             return self.dest
         try:
-            self.store.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.store / f"{self.name}.lock"):  # of several processes one works, and the others wait
-                if not self.check():
-                    self.unpack(self.local or self.fetch())
+            self.run_locked()
         except IngredientsError:
             shutil.rmtree(self.store, ignore_errors=True)
             with suppress(OSError):  # other archives are kept there
@@ -77,6 +72,26 @@ class Archive:
         except OSError as error:
             raise IngredientsError(f"{self.source}: cannot be unpacked into {self.dest}: {error}") from error
         return self.dest
+
+    def run_locked(self) -> None:
+        """Fetch and unpack under fastdownload's lock: of several processes one works, and the others wait.
+
+        force=True leaves it to `check` whether anything is to be done: fastdownload takes any folder for complete.
+        """
+        from fastcore.xtras import Config
+        from fastdownload import FastDownload
+
+        class Steps(FastDownload):
+            def download(steps, url, force=False):
+                pass  # `unpack` asks for the archive
+
+            def extract(steps, url, extract_key="data", force=False):
+                if not self.check():
+                    self.unpack(self.local or self.fetch())
+
+        folders = {"data": str(self.store.parent), "archive": str(self.store)}
+        config = Config(self.store, "none.ini", create=folders, save=False, interpolation=None)
+        Steps(config).get(self.name, force=True)
 
     def check(self) -> bool:
         """Whether the folder is there. Raises IngredientsError if a call cannot work; the network is not asked."""
