@@ -13,7 +13,7 @@ demo: .venv/ready  ## render the digits project and train it; DEMO=folder names 
 	@$(RUN) tools/demo.py --started $(STARTED) $(if $(DEMO),"$(DEMO)")
 
 test: lint  ## lint, then bake, test and train every combination of answers
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist worksteal  # two processes: more of them want more memory than they save time
 
 fuzz: .venv/ready  ## read 10,000 generated texts as ingredients: each parses or is explained, in bounded time and memory
 	@FUZZ_EXAMPLES=10000 $(RUN) -m pytest -q tests/test_language_fuzz.py -k any_text_parses

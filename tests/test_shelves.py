@@ -104,7 +104,7 @@ def test_every_function_says_in_one_line_what_it_does_and_what_it_takes():
         lines = listing(kind).splitlines()
         for name in functions:
             function = functions.get(name)
-            if not function.__module__.startswith("pantry."):  # what other tests added
+            if "." in name or not function.__module__.startswith("pantry."):  # what other tests added or asked for
                 continue
             meaning = (inspect.getdoc(function) or "").partition("\n")[0]
             signature = inspect.signature(function)
