@@ -210,9 +210,10 @@ def test_annotated_photos_that_cannot_be_used_are_refused_before_training(projec
     for file in (tmp_path / "one").rglob("*.png"):
         mask(file, -1)
     commands = [("train.py", *SHORT, "--project.data.source", str(tmp_path / name)) for name in ("corrupt", "unlike")]
-    commands.append((*commands[0][:-1], str(tmp_path / "one"), "--check"))
-    corrupt, unlike, one = forked.run(projects[task], *commands, env=user_env)
+    commands += [(*commands[0][:-1], str(tmp_path / "one"), "--check"), (*commands[0], "--check")]
+    corrupt, unlike, one, checked = forked.run(projects[task], *commands, env=user_env)
     assert corrupt[0] == 1 and "train0.jpg: the image cannot" in corrupt[1] and "val1.jpg: the image" in corrupt[1]
+    assert checked[0] == 1 and checked[1].count("train0.jpg") == checked[1].count("val1.jpg") == 1, checked[1]
     absent = "1 of 3 classes are in no image for training: fox" if task == "detection" else "1 of 4 classes"
     assert unlike[0] == 0 and f"note: {absent}" in unlike[1], unlike[1]
     if task == "segmentation":

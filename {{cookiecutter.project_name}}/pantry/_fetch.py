@@ -44,11 +44,10 @@ def save(url: str, file: Path, timeout: float) -> None:
 
     request = Request(url, headers={"User-Agent": "Mozilla/5.0"})  # some servers refuse urllib's own
     with urlopen(request, timeout=timeout) as response, open(file, "wb") as stream:
-        size = response.headers.get("Content-Length")
-        size = None if size is None else int(size)
+        size = int(response.headers.get("Content-Length") or 0) or None  # unknown
         with tqdm.wrapattr(response, "read", size, desc=file.stem, leave=False, disable=None) as source:
             shutil.copyfileobj(source, stream)
-        if size is not None and stream.tell() != size:
+        if size and stream.tell() != size:
             raise ConnectionError(f"the connection ended after {stream.tell():,} of {size:,} bytes")
         stream.flush()
         os.fsync(stream.fileno())

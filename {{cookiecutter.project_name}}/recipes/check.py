@@ -84,7 +84,9 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
     lines = findings.lines
     if findings.problems:
         problems = locate(IngredientsError(findings.problems), ingredients).problems
-        print(IngredientsError(sorted(set(problems), key=lambda problem: problem.place)), file=sys.stderr)
+        # Once each: all splits may read one source.
+        told = {found.message if found.key in SPLITS else found: found for found in sorted(problems, reverse=True)}
+        print(IngredientsError(sorted(told.values())), file=sys.stderr)
         lines = [line for line in lines if line.startswith("not ")]
     elif any(line.startswith("not checked") for line in lines):
         lines.append("ok, except for what could not be checked")

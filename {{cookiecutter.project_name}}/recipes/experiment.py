@@ -237,15 +237,14 @@ def _load_data(experiment: Experiment, blame) -> None:
     }
     with blame("validation.load_dataset"):
         task.check_split("validation.load_dataset", validation, experiment.meta)
-    splits = ""
+    experiment.notes.append(data.summary(training, validation, len(classes)))
     with blame("testing.load_dataset"):
         testing = check_testing(experiment)
         experiment.has_testing = testing is not None
         if experiment.ingredients.at("testing.load_dataset.optional"):
             from recipes.parts.splits import describe_splits
 
-            splits = f"\n{describe_splits(experiment, training, validation, testing)}"
-    experiment.notes.append(data.summary(training, validation, len(classes)) + splits)
+            experiment.notes[0] += f"\n{describe_splits(experiment, training, validation, testing)}"
     experiment.training, experiment.validation = training, validation
 
 
