@@ -385,6 +385,15 @@ def damaged(images):
     return images
 
 
+def test_check_takes_a_cache_that_is_there_and_makes_none(images, tmp_path, monkeypatch):
+    load = load_image_folder(images, cache=tmp_path / "cache", image_size=[6, 4])
+    load.check()
+    assert not (tmp_path / "cache").exists()
+    load()
+    monkeypatch.setattr("pantry.images.read_header", None)
+    assert load.check().cached is not None
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_corrupt_images_are_skipped_if_asked(images, tmp_path, capsys, cached):
     options = {"image_size": [6, 4], "cache": tmp_path / "cache" if cached else None}

@@ -30,15 +30,20 @@ def skip_corrupt(paths: list[str], decode_image, visit_all, threads: int) -> lis
     return good
 
 
-def open_cache(folder: Path, dataset, visit_all) -> numpy.ndarray:
-    """The decoded images of an ImageFolder, uint8 (N, C, H, W), mapped from a file; made if no file fits the images."""
+def open_cache(folder: Path, dataset, visit_all, fill: bool) -> numpy.ndarray | None:
+    """The decoded images of an ImageFolder, uint8 (N, C, H, W), mapped from a file.
+
+    If no file fits the images it is made, or with `fill` False, None is returned.
+    """
     file = folder / f"{_fingerprint(dataset)}.npy"
+    if not (fill or file.exists()):
+        return None
     if not file.exists():
         dataset.check()
         file = folder / f"{_fingerprint(dataset)}.npy"  # corrupt images may be left out now
     if not file.exists():
         _fill(file, dataset, visit_all)
-    return numpy.load(file, mmap_mode="r")
+    return numpy.asarray(numpy.load(file, mmap_mode="r"))  # a memmap itself is slow to index
 
 
 def _fill(file: Path, dataset, visit_all) -> None:

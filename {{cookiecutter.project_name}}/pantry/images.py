@@ -91,14 +91,15 @@ def load_image_folder(
     refuse_size(image_size)
     source = Path(source)
 
-    def load(cache: Path | None = cache) -> ImageFolder | None:
+    def load(fill: bool = True) -> ImageFolder | None:
         if source.is_file():
-            settings = {"image_size": image_size, "channels": channels, "cache": cache, "skip_corrupt": skip_corrupt}
+            settings = {"image_size": image_size, "channels": channels, "skip_corrupt": skip_corrupt}
+            settings["cache"] = cache if fill else None
             return registry.load_dataset.get("load_image_csv")(source, split, optional=optional, **settings)()
         found = list_images(source, split, optional)
-        return found and ImageFolder(*found, image_size, channels, cache, skip_corrupt)
+        return found and ImageFolder(*found, image_size, channels, cache, skip_corrupt, fill)
 
-    load.check = lambda: load(cache=None)  # looks at the files, decodes none
+    load.check = lambda: load(fill=False)  # looks at the files, decodes none
     return load
 
 
@@ -108,20 +109,24 @@ class ImageFolder:
     classes: names, in the order of the class indices; paths: of the N files; targets: class indices (N,), or floats
         (N, K) of K labels each
     resized: [H, W] to which images are brought, None: as they are; threads: how many may read at once
+    fill: whether to fill a cache that is not there, or to do without
     """
 
-    def __init__(self, classes, paths, labels, image_size=None, channels=None, cache=None, skip_corrupt=False):
+    def __init__(
+        self, classes, paths, labels, image_size=None, channels=None, cache=None, skip_corrupt=False, fill=True
+    ):
         import torch
 
         self.classes, self.paths, self.targets = classes, paths, torch.tensor(labels)
         self.resized, self.image_size, self.channels = image_size, image_size, channels
         self.wanted, self.skip_corrupt, self.cached = (image_size, channels), skip_corrupt, None
-        if cache is None:
-            self.check()
-        else:
+        if cache is not None:
             from pantry.image_sets import open_cache
 
-            self.cached = open_cache(Path(cache), self, visit_all)
+            self.cached = open_cache(Path(cache), self, visit_all, fill)
+        if self.cached is None:
+            self.check()
+        else:
             self.channels, self.threads = self.cached.shape[1], 1
 
     def __len__(self) -> int:
@@ -306,7 +311,8 @@ def _find_splits(source: Path) -> dict[str, Path]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if is_visible(path.name) and path.is_dir())
+    with os.scandir(folder) as entries:  # which know what they are: a folder of a class may hold thousands of files
+        return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
 
 
 def find_images(folder: Path) -> list[str]:
