@@ -101,7 +101,8 @@ def test_a_terminal_that_is_closed_saves_and_stops(start, is_leader):
         os.read(ours, 1 << 16)  # else the process waits for room
         folder = next((path.parent.parent for path in Path("runs").glob("tiny/*/checkpoints/last.pt")), None)
     os.close(ours)
-    assert process.wait(timeout=30) == (128 + signal.SIGHUP if is_leader else 1)
+    # Writes fail from the moment of closing; the signal may come when the process has saved and ended for that.
+    assert process.wait(timeout=30) in ((128 + signal.SIGHUP, 1) if is_leader else (1,))
     assert "saved after" in (folder / "log.txt").read_text().splitlines()[-1]
     assert checkpoint.load(folder / "checkpoints/last.pt")["epoch"] > 0
 

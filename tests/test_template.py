@@ -515,7 +515,7 @@ def test_good_name_is_taken(name):
 
 
 # The tools of the template alone, which no project installs.
-TEMPLATE_ONLY = {"confection", "cookiecutter", "coverage", "pytest-cookies", "pyyaml", "scikit-learn"}
+TEMPLATE_ONLY = {"confection", "cookiecutter", "coverage", "pytest-cookies", "pytest-xdist", "pyyaml", "scikit-learn"}
 
 
 def test_name_of_anything_installed_is_refused():
