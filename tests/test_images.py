@@ -11,7 +11,7 @@ import torch
 from core import IngredientsError, parse_string, registry
 from core.registry import resolve
 from pantry import images as shelf
-from pantry.images import decode_image, load_image_folder
+from pantry.images import decode_image, find_files, load_image_folder
 from PIL import Image
 
 PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
@@ -383,6 +383,15 @@ def damaged(images):
     flipped[len(flipped) // 2] ^= 255
     (folder / "flipped.png").write_bytes(flipped)
     return images
+
+
+def test_a_link_to_a_folder_around_it_is_not_followed(images):
+    before = find_files(images)
+    (images / "training" / "up").symlink_to("..")
+    (images / "training" / "here").symlink_to(".")
+    assert find_files(images) == before
+    (images / "more").symlink_to(images / "training")
+    assert len(find_files(images)) > len(before)  # other links are
 
 
 def test_check_takes_a_cache_that_is_there_and_makes_none(images, tmp_path, monkeypatch):

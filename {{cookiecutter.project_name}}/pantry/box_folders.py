@@ -1,16 +1,14 @@
 """Boxes as people have them: one folder in the layout of Pascal VOC, COCO or YOLO, which is found out."""
 
 import json
-import os
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
 from core import IngredientsError, registry
 from pantry.boxes import BoxedImages, checked, read_coco, read_voc, read_yolo, refuse_size
-from pantry.images import SPLITS, NotHere, find_images, is_visible, refuse
+from pantry.images import SPLITS, NotHere, find_files, refuse
 
 LAYOUT = "Expected images and annotations of the same names, such as {0}/images/1.jpg and {0}/annotations/1.xml"
 KINDS = {".xml": "Pascal VOC", ".json": "COCO", ".txt": "YOLO"}  # the suffix of annotations, in order of preference
@@ -54,7 +52,7 @@ def load_box_folder(
     refuse_size(image_size)
 
     def load(memory: float | None = memory) -> BoxedImages | None:
-        folder = Path(source).expanduser()
+        folder = Path(source)
         found, names = read_objects(folder, split, optional, masks)
         return checked(found, names, [], image_size, masks, memory, folder) if found else None
 
@@ -150,7 +148,7 @@ def image_folders(source: Path, layout: str = LAYOUT) -> dict[Path, dict[str, st
     if not source.is_dir():
         raise NotHere(f"{source}: there is no such folder. {layout.format(source)}")
     found: dict[Path, dict[str, str]] = {}
-    for path in map(Path, find_images(source)):
+    for path in map(Path, find_files(source)):
         found.setdefault(path.parent, {})[path.stem] = str(path)
     if not found:
         raise IngredientsError(f"{source}: there is no image in it. {layout.format(source)}")
@@ -187,16 +185,10 @@ def folders_of(source: Path, place: Path, stems: set[str], images: dict) -> list
 def _annotations(source: Path, suffix: str, polygons: bool) -> dict[Path, set[str]]:
     """The folders of annotations with the stems of their files."""
     folders: dict[Path, set[str]] = {}
-    for path in _files(source, suffix):
+    for path in map(Path, find_files(source, suffix)):
         if not polygons or _has_polygons(path):
             folders.setdefault(path.parent, set()).add(path.stem)
     return folders
-
-
-def _files(source: Path, suffix: str) -> Iterable[Path]:
-    for here, folders, files in os.walk(source, followlinks=True):
-        folders[:] = [name for name in folders if is_visible(name)]
-        yield from (Path(here, name) for name in sorted(files) if is_visible(name) and name.lower().endswith(suffix))
 
 
 def _has_polygons(path: Path) -> bool:
@@ -207,7 +199,7 @@ def _has_polygons(path: Path) -> bool:
 def _coco_files(source: Path) -> list[Path]:
     """The COCO files with boxes; those named instances, if there are others, such as those of key points."""
     found = []
-    for path in _files(source, ".json"):
+    for path in map(Path, find_files(source, ".json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["images"] and content["categories"] and any("bbox" in item for item in content["annotations"]):
@@ -220,7 +212,7 @@ def _coco_files(source: Path) -> list[Path]:
 def nearest_image(source: Path, file: Path):
     """`find(file_name) -> path or None`: of the images below `source` that is meant which shares most of the path."""
     split, by_name = split_of(source, file), {}
-    for path in map(Path, find_images(source)):
+    for path in map(Path, find_files(source)):
         by_name.setdefault(path.name, []).append(path)
 
     def find(name: str) -> Path | None:
@@ -249,7 +241,7 @@ def split_of(source: Path, *places: Path) -> str | None:
 def read_lists(source: Path, items: list[Item]) -> dict[str, str]:
     """The split of each image, by the stem of its file, from text files that are named after splits."""
     listed, stems = {}, {Path(item.path).stem for item in items}
-    for path in _files(source, ".txt"):
+    for path in map(Path, find_files(source, ".txt")):
         split = next((split for split, known in SPLITS.items() if path.stem.lower() in known), None)
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if split else ()
         names = [Path(name) for line in lines if line.strip() for name in (line.split()[0], line.strip())]

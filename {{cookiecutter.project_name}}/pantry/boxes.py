@@ -6,7 +6,6 @@ Images become uint8 tensors, kept in memory if they fit. Heavy modules are impor
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from pantry.images import (
     IMAGE_SUFFIXES,
     SPLITS,
     decode_image,
-    find_images,
+    find_files,
     is_visible,
     open_image,
     processors,
@@ -185,9 +184,9 @@ def load_voc(
 def read_voc(images: Path, annotations: Path, split: str, classes: list[str] | None) -> tuple:
     """(list of Annotated, class names, problems) of XML files."""
     found, problems = [], []
-    paths = {Path(path).name: path for path in find_images(split_folder(images, split))}
+    paths = {Path(path).name: path for path in find_files(split_folder(images, split))}
     stems = {Path(name).stem: path for name, path in paths.items()}
-    read = [(file, _read_xml(file, problems)) for file in _split_files(annotations, split, (".xml",))]
+    read = [(file, _read_xml(file, problems)) for file in find_files(split_folder(annotations, split), ".xml")]
     names = list(classes or sorted({name for _, root in read for name, _, _ in _voc_objects(root)}))
     for file, root in read:
         if root is None:
@@ -343,8 +342,8 @@ def read_yolo(images: Path, labels: Path, split: str, classes: list[str] | None,
     """(list of Annotated, class names, problems) of YOLO text files."""
     found, problems, lines = [], [], []
     folder, label_folder = split_folder(images, split), split_folder(labels, split)
-    texts = {bare(file, label_folder): file for file in _split_files(labels, split, (".txt",))}
-    for path in find_images(folder):
+    texts = {bare(file, label_folder): file for file in find_files(label_folder, ".txt")}
+    for path in find_files(folder):
         file, one = texts.pop(bare(path, folder), None), _open(path, problems)
         if one is None:
             continue
@@ -432,14 +431,6 @@ def split_folder(folder: Path, split: str) -> Path:
     if any(splits.values()) or split != "training":
         raise IngredientsError(f"{folder}: there is no {' or '.join(SPLITS[split])} in it")
     return folder
-
-
-def _split_files(folder: Path, split: str, suffixes: Iterable[str]) -> list[str]:
-    found = []
-    for here, folders, files in os.walk(split_folder(folder, split), followlinks=True):
-        folders[:] = [name for name in folders if is_visible(name)]
-        found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]
-    return sorted(found)
 
 
 def _add(one: Annotated, file, where: str, name: str, names: list, box, problems: list, outlines=None) -> None:

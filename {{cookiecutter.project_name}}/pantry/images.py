@@ -272,7 +272,7 @@ def list_images(source: Path, split: str, optional: bool = False) -> tuple | Non
         wanted = " or ".join(f"{name}/" for name in SPLITS[split])
         raise IngredientsError(f"{source}: there is no {wanted} in it, but {_held(source)}")
     folder = folders[split]
-    images = {name: find_images(folder / name) for name in _subfolders(folder)}
+    images = {name: find_files(folder / name) for name in _subfolders(folder)}
     if not images:
         tables = sorted(folder.glob("*.csv"))
         advice = f"If {tables[0]} lists them, write it as source" if tables else LAYOUT.format(source)
@@ -315,13 +315,13 @@ def _subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
 
 
-def find_images(folder: Path) -> list[str]:
-    """The image files in a folder and those inside it, sorted; hidden ones are left out."""
+def find_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
+    """The files of these suffixes in a folder and those inside it, sorted; hidden ones are left out."""
     found = []
     for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if is_visible(name)]
-        images = [name for name in files if is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)]
-        found += [os.path.join(here, name) for name in images]
+        around = {Path(here).resolve(), *Path(here).resolve().parents}  # a link to one of these would never end
+        folders[:] = [name for name in folders if is_visible(name) and Path(here, name).resolve() not in around]
+        found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]
     return sorted(found)
 
 

@@ -48,7 +48,7 @@ def load_mask_folder(
     refuse_size(image_size)
 
     def load(memory: float = memory) -> MaskedImages | None:
-        folder = Path(source).expanduser()
+        folder = Path(source)
         items, problems = find_masks(folder)
         if not items:
             found, names = read_objects(folder, split, optional, polygons=True, crowds=True)

@@ -26,7 +26,7 @@ from pantry.images import (
     IMAGE_SUFFIXES,
     SMALL,
     decode_image,
-    find_images,
+    find_files,
     open_image,
     read_header,
     refuse,
@@ -200,8 +200,8 @@ def _colour(red, green, blue):
 def pair_masks(images: Path, masks: Path, split: str, unlabelled: str) -> list[tuple]:
     """(image file, mask file or None), matched by name. Raises IngredientsError with all masks without an image."""
     image_folder, mask_folder = split_folder(images, split), split_folder(masks, split)
-    by_name = {bare(file, mask_folder): file for file in find_images(mask_folder)}
-    pairs = [(path, by_name.pop(bare(path, image_folder), None)) for path in find_images(image_folder)]
+    by_name = {bare(file, mask_folder): file for file in find_files(mask_folder)}
+    pairs = [(path, by_name.pop(bare(path, image_folder), None)) for path in find_files(image_folder)]
     refuse([f"{file}: has no image of the same name in {image_folder}" for file in by_name.values()])
     pairs = [pair for pair in pairs if pair[1] or unlabelled == "refuse"]
     if not pairs:

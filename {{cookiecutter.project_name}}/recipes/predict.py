@@ -57,7 +57,7 @@ def find_inputs(names: list[str], task) -> list[str]:
 
     Raises IngredientsError with all that are not there.
     """
-    from pantry.images import find_images
+    from pantry.images import find_files
     from recipes.parts.calling import carried
 
     if carried(task, "READS"):
@@ -65,7 +65,7 @@ def find_inputs(names: list[str], task) -> list[str]:
     paths, problems = [], []
     for name in names:
         matches = [name] if Path(name).exists() else sorted(glob.glob(name))
-        inside = {path: find_images(Path(path)) for path in matches if Path(path).is_dir()}
+        inside = {path: find_files(Path(path)) for path in matches if Path(path).is_dir()}
         found = [file for path in matches for file in inside.get(path, [path])]
         paths += map(str, found)
         if not found:
