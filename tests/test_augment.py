@@ -396,8 +396,11 @@ def test_a_transform_of_another_package_goes_through_a_function_of_ones_own():
     class ThirdParty:
         """Stands in for albumentations.Compose([...]): called with a numpy image (H, W, C) by name, returns a dict."""
 
+        def set_random_seed(self, seed: int) -> None:
+            self.random = numpy.random.default_rng(seed)
+
         def __call__(self, image: numpy.ndarray) -> dict:
-            return {"image": image[:, ::-1] * numpy.float32(0.5)}
+            return {"image": image[:, ::-1] * numpy.float32(self.random.random())}
 
     def example(package):
         """The snippet of the README; `package` is what it imports."""
@@ -410,6 +413,7 @@ def test_a_transform_of_another_package_goes_through_a_function_of_ones_own():
                 return inputs, targets
 
             def per_sample(image, target):  # (C, H, W), in the workers that read samples
+                transform.set_random_seed(int(torch.randint(2**31, ())))
                 image = transform(image=image.permute(1, 2, 0).numpy())["image"]
                 return torch.from_numpy(image.copy()).permute(2, 0, 1), target
 
@@ -421,8 +425,13 @@ def test_a_transform_of_another_package_goes_through_a_function_of_ones_own():
         made = resolved("@augment = my_transforms")
         assert carried(made, "per_sample")
         images, targets = batch()
-        sample, target = made.per_sample(images[5], targets[5])
-        assert torch.equal(sample, images[5].flip(2) * 0.5) and target == 5
+        seen = []
+        for seed in (0, 1, 0):  # as the recipe seeds each sample
+            torch.manual_seed(seed)
+            sample, target = made.per_sample(images[5], targets[5])
+            seen.append(sample)
+        assert target == 5 and torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
+        assert torch.allclose(seen[0] / seen[0].max(), images[5].flip(2) / images[5].max())
     finally:
         dict.pop(registry.augment, "my_transforms")
 
