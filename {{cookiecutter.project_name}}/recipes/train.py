@@ -39,7 +39,7 @@ class TrainState:
     history: list = field(default_factory=list)  # the metrics of each epoch
     best: dict | None = None  # the metrics of the best epoch
     since_best: int = 0  # epochs
-    seconds: float = 0.0  # that the steps of the last epoch took
+    measured: dict = field(default_factory=dict)  # of the steps of the last epoch: seconds, samples per second, ...
     autotuned: dict = field(default_factory=dict)  # what `auto` chose
 
     def __post_init__(self):
@@ -64,7 +64,7 @@ class TrainState:
         rank = self.experiment.selection[1]
         score = rank(metrics)  # of the first epoch too: it refuses a metric that there is not
         is_best = self.best is None or score > rank(self.best)
-        line = {"epoch": self.epoch + 1, "train_loss": self.mean_loss(), **metrics, "seconds": round(self.seconds, 3)}
+        line = {"epoch": self.epoch + 1, "train_loss": self.mean_loss(), **metrics, **self.measured}
         self.history.append(line)
         self.epoch, self.step = self.epoch + 1, 0
         self.best, self.since_best = (metrics, 0) if is_best else (self.best, self.since_best + 1)
@@ -159,7 +159,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
                 watch.refuse(run.folder, state, order, batch_size)
-            state.seconds = time.perf_counter() - started
+            state.measured = run.measure(time.perf_counter() - started, experiment.device)
 
             # Validation
             eval_mode(experiment)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import torch
 
 from core import SettingError
-from recipes.parts.calling import Metrics, carried
+from recipes.parts.calling import MEASURED, Metrics, carried
 
-NAMES = ("epoch", "train_loss", "seconds", "split", "finished")  # of what a run reports besides metrics
+NAMES = ("epoch", "train_loss", *MEASURED, "split", "finished")  # of what a run reports besides metrics
 
 
 def build_metrics(made: dict, names, device) -> Metrics:
