@@ -83,6 +83,14 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    strategy: Literal["ddp", "fsdp"] = setting("ddp", "under torchrun; fsdp shards what ddp copies to each process")
+    sync_batch_norm: bool = setting(False, "batch norms of the whole batch instead of a process's part; on GPUs alone")
+    find_unused_parameters: bool = setting(False, "for networks that leave some parameters out of some steps")
+    timeout: Positive = setting(10.0, "minutes after which a process that does not answer is taken for lost")
+
+
+@dataclass(frozen=True)
 class Saving:
     save_dir: str = setting("models", "folder of save_name, if that names none")
     save_name: str = setting("model.pth", "file for the best weights; the last ones are saved beside it as NAME-last")
@@ -108,6 +116,7 @@ SECTIONS = {
     "training.optimizer": "optimizer",
     "training.schedule": "schedule",
     "training.scheme": Scheme,
+    "training.parallel": Parallel,
     "training.model": Saving,
     "training.tracker": "tracker",
     "validation.load_dataset": "load_dataset",

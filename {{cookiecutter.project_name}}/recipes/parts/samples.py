@@ -299,12 +299,19 @@ def reader(samples: Samples, batch_size: int, device, workers: int = 0):
 
         return worker_reader(samples, batch_size, device, workers)
 
-    def read(order: torch.Tensor | None = None):
-        order = torch.arange(len(samples)) if order is None else order
-        if len(order):  # else it would be split into one part, an empty one
-            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size))
+    def read(order: torch.Tensor | list | None = None):
+        for indices in split(order, len(samples), batch_size):
+            yield samples.at(indices.to(samples.kept[0].device))
 
     return read
+
+
+def split(order: torch.Tensor | list | None, count: int, batch_size: int) -> list[torch.Tensor]:
+    """The indices of each batch. order: the indices of samples, None for all `count` in order, or a list of batches."""
+    if isinstance(order, list):
+        return order
+    order = torch.arange(count) if order is None else order
+    return list(order.split(batch_size)) if len(order) else []  # else it would be one part, an empty one
 
 
 def summary(training: Samples, validation: Samples, outputs: int) -> str:

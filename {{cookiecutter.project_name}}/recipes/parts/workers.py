@@ -13,6 +13,7 @@ import torch
 from core import IngredientsError
 from pantry.images import processors
 from recipes.parts.calling import blame
+from recipes.parts.samples import split
 
 
 def choose_workers(samples) -> int:
@@ -45,9 +46,8 @@ def worker_reader(samples, batch_size: int, device, workers: int):
     plan = []  # the indices of each batch of an epoch; it stays one list, so that workers can stay
     loader = data_loader(samples, plan, device, workers)
 
-    def read(order: torch.Tensor | None = None):
-        order = torch.arange(len(samples)) if order is None else order
-        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
+    def read(order: torch.Tensor | list | None = None):
+        plan[:] = [part.tolist() for part in split(order, len(samples), batch_size)]
         for batch in loader:
             if isinstance(batch, IngredientsError):
                 try:
