@@ -10,6 +10,7 @@ from recipes.parts.pictures import as_pixels, captioned
 
 METRICS = ("loss", "map", "f1")  # binary cross entropy; average precision and F1 at 0.5, averaged over labels
 BEST = "map"
+EVALUATION = "classification"
 REFUSED = {"training.scheme.balanced": "a sample has several labels; weight them by pos_weight of [training.loss]"}
 REFUSED |= dict.fromkeys(("cross_entropy", "focal", "mixup", "cutmix"), "takes one class for each sample")
 
