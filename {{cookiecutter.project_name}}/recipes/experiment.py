@@ -134,7 +134,7 @@ class Experiment:
         return samples
 
     def evaluate_split(self, split: str, progress) -> tuple[dict[str, float], int]:
-        """(metrics, number of samples) of the model on a split; `progress(batches, count, text)` shows how far it is."""
+        """(metrics, number of samples) of the model on a split; `progress(batches, count, text) -> batches`."""
         samples = self.load_checked(split)
         order = self.some(samples)
         count = len(samples if order is None else order)

@@ -44,12 +44,17 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
-    need("torchmetrics")
-    from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
-
     seen = [(probabilities(model, inputs, views), targets) for inputs, targets in batches]
     outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
     metrics.update(outputs, targets)
+    return measure(outputs, targets)
+
+
+def measure(outputs, targets) -> dict[str, float]:
+    """METRICS of probabilities and targets (N, labels)."""
+    need("torchmetrics")
+    from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
     return {
         "loss": float(F.binary_cross_entropy(outputs, targets.float())),
         "map": float(multilabel_average_precision(outputs, targets.long(), targets.shape[1])),

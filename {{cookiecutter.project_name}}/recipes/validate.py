@@ -80,7 +80,9 @@ def describe(found: dict) -> list[str]:
             width = max(len(name) for name, _ in rows)
             lines += ["", f"{'':<{width}}" + "".join(f"{column:>11}" for column in rows[0][1])]
             lines += [
-                f"{name:<{width}}" + "".join(f"{value:>11,}" if isinstance(value, int) else f"{value:>11.4f}" for value in row.values()) for name, row in rows
+                f"{name:<{width}}"
+                + "".join(f"{value:>11,}" if isinstance(value, int) else f"{value:>11.4f}" for value in row.values())
+                for name, row in rows
             ]
     return lines
 
@@ -95,7 +97,9 @@ def keep_thresholds(file: Path, thresholds: dict, experiment) -> None:
     if not thresholds:
         raise IngredientsError("--thresholds: this task has none")
     state = checkpoint.load(file)
-    for path in dict.fromkeys([file, file.with_name("best.pt"), file.with_name("last.pt"), *weights_files(experiment.saving)]):
+    for path in dict.fromkeys(
+        [file, file.with_name("best.pt"), file.with_name("last.pt"), *weights_files(experiment.saving)]
+    ):
         other = checkpoint.load(path) if path.is_file() else {"model": {}}
         if other["model"].keys() == state["model"].keys() and all(
             torch.equal(value, state["model"][name]) for name, value in other["model"].items()

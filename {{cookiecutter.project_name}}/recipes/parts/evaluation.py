@@ -1,16 +1,16 @@
-"""Evaluate a model in depth: metrics with confidence intervals, a table by class, calibration, the worst samples.
+"""Evaluate a model in depth. `evaluate_run` writes PNG files, a table by class as CSV, and <split>.json, which holds
 
-`evaluate_run` writes <split>.json, <split>-classes.csv and <split>-worst-01.png, ... into a folder. The JSON file holds
+samples, metrics   300, {"accuracy": 0.97, ...}
+intervals          {"accuracy": [0.95, 0.99], ...}: of 95 % confidence, by resampling the samples
+table              by class: {"dog": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20}, ...}
+confusion          {"classes": [...], "counts": [[...], ...]}: a row for each true class
+calibration        {"ece": 0.02, "bins": [{"low": 0.6, "high": 0.67, "count": 8, "confidence": 0.63, "accuracy": 0.6}, ...]}
+curves             by class: {"threshold": [...], "precision": [...], "recall": [...]}
+thresholds         by class: {"threshold": 0.4, "precision": 0.9, ...}, if they were asked for
+worst              [{"sample": its file, "picture": "validation-worst-01.png", "loss": 4.2, ...}, ...]
+images_per_second  {"model": 9000.0, "all": 4000.0}: of network and metrics; with reading the samples
 
-    samples, metrics, intervals   300, {"accuracy": 0.97}, {"accuracy": [0.95, 0.99]}: 95 %, by resampling the samples
-    table                         by class, such as {"dog": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20}}
-    confusion                     {"classes": [...], "counts": [[...]]}: a row for each true class
-    calibration                   {"ece": 0.02, "bins": [{"confidence": 0.95, "accuracy": 0.93, "count": 80}, ...]}
-    curves                        by class: {"threshold": [...], "precision": [...], "recall": [...]}
-    worst                         [{"sample": its file, "picture": "validation-worst-01.png", "loss": 4.2, ...}, ...]
-    images_per_second             {"model": 9000, "all": 4000}: with the metrics; with reading the samples, too
-
-as far as the task allows. What differs by task is in evaluation_<name>.py, the task's EVALUATION or its own name.
+as far as the task allows. What differs by task is in evaluation_<name>.py, see `EVALUATION` in recipes/contracts.py.
 """
 
 import csv
@@ -28,37 +28,31 @@ import torch
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import Metrics, carried
 
-WORST, RESAMPLES, BINS = 12, 1000, 15
+WORST, RESAMPLES, BINS, POINTS = 12, 1000, 15, 200  # POINTS: of a curve
 
 
 @dataclass
 class Analysis:
-    """What evaluation_<name>.py makes of the outputs: `analyse(experiment, kept, metrics) -> Analysis`.
+    """What `analyse(experiment, kept, metrics)` of evaluation_<name>.py returns."""
 
-    statistic: indices (N,) of resampled samples -> {name of a metric: its value}
-    ranking: (N,), the higher the worse is a sample; describe: index -> facts about it
-    draw: (index, input) -> image (3, H, W), in place of the task's `draw`
-    ranked: () -> {class: (scores (n,), whether each is right (n,), how many there are to find)}
-    facts: confusion, calibration, curves
-    """
-
-    statistic: Callable | None = None
-    ranking: numpy.ndarray | None = None
-    describe: Callable = lambda index: {}
-    draw: Callable | None = None
-    ranked: Callable = dict
-    table: dict[str, dict] = field(default_factory=dict)
-    facts: dict = field(default_factory=dict)
+    statistic: Callable | None = None  # indices (N,) of a resample -> {name of a metric: value}
+    resamples: int = RESAMPLES  # fewer if the statistic is slow
+    table: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)  # confusion, calibration
+    ranked: Callable = dict  # () -> {class: (scores (n,), which are right (n,), how many there are to be found)}
+    badness: numpy.ndarray | None = None  # of each sample (N,)
+    describe: Callable = dict  # index of a sample -> facts about it
+    draw: Callable | None = None  # (index, input) -> image (3, H, W); None: as the task draws predictions
 
 
 class Outputs:
-    """A metric without a value: it keeps what `evaluate` of the task gives to metrics."""
+    """A metric without a value, which keeps what the task gives to metrics."""
 
     def __init__(self, model):
         self.seen = []
 
     def update(self, outputs, targets) -> None:
-        self.seen.append([part.cpu() if torch.is_tensor(part) else part for part in (outputs, targets)])
+        self.seen.append((outputs.cpu(), targets.cpu()))
 
     def end_batch(self, targets) -> None: ...
 
@@ -72,11 +66,10 @@ class Outputs:
         return tuple(torch.cat(part) for part in zip(*self.seen, strict=True))
 
 
-def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, with_thresholds=False) -> dict:
+def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, thresholds: bool = False) -> dict:
     """Evaluate the model on a split, or on `samples` of it; returns what the JSON file holds.
 
-    progress: `progress(batches, count, text) -> batches`
-    with_thresholds: the best threshold of each class as well, if the task has any
+    progress: `progress(batches, count, text) -> batches`; thresholds: choose one for each class
     """
     started, seconds = time.perf_counter(), []
     samples = experiment.load_checked(split) if samples is None else samples
@@ -84,35 +77,33 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, w
     count = len(samples if order is None else order)
     part = find_part(experiment.task)
     kept = (carried(part, "Outputs") or Outputs)(experiment.model)
-    batches = experiment.read(samples, experiment.evaluation_batch_size)(order)
-    batches = _timed(progress(batches, count, split), kept, seconds)
+    batches = progress(experiment.read(samples, experiment.evaluation_batch_size)(order), count, split)
     views = experiment.functions.at("testing.views") if split == "testing" else None
     watched = replace(experiment, metrics=Metrics({**experiment.metrics, "": kept}))
-    metrics = watched.evaluate(experiment.model, batches, views)
+    metrics = watched.evaluate(experiment.model, _timed(batches, kept, seconds), views)
     speed = {"model": count / sum(seconds), "all": count / (time.perf_counter() - started)}
+
     analysis = part.analyse(experiment, kept, metrics) if part else Analysis()
-    drawn = bootstrap(analysis.statistic, count) | bootstrap(_own(experiment.metrics, kept), count, RESAMPLES // 5)
-    found = {"split": split, "samples": count, "metrics": metrics}
-    found["intervals"] = {name: drawn[name] for name in metrics if name in drawn}
-    found |= {"table": analysis.table, **analysis.facts}
-    if with_thresholds:
-        found["thresholds"] = {name: best_threshold(*ranked) for name, ranked in analysis.ranked().items() if ranked[2]}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    found["worst"] = save_worst(experiment, samples, analysis, Path(folder), split)
+    intervals = bootstrap(analysis.statistic, count, analysis.resamples)
+    intervals |= bootstrap(_own_metrics(experiment.metrics, kept), count, RESAMPLES // 5)
+    found = {"split": split, "samples": count, "metrics": metrics, "intervals": intervals, "table": analysis.table}
+    found |= analysis.facts
+    if thresholds:
+        found["thresholds"] = {name: best_threshold(*one) for name, one in analysis.ranked().items() if one[1].any()}
+    found["worst"] = _draw_worst(experiment, samples, analysis, Path(folder), split)
     found["images_per_second"] = {name: round(value, 1) for name, value in speed.items()}
-    _write(Path(folder), split, found)
+    _write(Path(folder) / split, found)
     return found
 
 
 def find_part(task):
-    """The module evaluation_<name>.py of a task; None if there is none, not even that of tasks without their own."""
-    name = carried(task, "EVALUATION") or task.__name__.rpartition(".")[2]
-    paths = [f"recipes.parts.evaluation_{name}" for name in (name, "own")]
+    """evaluation_<name>.py of a task, else that of tasks which have none, evaluation_own.py, else None."""
+    names = carried(task, "EVALUATION") or task.__name__.rpartition(".")[2], "own"
+    paths = [f"recipes.parts.evaluation_{name}" for name in names]
     return next((importlib.import_module(path) for path in paths if importlib.util.find_spec(path)), None)
 
 
-def _timed(batches, kept, seconds: list):
-    """The batches; `seconds` gets the time that each of them took after it was read."""
+def _timed(batches, kept: Outputs, seconds: list):
     for inputs, targets in batches:
         started = time.perf_counter()
         yield inputs, targets
@@ -120,109 +111,108 @@ def _timed(batches, kept, seconds: list):
         seconds.append(time.perf_counter() - started)
 
 
-def _own(metrics: Metrics, kept: Outputs):
-    """The statistic of [validation.metrics], if the outputs were kept."""
-    if not metrics or not kept.seen:
-        return None
-    outputs, targets = kept.joined()
+def _own_metrics(metrics: Metrics, kept: Outputs):
+    """The statistic of [validation.metrics], if outputs are kept."""
+    outputs, targets = kept.joined() if metrics and kept.seen else (None, None)
 
     def statistic(indices) -> dict:
         metrics.update(outputs[indices], targets[indices])
         return metrics.compute()
 
-    return statistic
+    return None if outputs is None else statistic
 
 
 def bootstrap(statistic, count: int, times: int = RESAMPLES) -> dict[str, list[float]]:
-    """95 % intervals (Efron's percentiles) of a statistic of `count` samples: {name: [low, high]}."""
+    """95 % intervals, percentiles of a statistic of resampled samples: {name: [low, high]}."""
     random = numpy.random.default_rng(0)
-    times = min(times, max(200, 2 * 10**7 // count)) if statistic else 0  # of a million samples 200 take a while
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
+    times = min(times, max(200, 2 * 10**7 // count))  # of many samples fewer, which would take long
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(times if statistic else 0)]
     values = {name: [one.get(name, numpy.nan) for one in drawn] for one in drawn for name in one}
     return {name: numpy.nanpercentile(each, (2.5, 97.5)).tolist() for name, each in values.items()}
 
 
+# ------------------------------------------------------------------------------------------- for evaluation_<name>.py
+
+
 def calibration(confidence: numpy.ndarray, right: numpy.ndarray) -> dict:
-    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599) over 15 bins of equal width, and the bins."""
-    places = numpy.clip(numpy.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    bins, error = [], 0.0
-    for place in range(BINS):
-        inside = places == place
-        each = {"confidence": float(confidence[inside].mean()), "accuracy": float(right[inside].mean())} if inside.any() else {}
-        bins.append({"low": place / BINS, "high": (place + 1) / BINS, "count": int(inside.sum()), **each})
-        error += abs(each["confidence"] - each["accuracy"]) * inside.mean() if each else 0.0
-    return {"ece": float(error), "bins": bins}
+    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599) and its bins, of equal width."""
+    places = numpy.ceil(confidence * BINS).clip(1, BINS).astype(int) - 1
+    counts = numpy.bincount(places, minlength=BINS)
+    sums = [numpy.bincount(places, weights, BINS) for weights in (confidence, right)]
+    means = [(total / counts.clip(1)).tolist() for total in sums]
+    columns = zip(range(BINS), counts.tolist(), *means, strict=True)
+    bins = [
+        {"low": i / BINS, "high": (i + 1) / BINS, "count": n, "confidence": c, "accuracy": a} for i, n, c, a in columns
+    ]
+    return {"ece": float(abs(sums[0] - sums[1]).sum() / len(places)), "bins": bins}
 
 
-def by_class(right, found, there) -> dict[str, numpy.ndarray]:
-    """Precision, recall and F1 of counts (K,): right ones, predicted ones, and those that there are."""
-    right, found, there = (numpy.asarray(part, dtype=float) for part in (right, found, there))
-    ratios = {"precision": (right, found), "recall": (right, there), "f1": (2 * right, found + there)}
-    return {name: above / numpy.maximum(below, 1) for name, (above, below) in ratios.items()}
-
-
-def as_table(classes: list[str], columns: dict) -> dict[str, dict]:
-    """Columns of K numbers as a row for each class."""
-    columns = {name: numpy.asarray(values).tolist() for name, values in columns.items()}
-    return {name: {key: values[row] for key, values in columns.items()} for row, name in enumerate(classes)}
+def by_class(classes: list[str], right, found, there, **columns) -> dict[str, dict]:
+    """A table of counts (K,): right ones, predicted ones, and those that there are; further columns come first."""
+    f1 = 2 * right / (found + there).clip(1)
+    columns |= {"precision": right / found.clip(1), "recall": right / there.clip(1), "f1": f1, "support": there}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
 
 
 def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
-    """Precision and recall at each threshold, the highest first."""
+    """Both at each threshold, the highest first."""
     order = numpy.argsort(-scores, kind="stable")
     ends = numpy.flatnonzero(numpy.diff(scores[order], append=-numpy.inf))  # equal scores pass together
     hits = numpy.cumsum(right[order])[ends]
     return {"threshold": scores[order][ends], "precision": hits / (ends + 1), "recall": hits / max(positives, 1)}
 
 
-def thinned(curve: dict, most: int = 200) -> dict[str, list]:
-    """A curve of at most so many points, for a file."""
-    chosen = numpy.unique(numpy.linspace(0, len(curve["recall"]) - 1, most).astype(int)) if len(curve["recall"]) else []
-    return {name: [round(value, 5) for value in values[chosen].tolist()] for name, values in curve.items()}
+def as_curves(ranked: dict) -> dict[str, dict]:
+    """The curves of precision and recall, thinned out."""
+    curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
+    chosen = {
+        name: numpy.unique(numpy.linspace(0, len(c["recall"]) - 1, POINTS).astype(int)) for name, c in curves.items()
+    }
+    return {
+        name: {key: v[chosen[name]].round(5).tolist() for key, v in curve.items()} for name, curve in curves.items()
+    }
 
 
 def best_threshold(scores, right, positives: int) -> dict[str, float]:
-    """The threshold of the highest F1, half way to the next lower score; with precision, recall and F1."""
+    """The threshold of the highest F1, half way to the next lower score, and what it gives."""
     curve = precision_recall(scores, right, positives)
-    total = curve["precision"] + curve["recall"]
-    f1 = 2 * curve["precision"] * curve["recall"] / numpy.maximum(total, 1e-12)
-    best = int(f1.argmax()) if len(f1) else None
-    if best is None:
-        return {"threshold": 0.5, "precision": 0.0, "recall": 0.0, "f1": 0.0}
-    lower = curve["threshold"][best + 1] if best + 1 < len(f1) else 0.0
-    values = {name: float(values[best]) for name, values in curve.items()} | {"f1": float(f1[best])}
+    f1 = 2 * curve["precision"] * curve["recall"] / (curve["precision"] + curve["recall"]).clip(1e-12)
+    best = int(f1.argmax())
+    values = {name: float(values[best]) for name, values in (curve | {"f1": f1}).items()}
+    lower = numpy.append(curve["threshold"], 0.0)[best + 1]
     return values | {"threshold": (values["threshold"] + float(lower)) / 2}
 
 
-def save_worst(experiment, samples, analysis: Analysis, folder: Path, split: str) -> list[dict]:
-    """Pictures of the worst samples, and what is known of them."""
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: str) -> list[dict]:
+    """Draw the worst samples; returns what is known of them."""
+    folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{split}-worst-*.png"):
         path.unlink()
-    ranking = numpy.zeros(0) if analysis.ranking is None else analysis.ranking
-    worst = []
-    for number, index in enumerate(numpy.argsort(-ranking, kind="stable")[:WORST].tolist(), 1):
-        name, path = samples.names[index] if samples.names else str(index), folder / f"{split}-worst-{number:02}.png"
-        sample, target = samples[index]
-        with experiment.autocast:
-            if analysis.draw:
-                pictures.write(path, analysis.draw(index, sample))
-            else:
-                inputs = sample[None].to(experiment.device)
-                targets = target[None].to(experiment.device)
-                pictures.save(path, experiment, inputs, targets, experiment.model)
+    worst = [] if analysis.badness is None else numpy.argsort(-analysis.badness, kind="stable")[:WORST].tolist()
+    found = []
+    for number, index in enumerate(worst, 1):
+        path, (sample, target) = folder / f"{split}-worst-{number:02}.png", samples[index]
+        if analysis.draw:
+            pictures.write(path, analysis.draw(index, sample))
+        else:
+            batch = (part[None].to(experiment.device) for part in (sample, target))
+            pictures.save(path, experiment, *batch, experiment.model)
         picture = {"picture": path.name} if path.exists() else {}
-        worst.append({"sample": str(name), "index": index, **analysis.describe(index), **picture})
-    return worst
+        name = samples.names[index] if samples.names else index
+        found.append({"sample": str(name), "index": index, **analysis.describe(index), **picture})
+    return found
 
 
-def _write(folder: Path, split: str, found: dict) -> None:
-    with checkpoint.replacing(folder / f"{split}.json") as file:
-        file.write((json.dumps(found) + "\n").encode())
-    if found["table"]:
-        text = io.StringIO()
-        rows = [{"class": name, **row} for name, row in found["table"].items()]
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        with checkpoint.replacing(folder / f"{split}-classes.csv") as file:
-            file.write(text.getvalue().encode())
+def _write(path: Path, found: dict) -> None:
+    text = io.StringIO()
+    for row in [["class", *columns] for columns in found["table"].values()][:1]:
+        csv.writer(text, lineterminator="\n").writerow(row)
+    rows = [[name, *row.values()] for name, row in found["table"].items()]
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    for suffix, content in ((".json", json.dumps(found) + "\n"), ("-classes.csv", text.getvalue())):
+        with checkpoint.replacing(path.with_name(path.name + suffix)) as file:
+            file.write(content.encode())
