@@ -64,7 +64,7 @@ def load_folder(experiment, source: str) -> tuple:
         raise IngredientsError(f"--on {source}: {reason}; expected validation, testing, training, or a folder")
     settings |= {"source": str(Path(source).expanduser())} | ({"split": "training"} if "split" in settings else {})
     experiment.functions.made["testing.load_dataset"] = resolve(Ingredients(settings))
-    return Path(source).resolve().stem, experiment.load_checked("testing")
+    return f"folder-{Path(source).resolve().stem}", experiment.load_checked("testing")
 
 
 def describe(found: dict) -> list[str]:

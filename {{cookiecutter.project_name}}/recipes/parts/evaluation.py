@@ -4,7 +4,7 @@ samples, metrics   300, {"accuracy": 0.97, ...}
 intervals          {"accuracy": [0.95, 0.99], ...}: of 95 % confidence, by resampling the samples
 table              by class: {"dog": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20}, ...}
 confusion          {"classes": [...], "counts": [[...], ...]}: a row for each true class
-calibration        {"ece": 0.02, "bins": [{"low": 0.6, "high": 0.67, "count": 8, "confidence": 0.63, "accuracy": 0.6}, ...]}
+calibration        {"ece": 0.02, "bins": [{"low": 0.6, "high": 0.67, "count": 8, "accuracy": 0.6, ...}, ...]}
 curves             by class: {"threshold": [...], "precision": [...], "recall": [...]}
 thresholds         by class: {"threshold": 0.4, "precision": 0.9, ...}, if they were asked for
 worst              [{"sample": its file, "picture": "validation-worst-01.png", "loss": 4.2, ...}, ...]
@@ -78,7 +78,7 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
     part = find_part(experiment.task)
     kept = (carried(part, "Outputs") or Outputs)(experiment.model)
     batches = progress(experiment.read(samples, experiment.evaluation_batch_size)(order), count, split)
-    views = experiment.functions.at("testing.views") if split == "testing" else None
+    views = experiment.functions.at("testing.views") if split not in ("training", "validation") else None
     watched = replace(experiment, metrics=Metrics({**experiment.metrics, "": kept}))
     metrics = watched.evaluate(experiment.model, _timed(batches, kept, seconds), views)
     speed = {"model": count / sum(seconds), "all": count / (time.perf_counter() - started)}
