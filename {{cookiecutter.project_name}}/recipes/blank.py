@@ -67,14 +67,15 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """What `python -m recipes.predict` prints for each of inputs."""
-    return [f"{value:.4f}" for value in model.eval()(inputs)[:, 0].tolist()]
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """What `python -m recipes.predict` writes for each of inputs, ready for JSON. Yours: `top` and `thresholds`."""
+    return [{"value": value} for value in model.eval()(inputs)[:, 0].tolist()]
 
 
-def read_sample(given: str, input_format: dict) -> torch.Tensor:
-    """The sample that an argument of `python -m recipes.predict` names. Here: numbers."""
+def read_sample(given, input_format: dict) -> torch.Tensor:
+    """The sample that an argument of `python -m recipes.predict` names, or an Upload. Here: numbers."""
+    text = given if isinstance(given, str) else given.getvalue().decode(errors="replace")
     try:
-        return torch.tensor([float(number) for number in given.split(",")])
+        return torch.tensor([float(number) for number in text.split(",")])
     except ValueError:
         raise IngredientsError(f"{given}: expected numbers separated by commas, such as 0.5,-0.2") from None

@@ -69,17 +69,20 @@ def probabilities(model, inputs, views=None) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The labels of each input with a probability of at least 0.5, the most probable first."""
-    lines = []
-    for row in probabilities(model, inputs, views):
-        order = row.argsort(descending=True).tolist()
-        lines.append("  ".join(f"{classes[i]} {row[i]:.4f}" for i in order if row[i] >= 0.5) or "none")
-    return lines
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"labels": those of each input that reach their threshold, or 0.5, the most probable first}."""
+    predictions, limits = [], thresholds or {}
+    for row in probabilities(model, inputs, views).tolist():
+        order = sorted(range(len(classes)), key=row.__getitem__, reverse=True)
+        sure = [index for index in order if row[index] >= limits.get(classes[index], 0.5)]
+        predictions.append({"labels": {classes[index]: round(row[index], 6) for index in sure}})
+    return predictions
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
     """Images with their labels above; with a model those that it predicts."""
     named = [", ".join(classes[i] for i in row.nonzero()[:, 0].tolist()) or "none" for row in targets]
-    named = named if model is None else predict(model, inputs, classes)
+    named = (
+        named if model is None else [", ".join(found["labels"]) or "none" for found in predict(model, inputs, classes)]
+    )
     return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, named, strict=True)]
