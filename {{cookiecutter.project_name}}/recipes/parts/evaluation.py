@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from PIL import Image
 
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import Metrics, carried
@@ -197,7 +198,7 @@ def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: st
     for number, index in enumerate(worst, 1):
         path, (sample, target) = folder / f"{split}-worst-{number:02}.png", samples[index]
         if analysis.draw:
-            pictures.write(path, analysis.draw(index, sample))
+            Image.fromarray(analysis.draw(index, sample).permute(1, 2, 0).contiguous().numpy()).save(path)
         else:
             batch = (part[None].to(experiment.device) for part in (sample, target))
             pictures.save(path, experiment, *batch, experiment.model)

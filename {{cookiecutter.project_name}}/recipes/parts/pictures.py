@@ -25,11 +25,7 @@ def save(path: Path, experiment, inputs, targets, model=None) -> None:
     tiles = [torch.nn.functional.pad(image, (1, 1, 1, 1)) for image in drawn]
     tiles += [torch.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [torch.cat(tiles[start : start + columns], 2) for start in range(0, len(tiles), columns)]
-    write(path, torch.cat(rows, 1))
-
-
-def write(path: Path, pixels: torch.Tensor) -> None:
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path)
+    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(path)
 
 
 def some_of(count: int) -> torch.Tensor:
