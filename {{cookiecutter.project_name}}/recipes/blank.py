@@ -68,14 +68,13 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
-    """What `python -m recipes.predict` writes for each of inputs, ready for JSON. Yours: `top` and `thresholds`."""
+    """What `python -m recipes.predict` writes for each of inputs, ready for JSON."""
     return [{"value": value} for value in model.eval()(inputs)[:, 0].tolist()]
 
 
-def read_sample(given, input_format: dict) -> torch.Tensor:
-    """The sample that an argument of `python -m recipes.predict` names, or an Upload. Here: numbers."""
-    text = given if isinstance(given, str) else given.getvalue().decode(errors="replace")
+def read_sample(given: str, input_format: dict) -> torch.Tensor:
+    """The sample that an argument of `python -m recipes.predict` names. Here: numbers."""
     try:
-        return torch.tensor([float(number) for number in text.split(",")])
+        return torch.tensor([float(number) for number in given.split(",")])
     except ValueError:
         raise IngredientsError(f"{given}: expected numbers separated by commas, such as 0.5,-0.2") from None
