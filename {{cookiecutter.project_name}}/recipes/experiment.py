@@ -137,9 +137,8 @@ class Experiment:
         """(metrics, number of samples) of the model on a split; `progress(batches, count, text) -> batches`."""
         samples = self.load_checked(split)
         order = self.some(samples)
-        count = len(samples if order is None else order)
         batches = self.read(samples, self.evaluation_batch_size)(order)
-        views = self.functions.at("testing.views") if split == "testing" else None
+        views, count = self.functions.at(f"{split}.views"), len(samples if order is None else order)
         return self.evaluate(self.model, progress(batches, count, split), views), count
 
     def schedule(self, steps_per_epoch: int, history: list[dict]):
