@@ -135,8 +135,7 @@ class Experiment:
 
     def evaluate_split(self, split: str, progress) -> tuple[dict[str, float], int]:
         """(metrics, number of samples) of the model on a split; `progress(batches, count, text) -> batches`."""
-        samples = self.load_checked(split)
-        order = self.some(samples)
+        order = self.some(samples := self.load_checked(split))
         batches = self.read(samples, self.evaluation_batch_size)(order)
         views, count = self.functions.at(f"{split}.views"), len(samples if order is None else order)
         return self.evaluate(self.model, progress(batches, count, split), views), count

@@ -21,8 +21,7 @@ def check_data(architecture, samples) -> int:
     """The number of labels."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is None or targets.ndim != 2 or not ((targets == 0) | (targets == 1)).all():
-        message = "expected targets (N, labels) of 0 and 1, as load_image_csv returns"
-        raise SettingError("training.load_dataset", message)
+        raise SettingError("training.load_dataset", "expected targets (N, labels) of 0 and 1, as of load_image_csv")
     if wanted not in (None, targets.shape[1]):
         raise SettingError("model.architecture.output_classes", f"the data has {targets.shape[1]} labels")
     return targets.shape[1]
@@ -44,17 +43,12 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 
 @torch.inference_mode()
 def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
-    seen = [(probabilities(model, inputs, views), targets) for inputs, targets in batches]
-    outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
-    metrics.update(outputs, targets)
-    return measure(outputs, targets)
-
-
-def measure(outputs, targets) -> dict[str, float]:
-    """METRICS of probabilities and targets (N, labels)."""
     need("torchmetrics")
     from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
+    seen = [(probabilities(model, inputs, views), targets) for inputs, targets in batches]
+    outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
+    metrics.update(outputs, targets)
     return {
         "loss": float(F.binary_cross_entropy(outputs, targets.float())),
         "map": float(multilabel_average_precision(outputs, targets.long(), targets.shape[1])),

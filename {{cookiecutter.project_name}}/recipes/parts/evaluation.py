@@ -79,7 +79,7 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
     part = find_part(experiment.task)
     kept = (carried(part, "Outputs") or Outputs)(experiment.model)
     batches = progress(experiment.read(samples, experiment.evaluation_batch_size)(order), count, split)
-    views = experiment.functions.at("testing.views") if split not in ("training", "validation") else None
+    views = None if split in ("training", "validation") else experiment.functions.at("testing.views")
     watched = replace(experiment, metrics=Metrics({**experiment.metrics, "": kept}))
     metrics = watched.evaluate(experiment.model, _timed(batches, kept, seconds), views)
     speed = {"model": count / sum(seconds), "all": count / (time.perf_counter() - started)}
@@ -162,6 +162,12 @@ def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
     ends = numpy.flatnonzero(numpy.diff(scores[order], append=-numpy.inf))  # equal scores pass together
     hits = numpy.cumsum(right[order])[ends]
     return {"threshold": scores[order][ends], "precision": hits / (ends + 1), "recall": hits / max(positives, 1)}
+
+
+def average_precision(*one) -> float:
+    """Of what `precision_recall` takes."""
+    curve = precision_recall(*one)
+    return float((numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum())
 
 
 def as_curves(ranked: dict) -> dict[str, dict]:
