@@ -38,6 +38,7 @@ class Run:
         self.folder, self.state, self.tracker = None, None, None
         self.saved_at, self.asked_to_save = time.monotonic(), False
         self.asked_to_stop = None  # (exit code, why)
+        self.hidden = None  # whether to show no bars; None: unless somebody watches
         self.samples, self.waited = 0, 0.0  # read since `progress` was called, and the seconds that it took to get them
 
     def create(self, ingredients: Ingredients) -> None:
@@ -103,7 +104,7 @@ class Run:
         state: of the training; its checkpoint is saved between batches when that is due or a signal asks for it
         """
         self.samples, self.waited, started = 0, 0.0, time.perf_counter()
-        with tqdm(total=count, desc=text, leave=False, disable=None, mininterval=0.25, unit=" samples") as bar:
+        with tqdm(total=count, desc=text, leave=False, disable=self.hidden, mininterval=0.25, unit=" samples") as bar:
             for batch in batches:
                 self.waited += time.perf_counter() - started
                 self.samples += len(batch[0])
@@ -116,7 +117,7 @@ class Run:
                 started = time.perf_counter()
 
     def measure(self, seconds: float, device) -> dict[str, float]:
-        """Of the training of an epoch: how fast, the share of the time spent waiting for data, the peak memory in GB."""
+        """Of the training of an epoch: how fast, the share of time spent waiting for data, the peak memory in GB."""
         rates = self.samples / seconds, self.waited / seconds, peak_memory(device) / 1e9
         return dict(zip(MEASURED, (round(value, 3) for value in (seconds, *rates)), strict=True))
 

@@ -1,0 +1,282 @@
+"""What several processes that train one model do otherwise than one. Imported under torchrun alone.
+
+    torchrun --nproc-per-node 2 train.py
+
+Each process trains on its part of each batch, and DistributedDataParallel averages the gradients. The order of samples
+is that of one process, and so are the losses, unless something is drawn at random for a batch or a batch norm sees it.
+"""
+
+import math
+import os
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property, partial
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from core import SettingError
+from recipes.experiment import Experiment
+from recipes.parts import samples as data
+from recipes.parts.calling import Metrics, blame, carried
+from recipes.parts.workers import to_device
+from recipes.run import Run
+from recipes.settings import Parallel, read_section
+
+RUN = "autotrain/run"  # the folder of the run, in the store of torchrun, which survives a restart of the processes
+
+
+def join(experiment: Experiment) -> tuple["SharedExperiment", "SharedRun"]:
+    """Join the processes that torchrun has started: the experiment and the run as they share it."""
+    settings = read_section(experiment.ingredients, "training.parallel", Parallel)
+    refuse(experiment, settings)
+    if experiment.device.type != "cpu":
+        torch.accelerator.set_device_index(environ("LOCAL_RANK"))
+    if not dist.is_initialized():
+        backend = "cpu:gloo" if experiment.device.type == "cpu" else f"cpu:gloo,{experiment.device.type}:nccl"
+        dist.init_process_group(backend, timeout=timedelta(minutes=settings.timeout))
+    kind = SharedExperiment
+    if settings.strategy == "fsdp":
+        from recipes.parts.sharded import ShardedExperiment as kind
+    shared = kind(**vars(experiment))
+    shared.settings, shared.rank, shared.size = settings, dist.get_rank(), dist.get_world_size()
+    shared.metrics = SharedMetrics(experiment.metrics)
+    shared.store = dist.TCPStore(os.environ["MASTER_ADDR"], environ("MASTER_PORT"), is_master=False)
+    folder = shared.store.get(RUN).decode() if shared.store.check([RUN]) else None
+    shared.start, folder = broadcast([uuid.uuid4().hex, folder])
+    if download := experiment.functions.at("project.data.download"):
+        with shared.local_first("download"), blame("project.data.download"):
+            download()
+    return shared, SharedRun(shared, folder)
+
+
+def refuse(experiment: Experiment, settings: Parallel) -> None:
+    """Refuse what is not made for several processes."""
+    scheme, device, size = experiment.scheme, experiment.device, environ("WORLD_SIZE")
+    wrong = {}
+    if carried(experiment.task, "LOSSES"):
+        wrong["project.meta.task"] = "networks that take turns need one process"
+    for path in ("training.scheme.batch_size", "training.optimizer.learning_rate"):
+        if experiment.ingredients.at(path) == "auto":
+            wrong[path] = "let one process choose it, and write it here"
+    if scheme.batch_size != "auto" and scheme.batch_size * scheme.accumulate < size:
+        wrong["training.scheme.batch_size"] = f"{size} processes divide a batch; raise it"
+    devices = math.inf if device.type == "cpu" else torch.accelerator.device_count()
+    if device.index is not None or environ("LOCAL_RANK") >= devices:
+        wrong["training.scheme.device"] = "each process needs one of its own: set it to auto, start one for each GPU"
+    if settings.sync_batch_norm and device.type == "cpu":
+        wrong["training.parallel.sync_batch_norm"] = "needs GPUs"
+    for key in ("ema", "swa", "frozen_epochs", "compile") if settings.strategy == "fsdp" else ():
+        if vars(scheme)[key]:
+            wrong[f"training.scheme.{key}"] = "needs strategy = ddp"
+    for path, reason in wrong.items():
+        raise SettingError(path, f"under torchrun: {reason}")
+
+
+def environ(name: str) -> int:
+    return int(os.environ[name])
+
+
+def broadcast(value):
+    """The value that the first process has, in all of them."""
+    told = [value]
+    dist.broadcast_object_list(told)
+    return told[0]
+
+
+class SharedExperiment(Experiment):
+    """An experiment of several processes, by the methods in which it differs from one."""
+
+    is_split = False  # whether each process evaluates a part of the samples
+
+    @contextmanager
+    def local_first(self, name: str):
+        """Enter in the first process of this host; in its others once that has left."""
+        key = f"{self.start}/{os.environ['GROUP_RANK']}/{name}"
+        if environ("LOCAL_RANK"):
+            self.store.wait([key], timedelta(days=1))  # a download may take its time
+        yield
+        if not environ("LOCAL_RANK"):
+            self.store.set(key, "done")
+
+    def load(self, split: str):
+        """Decoded once on a host: what its first process keeps in memory it writes to a file, which the others map."""
+        file, scheme = Path(tempfile.gettempdir(), f"{self.start}-{split}.pt"), self.scheme
+        with self.local_first(split):
+            if environ("LOCAL_RANK"):
+                self.scheme = replace(scheme, memory=0.0)
+            samples = super().load(split)
+            self.scheme = scheme
+            if samples is not None and samples.kept and environ("LOCAL_WORLD_SIZE") > 1:
+                torch.save([*samples.kept, samples.targets], file)
+        if environ("LOCAL_RANK") and file.exists():
+            *kept, targets = torch.load(file, mmap=True)
+            samples = replace(samples, kept=tuple(kept), targets=targets)
+        if self.store.add(f"{file.name}/{os.environ['GROUP_RANK']}", 1) == environ("LOCAL_WORLD_SIZE"):
+            file.unlink(missing_ok=True)  # all have it
+        return samples
+
+    @cached_property
+    def workers(self) -> int:
+        count = super().workers
+        return math.ceil(count / environ("LOCAL_WORLD_SIZE")) if self.scheme.workers == "auto" else count
+
+    def seed(self, purpose: str, *key: int) -> None:
+        super().seed(purpose, *key, *[self.rank] * (purpose == "step" and self.rank > 0))
+
+    def once(self, function, run, *facts):
+        result = function(run, *facts) if self.rank == 0 else None
+        result, run.folder, run.state = broadcast([result, run.folder, run.state])
+        return result
+
+    def wrap(self, model, batch_size: int):
+        """The model whose backward pass averages the gradients."""
+        self.scale_losses(batch_size)
+        self.try_evaluation()
+        if self.settings.sync_batch_norm:
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        unused = self.settings.find_unused_parameters or self.scheme.frozen_epochs > 0
+        return Wrapped(model, find_unused_parameters=unused)
+
+    def scale_losses(self, batch_size: int) -> None:
+        """Let each process count by its samples, if they do not have equally many."""
+        if batch_size % self.size:
+            mine = len(torch.arange(batch_size).tensor_split(self.size)[self.rank])
+            scale = partial(_scaled, mine * self.size / batch_size)
+            self.phases = [(*rest, partial(scale, loss)) for *rest, loss in self.phases]
+
+    def last_syncs(self, parts, model):
+        """The parts of a batch, whose gradients are averaged with those of the last one."""
+        for part in parts:
+            with nullcontext() if part is parts[-1] else model.no_sync():
+                yield part
+
+    def share(self, order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+        """This process's part of each batch."""
+        return list(order.view(len(order) // batch_size, batch_size).tensor_split(self.size, 1)[self.rank])
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.size
+
+    def even(self, model) -> None:
+        """Give all processes the buffers of the first one: batch norms have seen other samples in each."""
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+    def try_evaluation(self) -> None:
+        """Split evaluations if the task's gathers what processes find, which a trial on two samples shows."""
+        tried, count = SharedMetrics(), min(2, len(self.validation))
+        batches = data.reader(self.validation, count, self.device)(torch.arange(count))
+        self.task.evaluate(self.model.eval(), batches, tried)
+        self.is_split = tried.is_complete
+
+    def some(self, samples) -> list[torch.Tensor] | torch.Tensor | None:
+        order = super().some(samples)
+        count = len(samples if order is None else order)
+        self.metrics.is_split = self.is_split and count >= self.size
+        if not self.metrics.is_split:
+            return order
+        rounds = min(math.ceil(count / self.evaluation_batch_size), count // self.size)  # as many in each process
+        return list(torch.arange(count).tensor_split(rounds * self.size)[self.rank :: self.size])
+
+    def evaluate(self, model, batches, views=None) -> dict[str, float]:
+        return broadcast(super().evaluate(model, batches, views))
+
+
+def _scaled(weight: float, loss, *facts):
+    return loss(*facts) * weight
+
+
+class Wrapped(DistributedDataParallel):
+    """With the attributes of the model that it wraps, for which losses may ask."""
+
+    def __getattr__(self, name: str):
+        module = super().__getattr__("module")
+        return module if name == "module" else getattr(module, name)
+
+
+class SharedMetrics(Metrics):
+    """Metrics of all processes: torchmetrics sync by themselves; what others have to see is gathered."""
+
+    def __init__(self, metrics=()):
+        super().__init__(metrics)
+        self.is_split = self.is_complete = self.is_partial = False
+        self.parts = []  # that are to be gathered
+        syncing = {name: metric for name, metric in self.items() if isinstance(metric, torch.nn.Module)}
+        for module in (module for metric in syncing.values() for module in metric.modules()):
+            module.distributed_available_fn = lambda: self.is_partial
+        self.syncing, self.others = Metrics(syncing), Metrics({k: v for k, v in self.items() if k not in syncing})
+
+    def gathered(self, parts) -> list:
+        self.is_complete = True
+        if not self.is_split:
+            return parts
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, to_device(list(parts), "cpu"))
+        return [part for row in zip_longest(*found) for part in row if part is not None]
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.is_partial = self.is_split and not self.is_complete
+        if not self.is_partial:
+            return super().update(outputs, targets)
+        self.syncing.update(outputs, targets)
+        if self.others:
+            self.parts.append((outputs, targets))
+
+    def compute(self) -> dict[str, float]:
+        if self.is_partial:
+            for outputs, targets in self.gathered(self.parts):
+                self.others.update(outputs, targets)
+        self.parts, self.is_complete = [], False
+        return super().compute()
+
+
+class SharedRun(Run):
+    """A run of which the first process writes; all save and stop after the same step."""
+
+    def __init__(self, experiment: SharedExperiment, interrupted: str | None):
+        super().__init__(experiment)
+        self.experiment, self.interrupted = experiment, interrupted
+        if experiment.rank:
+            self.log = self.record = self.report = self.name_checkpoint = lambda *_, **__: None
+            self.hidden = True
+
+    def create(self, ingredients) -> None:
+        self.experiment.once(Run.create, self, ingredients)
+
+    def measure(self, *facts) -> dict[str, float]:
+        self.samples *= self.experiment.size
+        return super().measure(*facts)
+
+    def save(self, state) -> None:
+        if self.experiment.rank == 0:
+            super().save(state)
+            self.experiment.store.set(RUN, str(self.folder))
+        else:
+            state.state_dict()  # of which it may have a part
+            self.saved_at = time.monotonic()
+
+    def _is_save_due(self) -> bool:
+        return self.agree(super()._is_save_due())
+
+    def exit_if_requested(self, after: str) -> None:
+        self.agree()
+        super().exit_if_requested(after)
+
+    def agree(self, due: bool = False) -> bool:
+        """Let all processes do what one of them was asked to; returns whether to save."""
+        asked = torch.tensor([due, self.asked_to_save, (self.asked_to_stop or [0])[0]])
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        due, self.asked_to_save, code = asked.tolist()
+        if code and not self.asked_to_stop:
+            self.asked_to_stop = code, "another process"
+        return bool(due)
