@@ -68,6 +68,7 @@ def overrides(archive, tmp_path, monkeypatch):
         "training.optimizer.learning_rate": "0.05",
         "training.scheme.early_stop": "False",
         "training.scheme.validation_fraction": "0.2",
+        "training.model.report": "False",  # a process of its own, which most tests do not look at
     }
 
 
