@@ -63,17 +63,18 @@ def probabilities(model, inputs, views=None) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The labels of each input with a probability of at least 0.5, the most probable first."""
-    lines = []
-    for row in probabilities(model, inputs, views):
-        order = row.argsort(descending=True).tolist()
-        lines.append("  ".join(f"{classes[i]} {row[i]:.4f}" for i in order if row[i] >= 0.5) or "none")
-    return lines
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"labels": those of each input that reach their threshold, or 0.5, the most probable first}."""
+    limits, rows = thresholds or {}, probabilities(model, inputs, views).tolist()
+    ranked = (sorted(zip(row, classes, strict=True), reverse=True) for row in rows)
+    return [{"labels": {name: round(p, 6) for p, name in row if p >= limits.get(name, 0.5)}} for row in ranked]
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
     """Images with their labels above; with a model those that it predicts."""
-    named = [", ".join(classes[i] for i in row.nonzero()[:, 0].tolist()) or "none" for row in targets]
-    named = named if model is None else predict(model, inputs, classes)
-    return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, named, strict=True)]
+    if model is None:
+        named = [[classes[i] for i in row.nonzero()[:, 0].tolist()] for row in targets]
+    else:
+        named = [found["labels"] for found in predict(model, inputs, classes)]
+    texts = [", ".join(names) or "none" for names in named]
+    return list(map(captioned, map(as_pixels, inputs), texts))

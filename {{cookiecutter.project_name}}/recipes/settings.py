@@ -117,6 +117,7 @@ SECTIONS = {
     "testing.views": "views",
     "testing.load_dataset": "load_dataset",
     "testing.preprocess": "preprocess",
+    "testing.postprocess": "postprocess",
 }
 
 
