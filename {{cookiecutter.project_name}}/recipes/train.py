@@ -168,8 +168,10 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 torch.optim.swa_utils.update_bn(read(order), state.eval_model, experiment.device)
             batches = read_validation(experiment.some(experiment.validation))
             batches = run.progress(batches, len(experiment.validation), "validation", state)
-            metrics = experiment.evaluate(state.eval_model, batches)
-            is_best = state.end_epoch(metrics, schedule((epoch * steps_per_epoch + state.step - 1) / steps))
+            is_best = state.end_epoch(
+                experiment.evaluate(state.eval_model, batches),
+                schedule((epoch * steps_per_epoch + state.step - 1) / steps),
+            )
 
             # Checkpoint
             run.save(state)
