@@ -17,10 +17,9 @@ import train as train_script
 from core import registry
 from pantry.download import download_archive
 from recipes import classification, predict, schema, validate
-from recipes.parts.calling import MEASURED
 from recipes.parts.command import split_overrides
 from recipes.parts.origins import resolved_text, unused_settings, users
-from recipes.settings import SECTIONS, declared_paths
+from recipes.settings import MEASURED, SECTIONS, declared_paths
 
 HERE = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 INI = str(HERE / "ingredients.ini")

@@ -1,9 +1,7 @@
 """Several processes train one model as one does. Long: `python -m pytest -m long tests/test_parallel.py`."""
 
 import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,12 @@ from core import resolve
 from recipes.parts import checkpoint
 from recipes.settings import read_ingredients
 from recipes.train import train as recipe
-from tests.helpers import equal, metrics_of, state_of
+from tests.helpers import metrics_of
 from tests.test_interruptions import SERVER
 
-SERVER.set_forkserver_preload(["recipes.train", "recipes.classification", "torchvision", "torchmetrics", "torch.distributed.fsdp"])
+SERVER.set_forkserver_preload(
+    ["recipes.train", "recipes.classification", "torchvision", "torchmetrics", "torch.distributed.fsdp"]
+)
 
 FUNCTIONS = '''
 import torch

@@ -20,6 +20,8 @@ from core.registry import check_functions
 from core.values import BROKEN
 
 FREE = "project"  # the section that may contain facts that no code reads
+# Of an epoch, beside its metrics; waiting: for data, as a share of the seconds; memory: the most so far, in GB.
+MEASURED = ("seconds", "samples_per_second", "waiting", "memory")
 
 
 def setting(default, doc: str):
@@ -97,6 +99,7 @@ class Saving:
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
     checkpoint_minutes: Amount = setting(10.0, "between checkpoints within an epoch, which ends with one")
     runs: str = setting("runs", "folder in which each run gets a folder")
+    report: bool = setting(True, "write report.html after each epoch, in another process; see recipes/report.py")
 
 
 @dataclass(frozen=True)

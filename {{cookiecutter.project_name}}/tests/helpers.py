@@ -5,7 +5,7 @@ import json
 import torch
 
 from recipes.parts import checkpoint
-from recipes.parts.calling import MEASURED
+from recipes.settings import MEASURED
 
 
 def metrics_of(folder):

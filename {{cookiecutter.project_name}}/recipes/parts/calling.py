@@ -7,9 +7,6 @@ import torch
 
 from core import IngredientsError, SettingError
 
-# What a run reports of an epoch besides metrics: seconds, the share of them spent waiting for data, peak memory in GB.
-MEASURED = ("seconds", "samples_per_second", "waiting", "memory")
-
 
 def carried(thing, name: str):
     """What a function, data set or task may have besides, or None; recipes/contracts.py lists it."""

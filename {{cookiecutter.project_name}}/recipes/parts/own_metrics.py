@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import torch
 
 from core import SettingError
-from recipes.parts.calling import MEASURED, Metrics, carried
+from recipes.parts.calling import Metrics, carried
+from recipes.settings import MEASURED
 
 NAMES = ("epoch", "train_loss", *MEASURED, "split", "finished")  # of what a run reports besides metrics
 
