@@ -147,9 +147,9 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
 
                 for network, optimizer, loss_of in experiment.phases:  # one; of a GAN two, which take turns
                     parts = microbatches(inputs, targets, scheme.accumulate)
-                    for micro_inputs, micro_targets in experiment.last_syncs(parts, model):
+                    for part in experiment.last_syncs(parts, model):
                         with experiment.autocast:
-                            loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
+                            loss = loss_of(model, *part, experiment.criterion)
                         if state.step == 0:
                             check_loss(loss, experiment)
                         if scheme.accumulate > 1:

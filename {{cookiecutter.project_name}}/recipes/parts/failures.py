@@ -36,7 +36,7 @@ def refuse_loss(recent, folder, state, order: torch.Tensor, batch_size: int) -> 
     """
     experiment, kept = state.experiment, {"inputs": [], "targets": [], "samples": []}
     samples = experiment.training
-    batches = split(experiment.share(order, batch_size), len(order), batch_size)
+    batches = split(len(order), batch_size, experiment.share(order, batch_size))
     for inputs, targets, step in recent:
         indices = [int(index) % len(samples) for index in batches[step - 1]]
         kept["inputs"].append(to_device(inputs, "cpu"))

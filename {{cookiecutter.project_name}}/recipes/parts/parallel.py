@@ -205,16 +205,16 @@ class Wrapped(DistributedDataParallel):
 
 
 class SharedMetrics(Metrics):
-    """Metrics of all processes: torchmetrics sync by themselves; what others have to see is gathered."""
+    """Metrics that are given what all processes found, so that their values are those of one process."""
+
+    is_split = is_complete = False  # whether processes evaluate parts of the samples; whether these are put together
 
     def __init__(self, metrics=()):
         super().__init__(metrics)
-        self.is_split = self.is_complete = self.is_partial = False
-        self.parts = []  # that are to be gathered
-        syncing = {name: metric for name, metric in self.items() if isinstance(metric, torch.nn.Module)}
-        for module in (module for metric in syncing.values() for module in metric.modules()):
-            module.distributed_available_fn = lambda: self.is_partial
-        self.syncing, self.others = Metrics(syncing), Metrics({k: v for k, v in self.items() if k not in syncing})
+        self.parts = []
+        for metric in self.values():
+            for module in metric.modules() if isinstance(metric, torch.nn.Module) else ():
+                module.distributed_available_fn = bool  # False: a metric of torchmetrics need not sync by itself
 
     def gathered(self, parts) -> list:
         self.is_complete = True
@@ -225,18 +225,16 @@ class SharedMetrics(Metrics):
         return [part for row in zip_longest(*found) for part in row if part is not None]
 
     def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
-        self.is_partial = self.is_split and not self.is_complete
-        if not self.is_partial:
-            return super().update(outputs, targets)
-        self.syncing.update(outputs, targets)
-        if self.others:
+        if self.is_split and not self.is_complete:
             self.parts.append((outputs, targets))
+        else:
+            super().update(outputs, targets)
 
     def compute(self) -> dict[str, float]:
-        if self.is_partial:
-            for outputs, targets in self.gathered(self.parts):
-                self.others.update(outputs, targets)
-        self.parts, self.is_complete = [], False
+        parts, self.parts = self.parts, []
+        for outputs, targets in self.gathered(parts) if parts else ():
+            super().update(outputs, targets)
+        self.is_complete = False
         return super().compute()
 
 
