@@ -1,7 +1,9 @@
 """Several processes train one model as one does. Long: `python -m pytest -m long tests/test_parallel.py`."""
 
+import faulthandler
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,7 @@ def work(folder, ini, resume, environment):
     os.chdir(folder)
     os.environ.update(environment)
     sys.stdout = sys.stderr = open(f"{ini}-{environment.get('RANK')}.log", "w", buffering=1)  # noqa: SIM115
+    faulthandler.dump_traceback_later(100, exit=True)
     torch.set_num_threads(1)
     ingredients = read_ingredients(ini)
     recipe(ingredients, resolve(ingredients), resume)
@@ -85,8 +88,13 @@ class Launched:
             self.processes[-1].start()
 
     def codes(self):
-        for process in self.processes:
-            process.join()
+        """Of all, when they have ended; if one fails the others are ended, as torchrun does."""
+        while any(process.is_alive() for process in self.processes):
+            time.sleep(0.02)
+            if any(process.exitcode for process in self.processes):
+                for process in self.processes:
+                    process.join(2)
+                    process.terminate()
         return [process.exitcode for process in self.processes]
 
     def said(self):

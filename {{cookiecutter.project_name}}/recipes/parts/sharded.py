@@ -4,7 +4,7 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from recipes.parts.parallel import SharedExperiment
+from recipes.parts.shared import SharedExperiment
 
 
 class ShardedExperiment(SharedExperiment):
