@@ -47,7 +47,7 @@ def resume_run(run: Run, name: str, ingredients: Ingredients, scheme: Scheme) ->
     if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
         checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
     # An epoch whose checkpoint was not written is repeated.
-    kept = [*state["history"], *(line for line in _recorded(folder) if "train_loss" not in line)]
+    kept = [*state["history"], *(line for line in recorded(folder) if "train_loss" not in line)]
     with checkpoint.replacing(folder / "metrics.jsonl") as file:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
     run.folder, run.state = folder, state
@@ -97,11 +97,11 @@ def restore(experiment: Experiment, state: dict) -> None:
 def is_finished(folder: Path, state: dict, scheme: Scheme) -> bool:
     """Whether a run came to its end, with test metrics and weights written."""
     stopped = scheme.early_stop and state["since_best"] >= scheme.patience
-    finished = [line["finished"] for line in _recorded(folder) if "finished" in line]
+    finished = [line["finished"] for line in recorded(folder) if "finished" in line]
     return (state["epoch"] >= scheme.epochs or stopped) and state["epoch"] in finished
 
 
-def _recorded(folder: Path) -> list[dict]:
+def recorded(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl, of which the last may be cut."""
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
