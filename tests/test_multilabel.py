@@ -49,7 +49,11 @@ def test_it_trains_evaluates_and_predicts(train, own):
 def test_labels_that_are_predicted_are_named():
     model = torch.nn.Identity()
     logits = torch.tensor([[3.0, 2.0, -1.0], [-1.0, -2.0, -3.0]])
-    assert multilabel.predict(model, logits, ["a", "b", "c"]) == ["a 0.9526  b 0.8808", "none"]
+    a_and_b = {"labels": {"a": 0.952574, "b": 0.880797}}
+    assert multilabel.predict(model, logits, ["a", "b", "c"]) == [a_and_b, {"labels": {}}]
+    limits = {"a": 0.96, "c": 0.2}
+    found = multilabel.predict(model, logits, ["a", "b", "c"], thresholds=limits)
+    assert [list(each["labels"]) for each in found] == [["b", "c"], []]
 
 
 @pytest.mark.parametrize("targets", [torch.tensor([0, 1]), torch.tensor([[0.5, 1.0], [0.0, 1.0]])])

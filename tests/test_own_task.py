@@ -55,7 +55,7 @@ def test_it_trains_is_measured_again_and_predicts(project, user_env):
     assert min(line["error"] for line in lines if "train_loss" in line) < 1  # pixel
     tested = re.search(r"on 297 test samples: (loss [\d.]+, error [\d.]+)", said)[1]
     again = run(project, user_env, "-m", "recipes.validate", "keypoints.ini", "--on", "testing")
-    assert again == f"testing: {tested} (297 samples)\n"
+    assert again.startswith(f"testing: {tested} (297 samples)\n")
     for picture in ("batch.png", "predictions.png"):
         assert (metrics.parent / picture).is_file()
     assert "ok" in run(project, user_env, "train.py", "keypoints.ini", "--check").splitlines()[-1]
@@ -65,7 +65,7 @@ def test_it_trains_is_measured_again_and_predicts(project, user_env):
     canvas.paste(Image.open(next(project.glob("data/digits/testing/0/*.png"))), (20, 3))  # middle: 23.5, 6.5
     canvas.save(project / "zero.png")
     said = run(project, user_env, "-m", "recipes.predict", "zero.png", "--ingredients", "keypoints.ini")
-    x, y = re.fullmatch(r"zero\.png  x ([\d.]+)  y ([\d.]+)\n", said).groups()
+    x, y = re.fullmatch(r"zero\.png  ([\d.]+)  ([\d.]+)\n", said).groups()
     assert abs(float(x) - 23.5) < 2 and abs(float(y) - 6.5) < 2
 
 
@@ -78,7 +78,7 @@ def test_several_labels(project, user_env):
     assert max(line["map"] for line in lines if "train_loss" in line) > 0.97
     image = "data/digits/testing/8/" + sorted(path.name for path in (project / "data/digits/testing/8").iterdir())[0]
     said = run(project, user_env, "-m", "recipes.predict", image, "--ingredients", "multilabel.ini")
-    assert re.fullmatch(rf"{image}( +(even|round|large) [01]\.\d+)+\n", said)
+    assert re.fullmatch(rf"{image}((, |  )(even|round|large) [01]\.\d+)+\n", said)
 
 
 def test_a_gan_trains_and_draws(project, user_env):

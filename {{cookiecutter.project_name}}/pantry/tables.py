@@ -86,9 +86,11 @@ def _check_columns(source, header: list[str], inputs: list[str], target: str) ->
     refuse(wrong)
 
 
-def read_csv(source: str | Path, delimiter: str = ",") -> tuple[list[str], list]:
+def read_csv(source: str | Path | io.BytesIO, delimiter: str = ",") -> tuple[list[str], list]:
     """(names of the columns, (line number, cells) of each row). Raises IngredientsError."""
-    reader = csv.reader(io.StringIO(read_text(Path(source))), delimiter=delimiter, skipinitialspace=True)
+    is_file = not isinstance(source, io.BytesIO)
+    text = read_text(Path(source)) if is_file else source.getvalue().decode("utf-8-sig", "replace")
+    reader = csv.reader(io.StringIO(text, None), delimiter=delimiter, skipinitialspace=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         lines = [(reader.line_num, cells) for cells in reader if cells]

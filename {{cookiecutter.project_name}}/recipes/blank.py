@@ -67,9 +67,9 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """What `python -m recipes.predict` prints for each of inputs."""
-    return [f"{value:.4f}" for value in model.eval()(inputs)[:, 0].tolist()]
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """What `python -m recipes.predict` writes for each of inputs, ready for JSON."""
+    return [{"value": value} for value in model.eval()(inputs)[:, 0].tolist()]
 
 
 def read_sample(given: str, input_format: dict) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from core import SettingError, registry
 from recipes.parts.backbone import find_backbone
-from recipes.parts.pictures import as_pixels, captioned, read_image
+from recipes.parts.pictures import as_pixels, captioned
 
 METRICS = ("loss", "accuracy")  # what `evaluate` returns
 BEST = "accuracy"  # the one that selects the best epoch if the ingredients name none
@@ -96,13 +96,26 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The class and its probability for each of inputs (N, C, H, W), as text."""
-    probabilities, indices = logits_of(model.eval(), inputs, views).softmax(1).max(1)
-    return [f"{classes[index]}  {probability:.4f}" for probability, index in zip(probabilities, indices, strict=True)]
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"class", "probability"} for each of inputs (N, C, H, W).
+
+    With top > 1 also {"top": the most probable classes}; with thresholds {"sure": whether its own is reached}.
+    """
+    best = logits_of(model.eval(), inputs, views).softmax(1).topk(min(top, len(classes)))
+    predictions = []
+    for shares, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        found = {classes[index]: round(share, 6) for index, share in zip(indices, shares, strict=True)}
+        name, probability = next(iter(found.items()))
+        more = {"sure": probability >= thresholds.get(name, 0)} if thresholds else {}
+        predictions.append({"class": name, "probability": probability} | more | ({"top": found} if top > 1 else {}))
+    return predictions
 
 
-read_sample = read_image
+def read_sample(source, input_format: dict):
+    """An image file, as training saw those of its data."""
+    from recipes.parts.predictor import read_image
+
+    return read_image(source, input_format)
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
@@ -110,7 +123,7 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     if inputs.ndim != 4:
         return []
     truth = [classes[index] for index in (targets if targets.ndim == 1 else targets.argmax(1)).tolist()]
-    texts = truth if model is None else [text.rpartition("  ")[0] for text in predict(model, inputs, classes)]
+    texts = truth if model is None else [classes[i] for i in logits_of(model.eval(), inputs).argmax(1).tolist()]
     captions = [text if text == right else f"{text}, not {right}" for text, right in zip(texts, truth, strict=True)]
     good = [None if model is None else text == right for text, right in zip(texts, truth, strict=True)]
     return list(map(captioned, map(as_pixels, inputs), captions, good))

@@ -34,6 +34,7 @@ class Registered(Protocol):
     def schedule(self, progress: float) -> float: ...  # factor of the learning rate; progress of training in [0, 1]
     def metric(self, outputs: Tensor, targets: Tensor) -> Any: ...  # numbers, of all samples at once; or a Metric
     def views(self, inputs: Tensor) -> list[Tensor]: ...  # the batches over which predictions are averaged
+    def postprocess(self, prediction: dict) -> dict: ...  # of one input, as `predict` of the task returns it
     def tracker(self, folder: Path, ingredients) -> Callable[[dict, int], None]: ...  # log(metrics, epoch)
 
 
@@ -90,9 +91,15 @@ class Task(Protocol):
     def default_loss(self) -> Callable | None: ...
     def loss(self, model, inputs, targets, criterion) -> Tensor: ...  # a scalar
     def evaluate(self, model, batches: Iterable, metrics: Metrics, views=None) -> dict[str, float]: ...
-    def predict(self, model, inputs, classes: list[str], views=None) -> list[str]: ...
-    def read_sample(self, path: str, input_format: dict) -> Any: ...  # before preprocess; or several: {name: sample}
+    # A dict for each input, ready for JSON; keys that begin with "_" hold tensors for drawing. top: how many classes to
+    # name, thresholds: {class: lowest probability, or score}; a task may ignore them.
+    def predict(self, model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]: ...
+    # Before preprocess; or several: {name: sample}. source: a path, or an Upload of recipes/parts/predictor.py.
+    def read_sample(self, source, input_format: dict) -> Any: ...
 
+    EVALUATION: (
+        str  # <name> of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's own name
+    )
     READS: str  # what the arguments of `recipes.predict` are if they are no image files, such as "text"
     # Of networks that take turns in each step, such as a GAN, each with an optimizer of its own: (the name of a part of
     # the model, its loss, called as `loss`), in order. A part may come twice.
@@ -101,4 +108,6 @@ class Task(Protocol):
     def metrics_of(self, outputs: int) -> tuple[str, ...]: ...  # those of METRICS that are computed
     def adapt_augment(self, augment: Callable) -> Callable: ...  # one that moves the targets along with the inputs
     def draw(self, inputs, targets, classes: list[str], model=None) -> list[Tensor]: ...  # images (3, H, W) of a batch
+    # A file's image (3, H, W) of bytes with its prediction on it; without it the prediction is written above.
+    def draw_prediction(self, pixels: Tensor, prediction: dict, classes: list[str]) -> Tensor: ...
     def stand_in(self, images: Tensor, classes: int) -> Any: ...  # a data set of black images (N, C, H, W)

@@ -202,22 +202,27 @@ def detect(model, inputs) -> list[dict]:
     return results
 
 
-def read_sample(path: str, input_format: dict):
+def read_sample(source, input_format: dict):
     """An image file in its own size: the detector resizes it, and returns boxes in that size."""
-    return decode_image(path, 3)
+    return decode_image(source, 3)
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The objects in each of inputs (N, 3, H, W), as text: class, score and corners in pixels, best first."""
-    lines = []
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"objects": [{"class", "score", "box": corners in pixels}, ...]}, best first, for each of inputs (N, 3, H, W).
+
+    Those that reach the threshold of their class, or SHOWN. Of Mask R-CNN also {"_masks": (M, H, W)}.
+    """
+    predictions, limits = [], thresholds or {}
     for found in detect(model.eval(), inputs):
-        each = zip(
-            found["labels"].tolist(), found["scores"].tolist(), found["boxes"].round().int().tolist(), strict=True
-        )
-        objects = [f"{classes[label]} {score:.2f} {box}" for label, score, box in each if score >= SHOWN]
-        lines.append("; ".join(objects) or "nothing")
-    return lines
+        names = [classes[label] for label in found["labels"].tolist()]
+        scores = found["scores"].tolist()
+        sure = [index for index, name in enumerate(names) if scores[index] >= limits.get(name, SHOWN)]
+        boxes = [[round(corner, 2) for corner in box] for box in found["boxes"].tolist()]
+        objects = [{"class": names[i], "score": round(scores[i], 6), "box": boxes[i]} for i in sure]
+        masks = {"_masks": found["masks"][sure]} if "masks" in found else {}
+        predictions.append({"objects": objects} | masks)
+    return predictions
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:

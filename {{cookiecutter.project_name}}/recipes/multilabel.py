@@ -10,6 +10,7 @@ from recipes.parts.pictures import as_pixels, captioned
 
 METRICS = ("loss", "map", "f1")  # binary cross entropy; average precision and F1 at 0.5, averaged over labels
 BEST = "map"
+EVALUATION = "classification"
 REFUSED = {"training.scheme.balanced": "a sample has several labels; weight them by pos_weight of [training.loss]"}
 REFUSED |= dict.fromkeys(("cross_entropy", "focal", "mixup", "cutmix"), "takes one class for each sample")
 
@@ -20,8 +21,7 @@ def check_data(architecture, samples) -> int:
     """The number of labels."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is None or targets.ndim != 2 or not ((targets == 0) | (targets == 1)).all():
-        message = "expected targets (N, labels) of 0 and 1, as load_image_csv returns"
-        raise SettingError("training.load_dataset", message)
+        raise SettingError("training.load_dataset", "expected targets (N, labels) of 0 and 1, as of load_image_csv")
     if wanted not in (None, targets.shape[1]):
         raise SettingError("model.architecture.output_classes", f"the data has {targets.shape[1]} labels")
     return targets.shape[1]
@@ -63,17 +63,18 @@ def probabilities(model, inputs, views=None) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The labels of each input with a probability of at least 0.5, the most probable first."""
-    lines = []
-    for row in probabilities(model, inputs, views):
-        order = row.argsort(descending=True).tolist()
-        lines.append("  ".join(f"{classes[i]} {row[i]:.4f}" for i in order if row[i] >= 0.5) or "none")
-    return lines
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"labels": those of each input that reach their threshold, or 0.5, the most probable first}."""
+    limits, rows = thresholds or {}, probabilities(model, inputs, views).tolist()
+    ranked = (sorted(zip(row, classes, strict=True), reverse=True) for row in rows)
+    return [{"labels": {name: round(p, 6) for p, name in row if p >= limits.get(name, 0.5)}} for row in ranked]
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
     """Images with their labels above; with a model those that it predicts."""
-    named = [", ".join(classes[i] for i in row.nonzero()[:, 0].tolist()) or "none" for row in targets]
-    named = named if model is None else predict(model, inputs, classes)
-    return [captioned(as_pixels(sample), text) for sample, text in zip(inputs, named, strict=True)]
+    if model is None:
+        named = [[classes[i] for i in row.nonzero()[:, 0].tolist()] for row in targets]
+    else:
+        named = [found["labels"] for found in predict(model, inputs, classes)]
+    texts = [", ".join(names) or "none" for names in named]
+    return list(map(captioned, map(as_pixels, inputs), texts))

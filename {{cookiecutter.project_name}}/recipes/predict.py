@@ -19,37 +19,25 @@ def main() -> None:
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
         arguments, ingredients = command.read(with_functions=False, checks=[check_inputs])
-        from recipes.parts.trained import open_trained
+        from recipes.parts.predictor import as_text, open_predictor
 
-        experiment = open_trained(arguments.run, ingredients, command.overrides)
-        command.ingredients = experiment.ingredients
+        predictor = open_predictor(arguments.run, ingredients, command.overrides)
+        command.ingredients = predictor.ingredients
         samples, problems = [], []
-        for path in find_inputs(arguments.inputs, experiment.task):  # all are read before the first answer
+        for path in find_inputs(arguments.inputs, predictor.task):  # all are read before the first answer
             try:
-                sample = experiment.task.read_sample(path, experiment.meta["input_format"])
-                samples += sample.items() if isinstance(sample, dict) else [(path, sample)]
+                samples += predictor.read(path)
             except IngredientsError as error:
                 problems.append(str(error))
         width = max((len(name) for name, _ in samples), default=0)
         for name, sample in samples:
-            print(escaped(f"{name:<{width}}  {predict(experiment, name, sample)}"))
+            try:
+                [prediction] = predictor([predictor.prepare(sample)])
+            except IngredientsError as error:
+                raise error if error.problems else IngredientsError(f"{name}: {error}") from error
+            print(escaped(f"{name:<{width}}  {as_text(prediction)}"))
         if problems:
             raise IngredientsError("\n".join(problems))
-
-
-def predict(experiment, name: str, sample) -> str:
-    """The prediction for one sample, before preprocess."""
-    from recipes.parts.samples import as_input
-
-    preprocess, _ = experiment.preprocess("testing")
-    inputs = as_input(preprocess(sample))[None].to(experiment.device)
-    views = experiment.functions.at("testing.views")
-    try:
-        [text] = experiment.task.predict(experiment.model, inputs, experiment.meta["classes"], views)
-    except RuntimeError as error:
-        shapes = f"{list(inputs.shape[1:])} after preprocess, but {experiment.meta['shape']} in training"
-        raise IngredientsError(f"{name}: {shapes}; resize in [testing.preprocess]") from error
-    return text
 
 
 def find_inputs(names: list[str], task) -> list[str]:

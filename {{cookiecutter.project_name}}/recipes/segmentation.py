@@ -18,7 +18,8 @@ from pantry.masks import inner_size
 from recipes.parts.backbone import find_backbone
 from recipes.parts.calling import carried
 from recipes.parts.library_models import torchvision_model
-from recipes.parts.pictures import as_pixels, enlarged, read_image
+from recipes.parts.pictures import as_pixels, enlarged
+from recipes.parts.predictor import read_image
 
 METRICS = ("loss", "mean_iou", "dice", "pixel_accuracy")  # what `evaluate` returns, beside iou.<class> for each class
 BEST = "mean_iou"  # the one that selects the best epoch if the ingredients name none
@@ -222,11 +223,11 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The classes in each of inputs (N, C, H, W) and their shares of the pixels, the largest first, as text."""
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"shares": {class: its share of the pixels}, "_mask": (H, W)} for each of inputs (N, C, H, W), largest first."""
     return [
-        ", ".join(f"{classes[index]} {share:.1%}" for index, share in _shares(mask))
-        for mask in logits_of(model.eval(), inputs, views).argmax(1)
+        {"shares": {classes[index]: round(share, 6) for index, share in _shares(mask)}, "_mask": mask}
+        for mask in logits_of(model.eval(), inputs, views).argmax(1).to(torch.uint8).cpu()
     ]
 
 
@@ -237,11 +238,11 @@ def _shares(mask) -> list[tuple[int, float]]:
     return [(index, int(counts[index]) / mask.numel()) for index in order]
 
 
-def read_sample(path: str, input_format: dict):
+def read_sample(source, input_format: dict):
     """An image file, resized as in training, but without the grey border."""
     if input_format["size"] is None:
-        return read_image(path, input_format)
-    image = decode_image(path, input_format["channels"])
+        return read_image(source, input_format)
+    image = decode_image(source, input_format["channels"])
     return letterbox(image, inner_size(image.shape[1:], input_format["size"]))
 
 

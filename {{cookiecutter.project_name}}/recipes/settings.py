@@ -91,6 +91,7 @@ class Saving:
     checkpoint_minutes: Amount = setting(10.0, "between checkpoints within an epoch, which ends with one")
     runs: str = setting("runs", "folder in which each run gets a folder")
     run_name: str | None = setting(None, "of the run's folder; None: the time")
+    report: bool = setting(True, "write report.html after each epoch, in another process; see recipes/report.py")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ SECTIONS = {
     "testing.load_dataset": "load_dataset",
     "testing.preprocess": "preprocess",
     "sweep.study": Sweep,
+    "testing.postprocess": "postprocess",
 }
 
 

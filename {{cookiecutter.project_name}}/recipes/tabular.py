@@ -104,17 +104,17 @@ def evaluate_classes(model, batches, metrics) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def predict(model, inputs, classes: list[str], views=None) -> list[str]:
-    """The number for each of inputs (N, columns), with its unit, or the class and its probability, as text."""
+def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
+    """{"value", "unit"} for each of inputs (N, columns), or of classes as in classification."""
     if model.target is None:
-        return classification.predict(model, inputs, classes)
-    return [f"{value:.4g} {classes[0]}" for value in model.eval()(inputs).float()[:, 0].tolist()]
+        return classification.predict(model, inputs, classes, None, top, thresholds)
+    return [{"value": value, "unit": classes[0]} for value in model.eval()(inputs).float()[:, 0].tolist()]
 
 
 READS = "CSV files"
 
 
-def read_sample(path: str, input_format: dict) -> dict:
+def read_sample(path, input_format: dict) -> dict:
     """The rows of a CSV file, by the columns of training; others are ignored: {file:line: row (columns,)}."""
     if "columns" not in input_format:
         raise IngredientsError(f"{path}: the loader names no columns; see Arrays in pantry/images.py")

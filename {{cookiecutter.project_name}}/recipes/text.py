@@ -17,6 +17,7 @@ REFUSED = {  # settings, sections and registered names that this task cannot use
     "testing.views": "views are of images",
 }
 READS = "text"
+EVALUATION = "classification"
 
 check, check_split = classification.check, classification.check_split
 build_model = partial(classification.build_model, dtype=torch.long)
@@ -32,6 +33,7 @@ def check_data(architecture, samples) -> int:
     return classification.check_data(architecture, samples)
 
 
-def read_sample(text: str, input_format: dict) -> torch.Tensor:
-    """A text as the token ids of `load_texts`. Change this for a loader of yours with other tokens."""
+def read_sample(text, input_format: dict) -> torch.Tensor:
+    """A text, or an Upload of one, as the token ids of `load_texts`. Change this for a loader with other tokens."""
+    text = text if isinstance(text, str) else text.getvalue().decode(errors="replace")
     return to_ids(text, input_format.get("length", max(1, len(text.encode()))))

@@ -113,8 +113,9 @@ def test_metrics_depend_neither_on_the_batches_nor_on_views(monkeypatch):
 
 def test_predictions_and_pictures():
     mask = torch.tensor([[[1, 1, 1, 0], [1, 1, 3, 0]]])
-    shares = segmentation.predict(Copy(), mask[:, None] / 100, ["ground", "dog", "cat", "bird"])
-    assert shares == ["dog 62.5%, ground 25.0%, bird 12.5%"]
+    [predicted] = segmentation.predict(Copy(), mask[:, None] / 100, ["ground", "dog", "cat", "bird"])
+    assert predicted["shares"] == {"dog": 0.625, "ground": 0.25, "bird": 0.125}
+    assert predicted["_mask"].tolist() == mask[0].tolist()
     images, masks = torch.full((1, 3, 200, 200), 0.5), torch.zeros(1, 200, 200, dtype=torch.uint8)
     masks[:, :100], masks[:, 199] = 2, IGNORED
     [drawn] = segmentation.draw(images, masks, ["ground", "dog", "cat"])

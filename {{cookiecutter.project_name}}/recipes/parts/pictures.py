@@ -54,19 +54,3 @@ def captioned(pixels: torch.Tensor, text: str, good: bool | None = None) -> torc
     colour = {None: "white", True: "lime", False: "tomato"}[good]
     ImageDraw.Draw(strip).text((2, 1), text, fill=colour)
     return torch.cat([torch.from_numpy(numpy.array(strip)).permute(2, 0, 1), pixels], 1)
-
-
-def read_image(path: str, input_format: dict):
-    """An image file in the format of the training data, before preprocess (see samples.py)."""
-    from pantry.images import decode_image
-
-    image = decode_image(path, input_format["channels"], input_format["size"])
-    if input_format["float"]:
-        image = image / 255 if input_format["divided"] else image.float()
-    if input_format["kind"] == "image":
-        return Image.fromarray((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy())
-    if input_format["axes"] == 2:
-        image = image[0]
-    elif input_format["channels_last"]:
-        image = image.permute(1, 2, 0)
-    return image.numpy() if input_format["kind"] == "array" else image

@@ -19,8 +19,9 @@ from recipes.experiment import configure, select_by
 from recipes.parts import checkpoint
 from recipes.parts.calling import carried
 from recipes.parts.origins import resolved_text
+from recipes.parts.records import differences, recorded
 from recipes.parts.space import as_text, check_space, propose, proposer
-from recipes.parts.trained import Functions, differences, recorded
+from recipes.parts.trained import Functions
 from recipes.run import CHECKPOINTS, make_folder, runs_folder
 from recipes.settings import Sweep, call_functions, read_ingredients, read_section
 from recipes.train import train
