@@ -88,16 +88,20 @@ def write_results(worker) -> None:
 
     from recipes.parts import checkpoint
 
-    sign = -1 if worker.direction == "maximize" else 1
+    sign = -1 if worker.best_of is max else 1
     rows = [row_of(worker, trial) for trial in worker.study.trials]
     rows.sort(key=lambda row: (ORDER.index(row["state"]), sign * (row[worker.metric] or 0), row["trial"]))
     with io.StringIO() as table:
         csv.writer(table, lineterminator="\n").writerows([columns_of(worker), *(row.values() for row in rows)])
         files = {"results.csv": table.getvalue()}
     facts = {"rows": rows, "metric": worker.metric, "lowest": sign > 0, "importance": worker.importance()}
-    facts |= {"logarithmic": [path for path, values in worker.space.items() if vars(values).get("log")]}
-    template = Path(__file__).with_name("templates") / "sweep.html"
-    page = Environment(autoescape=True).from_string(template.read_text(encoding="utf-8"))
+    facts |= {
+        "paths": list(worker.space),
+        "logarithmic": [path for path, values in worker.space.items() if vars(values).get("log")],
+    }
+    template, environment = Path(__file__).with_name("templates") / "sweep.html", Environment(autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {}  # which would sort the columns
+    page = environment.from_string(template.read_text(encoding="utf-8"))
     files["results.html"] = page.render(name=worker.folder.name, facts=facts)
     if rows and rows[0]["state"] == "complete":
         files["best.ini"] = worker.ini_of(rows[0]["trial"])
@@ -129,9 +133,7 @@ def shortened(worker, row: dict) -> dict[str, str]:
     """A row for the terminal: short names and numbers."""
     names = [path.rpartition(".")[2] for path in worker.space]
     short = {path: name.lstrip("@") for path, name in zip(worker.space, names, strict=True) if names.count(name) == 1}
-    texts = (
-        f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value) for value in row.values()
-    )
+    texts = [f"{value:.4g}" if isinstance(value, float) else str(value or "") for value in row.values()]
     return dict(zip([short.get(name, name) for name in row], texts, strict=True))
 
 

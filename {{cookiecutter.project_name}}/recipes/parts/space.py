@@ -27,21 +27,34 @@ OWN = ("project.name", "training.model.", "training.scheme.seed", "training.sche
 PACKAGES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}  # sampler -> what it needs besides
 
 
-def read_space(ingredients: Ingredients) -> dict[str, BaseDistribution]:
-    """Path of a setting -> its values. Raises IngredientsError with all that is wrong."""
-    space, problems = {}, []
+def check_space(ingredients: Ingredients, file: Path, given: dict[str, str]) -> dict[str, BaseDistribution]:
+    """Path of a setting -> its values. Refuses, all at once, what cannot be read and what the settings would refuse."""
+    space, problems = {}, {}
     for section, key in settings(ingredients):
         if section.partition(".")[0] == SWEEP and section != f"{SWEEP}.study":
             try:
                 path = _path_of(ingredients, section.removeprefix(SWEEP)[1:], key)
-                space[path] = _read_values(ingredients.written(f"{section}.{key}"))
+                space[path] = _read_values(str(ingredients.at(section)[key]))
             except ValueError as error:
-                problems.append(Problem(None, f"{section}.{key}", "", str(error)))
+                problems[section, key] = Problem(None, f"{section}.{key}", "", str(error))
     if not space and not problems:
         message = "nothing to vary; write for example [sweep.training.optimizer] with learning_rate = log 1e-3 1"
-        problems.append(Problem(None, f"[{SWEEP}]", "", message))
+        problems["", ""] = Problem(None, f"[{SWEEP}]", "", message)
+    tried = {path: _all_values(values) or (values.low, values.high) for path, values in space.items()}
+    calls = {path: tried.pop(path) for path in list(tried) if ".@" in path}  # arguments have to fit all functions
+    last = max(map(len, tried.values()), default=1)
+    for *names, number in itertools.product(*calls.values(), range(last)):
+        point = {path: as_text(values[min(number, len(values) - 1)]) for path, values in tried.items()}
+        point |= zip(calls, names, strict=True)
+        try:
+            read_ingredients(file, [(path, text, True) for path, text in (given | point).items()])
+        except IngredientsError as error:
+            for found in error.problems:
+                if (path := found.key.strip("-")) in space:
+                    found = Problem(None, key_of(path), "", f"{point[path]}: {found.message}")
+                problems.setdefault((found.key, found.message), found)
     if problems:
-        raise IngredientsError(problems)
+        raise IngredientsError(list(problems.values()))
     return space
 
 
@@ -76,24 +89,6 @@ def _read_values(text: str) -> BaseDistribution:
     return (IntDistribution if kind == "int" else FloatDistribution)(*values[:2], log=is_log, **step)
 
 
-def check_space(ingredients: Ingredients, file: Path, given: dict[str, str]) -> dict[str, BaseDistribution]:
-    """The space. Refuses, all at once, what the settings would: names, and values such as the ends of each range."""
-    space, problems = read_space(ingredients), {}
-    tried = {path: _all_values(values) or (values.low, values.high) for path, values in space.items()}
-    for number in range(max(map(len, tried.values()))):
-        point = {path: as_text(values[min(number, len(values) - 1)]) for path, values in tried.items()}
-        try:
-            read_ingredients(file, [(path, text, True) for path, text in (given | point).items()])
-        except IngredientsError as error:
-            for found in error.problems:
-                if (path := found.key.strip("-")) in space:
-                    found = Problem(None, key_of(path), "", f"{point[path]}: {found.message}")
-                problems.setdefault((found.key, found.message), found)
-    if problems:
-        raise IngredientsError(list(problems.values()))
-    return space
-
-
 def key_of(path: str) -> str:
     """The path of the values of a setting."""
     return f"{SWEEP}.{path.replace('@', '')}"
@@ -125,14 +120,13 @@ def proposer(sweep: Sweep, space: dict[str, BaseDistribution], ingredients: Ingr
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = _by_name("pruner", sweep.pruner, sweep.pruner_options)
-    is_grid = any(ingredients.written(key_of(path)).startswith("grid") for path in space)
+    is_grid = any(str(ingredients.at(key_of(path))).startswith("grid") for path in space)
     if (sweep.sampler or ("grid" if is_grid else "tpe")) != "grid":
         # A sequence of quasi-random numbers is one for all trials.
-        seed, moves = {"seed": sweep.seed}, sweep.sampler != "qmc"
+        name, moves = sweep.sampler or "tpe", sweep.sampler != "qmc"
 
         def sampler(number: int):
-            options = {"seed": sweep.seed + number * moves} | (sweep.sampler_options or {})
-            return _by_name("sampler", sweep.sampler or "tpe", options)
+            return _by_name("sampler", name, {"seed": sweep.seed + number * moves} | (sweep.sampler_options or {}))
 
         sampler(0)
         return sampler, pruner, sweep.trials or 20

@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from core import Ingredients, IngredientsError, SettingError, locate, parse_string
 from core.parser import Reader
@@ -29,106 +29,99 @@ from recipes.train import train
 JOINABLE = ("sweep.study.trials", "sweep.study.timeout")  # may differ between those who join
 
 
-class FileLock:
-    """A lock on a file, which the system releases when the process dies."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def acquire(self, wait: bool = True) -> bool:
-        self.file = open(self.path, "ab")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
-        return not self.file.closed
-
-    def release(self, *_) -> None:
-        self.file.close()
-
-    __enter__, __exit__ = acquire, release
+def lock(path: Path, wait: bool = True):
+    """A file that is locked until it is closed or this process dies; None if another process holds it."""
+    file = open(path, "ab")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    except BlockingIOError:
+        file.close()
 
 
-class JournalLock(FileLock):
-    """Lets one process write to a journal, without what a killed one has left of a line."""
+class JournalLock:
+    """Lets one process at a time write to a journal, from which it cuts what a killed one has left of a line."""
+
+    def __init__(self, journal: Path):
+        self.journal = journal
 
     def acquire(self) -> bool:
-        super().acquire()
-        with open(self.path.with_suffix(".log"), "rb+") as journal:
+        self.held = lock(self.journal.with_suffix(".lock"))
+        with open(self.journal, "rb+") as journal:
             journal.truncate(journal.read().rfind(b"\n") + 1)
         return True
 
+    def release(self) -> None:
+        self.held.close()
+
 
 class Worker:
-    """`file`: the ini file, `given`: the settings of the command line."""
+    """Trains trial after trial. `given`: the settings of the command line."""
 
     def __init__(self, file: Path, given: dict[str, str], ingredients: Ingredients):
-        self.given, self.ingredients, self.began = given, ingredients, time.monotonic()
+        self.given, self.ingredients, self.began, self.held = given, ingredients, time.monotonic(), None
         self.sweep = read_section(ingredients, "sweep.study", Sweep)
         self.space = check_space(ingredients, file, given)
         self.sampler, self.pruner, self.trials = proposer(self.sweep, self.space, ingredients)
-        text = file.read_text(encoding="utf-8-sig")
+        self.name, text = self.sweep.name or file.stem, file.read_text(encoding="utf-8-sig")
+        if self.name != Path(self.name).name:
+            raise SettingError("sweep.study.name", "names a folder, so it contains no slash")
         self.files = {"ingredients.ini": unresolved(ingredients) if "META" in Reader("", []).read(text) else text}
         if functions := sys.modules.get("custom_functions"):
             self.files["custom_functions.py"] = Path(functions.__file__).read_text(encoding="utf-8")
-        self.name = self.sweep.name or file.stem
-        if self.name != Path(self.name).name:
-            raise SettingError("sweep.study.name", "names a folder, so it contains no slash")
 
     def open(self) -> None:
         """Join the study, or begin it: then settings and functions are frozen."""
         experiment = configure(self.ingredients, Functions(self.ingredients))
         self.metric, self.seed = experiment.scheme.best or experiment.task.BEST, experiment.scheme.seed
         _, rank = select_by(experiment.scheme, experiment.task, experiment.metrics, (self.metric,))
-        self.direction = "maximize" if rank({self.metric: 1.0}) > rank({self.metric: 0.0}) else "minimize"
+        self.best_of = max if rank({self.metric: 1.0}) > rank({self.metric: 0.0}) else min
         self.folder = runs_folder(self.ingredients, experiment.saving.runs) / f"sweep_{self.name}"
         make_folder("training.model.runs", self.folder / "locks")
-        facts = {"study_name": f"{self.folder.parent.name}/{self.name}", "direction": self.direction}
-        with FileLock(self.folder / "lock"):
+        facts = {"study_name": f"{self.folder.parent.name}/{self.name}", "direction": f"{self.best_of.__name__}imize"}
+        with lock(self.folder / "lock"):
             self.study = optuna.create_study(storage=self.storage(), pruner=self.pruner, load_if_exists=True, **facts)
-            self.frozen = self.freeze()
+            if "frozen" not in self.study.user_attrs:
+                self.study.set_user_attr("frozen", {"files": self.files, "given": self.given})
+            self.frozen = self.study.user_attrs["frozen"]
+            if changed := self.changes():
+                message = f"{self.folder} began with other settings:\n    " + "\n    ".join(changed)
+                raise IngredientsError(f"{message}\nset sweep.study.name to begin another sweep")
             for name, text in self.frozen["files"].items():
                 with checkpoint.replacing(self.folder / name) as file:
                     file.write(text.encode())
 
     def storage(self):
         if self.sweep.storage is None:
-            lock = JournalLock(self.folder / "journal.lock")
-            backend = optuna.storages.journal.JournalFileBackend(f"{self.folder}/journal.log", lock)
+            journal = self.folder / "journal.log"
+            backend = optuna.storages.journal.JournalFileBackend(str(journal), JournalLock(journal))
             return optuna.storages.JournalStorage(backend)
         try:
             return optuna.storages.RDBStorage(self.sweep.storage)
         except Exception as error:  # of the driver, whichever it is
             raise SettingError("sweep.study.storage", str(error).splitlines()[0]) from error
 
-    def freeze(self) -> dict:
-        """The files and the command line that the sweep began with. Refuses to join it with others."""
-        own = {"files": self.files, "given": self.given}
-        if "frozen" not in self.study.user_attrs:
-            self.study.set_user_attr("frozen", own)
-            return own
-        frozen = self.study.user_attrs["frozen"]
-        before, now = (
-            parse_string(each["files"]["ingredients.ini"], [(*item, True) for item in each["given"].items()])
-            for each in (frozen, own)
+    def changes(self) -> list[str]:
+        """In what the settings and functions differ from those that the sweep began with."""
+        old, new = (
+            parse_string(files["ingredients.ini"], [(*item, True) for item in given.items()])
+            for files, given in ((self.frozen["files"], self.frozen["given"]), (self.files, self.given))
         )
-        changed = [line for line in differences(before, now) if not line.startswith(JOINABLE)]
-        if frozen["files"].get("custom_functions.py") != self.files.get("custom_functions.py"):
-            changed.append("custom_functions.py")
-        if changed:
-            message = f"{self.folder} began with other settings:\n    " + "\n    ".join(changed)
-            raise IngredientsError(f"{message}\nset sweep.study.name to begin another sweep")
-        return frozen
+        changed = [line for line in differences(old, new) if not line.startswith(JOINABLE)]
+        name = "custom_functions.py"
+        return changed + [name] * (self.files.get(name) != self.frozen["files"].get(name))
 
     # --------------------------------------------------------------------------------------------------------- trials
 
-    def next_trial(self):
+    def next_trial(self) -> optuna.Trial | None:
         """The trial of a process that was killed, or a new one; None if there are enough."""
         is_late = self.sweep.timeout and time.monotonic() - self.began > 60 * self.sweep.timeout
-        with FileLock(self.folder / "lock"):
+        if self.held:
+            self.held.close()
+        with lock(self.folder / "lock"):
             trials = self.study.get_trials(deepcopy=False)
-            left = (trial for trial in trials if trial.state == TrialState.RUNNING and self.hold(trial.number))
-            trial = next(left, None)
+            running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+            trial = next((trial for trial in running if self.hold(trial.number)), None)
             if trial is None:
                 if len(trials) >= self.trials or is_late:
                     return None
@@ -138,50 +131,47 @@ class Worker:
             return optuna.Trial(self.study, trial._trial_id)
 
     def hold(self, number: int) -> bool:
-        """Lock a trial until the next one; False if another process that lives has done so."""
-        self.lock = FileLock(self.folder / "locks" / str(number))
-        return self.lock.acquire(wait=False)
+        """Lock a trial until the next one; False if another process has done so."""
+        self.held = lock(self.folder / "locks" / str(number), wait=False)
+        return self.held is not None
 
     def fail_trial_of(self, process: int, reason: str) -> None:
         """Record that a trial took its process down."""
-        for trial in self.study.trials:
-            if trial.state == TrialState.RUNNING and trial.user_attrs.get("process") == process:
-                self.study._storage.set_trial_user_attr(trial._trial_id, "error", reason)
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("process") == process:
+                optuna.Trial(self.study, trial._trial_id).set_user_attr("error", reason)
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def run(self, trial) -> optuna.trial.FrozenTrial:
+    def run(self, trial: optuna.Trial) -> FrozenTrial:
         """Train with what is proposed, once for each seed. Whatever fails is recorded."""
         trial.set_user_attr("process", os.getpid())
         point = {path: propose(trial, path, values) for path, values in self.space.items()}
-        state, values, error = TrialState.COMPLETE, [], None
+        values, error = [], None
         try:
             for seed in range(self.seed, self.seed + self.sweep.seeds):
-                epochs = self.train(trial, point, seed)
-                values.append((max if self.direction == "maximize" else min)(epoch[self.metric] for epoch in epochs))
+                values.append(self.best_of(epoch[self.metric] for epoch in self.train(trial, point, seed)))
+            trial.set_user_attr("deviation", statistics.stdev(values) if len(values) > 1 else None)
+            return self.study.tell(trial, statistics.mean(values))
         except optuna.TrialPruned:
-            state = TrialState.PRUNED
+            return self.study.tell(trial, state=TrialState.PRUNED)
         except IngredientsError as refused:
-            state, error = TrialState.FAIL, str(refused)
+            error = str(refused)
         except Exception as own:  # whatever the user's code raises
-            state, error = TrialState.FAIL, "".join(traceback.format_exception(own))
-        if error:
-            trial.set_user_attr("error", error)
-        if len(values) > 1:
-            trial.set_user_attr("deviation", statistics.stdev(values))
-        is_complete = state == TrialState.COMPLETE
-        return self.study.tell(trial, statistics.mean(values) if is_complete else None, state)
+            error = "".join(traceback.format_exception(own))
+        trial.set_user_attr("error", error)
+        return self.study.tell(trial, state=TrialState.FAIL)
 
-    def train(self, trial, point: dict[str, str], seed: int) -> list[dict]:
+    def train(self, trial: optuna.Trial, point: dict[str, str], seed: int) -> list[dict]:
         """Train, or continue what a killed process began; returns the metrics of the epochs."""
         folder = self.folder / f"{trial.number:04}-seed-{seed}"
-        own = {"run_name": f"{self.folder.name}/{folder.name}", "save_name": str(folder / "model.pth")}
-        own = {f"training.model.{key}": value for key, value in own.items()} | {"training.scheme.seed": str(seed)}
-        changes = self.frozen["given"] | point | own
+        own = {"run_name": f"{self.folder.name}/{folder.name}", "save_name": folder / "model.pth", "report": False}
+        changes = self.frozen["given"] | point | {f"training.model.{key}": str(value) for key, value in own.items()}
+        changes["training.scheme.seed"] = str(seed)
         ingredients = read_ingredients(self.folder / "ingredients.ini", [(*item, True) for item in changes.items()])
-        reported = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        reported = self.study.trials[trial.number].intermediate_values
 
         def on_epoch(metrics: dict) -> None:
-            if seed == self.seed:  # the first one decides
+            if seed == self.seed:  # the others do not decide
                 if metrics["epoch"] not in reported:
                     trial.report(metrics[self.metric], metrics["epoch"])
                 if trial.should_prune():
@@ -236,7 +226,7 @@ def watched(own, on_epoch):
 
 
 def unresolved(ingredients: Ingredients) -> str:
-    """The text of ini files without the base files, references as they are."""
+    """The text of an ini file and its base files in one, references as they are."""
     blocks = []
     for section, entries in ingredients._draft.items():
         lines = [f"{key} = {entry[2]}".replace("\n", "\n    ") for key, entry in entries.items() if key]
