@@ -38,7 +38,7 @@ def main() -> None:
         else:
             index = write_shards(*load_split(ingredients, arguments.split), folder, arguments.megabytes * 1e6)
         counts = [shard["samples"] for shard in index["shards"]]
-        print(f"{sum(counts):,} samples in {len(counts):,} shards. To train on them:")
+        print(f"{sum(counts):,} samples in {len(counts):,} shard{'s' * (len(counts) > 1)}. To use them:")
         print(f"[{arguments.split}.load_dataset]\n@load_dataset = webdataset\nsource = {folder}")
 
 
@@ -49,7 +49,9 @@ def load_split(ingredients: Ingredients, split: str) -> tuple:
 
     functions, section = call_functions(ingredients), f"{split}.load_dataset"
     if functions.at(section) is None:
-        raise SettingError(section, f"missing; {split} data would be a share of the training data, as it is of shards")
+        raise SettingError(
+            section, f"missing; {split} data is a share of the training data, and will be one of its shards"
+        )
     if download := functions.at("project.data.download"):
         with blame("project.data.download"):
             download()
