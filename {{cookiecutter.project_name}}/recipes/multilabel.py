@@ -62,6 +62,16 @@ def probabilities(model, inputs, views=None) -> torch.Tensor:
     return torch.stack([model.eval()(batch).float().sigmoid() for batch in batches]).mean(0)
 
 
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """probabilities (N, labels), of each label by itself"""
+    return probabilities(model, inputs, views)
+
+
+def restored(model, run, samples) -> torch.Tensor:
+    """The logits (N, labels) of an exported file."""
+    return run(samples).logit()
+
+
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"labels": those of each input that reach their threshold, or 0.5, the most probable first}."""

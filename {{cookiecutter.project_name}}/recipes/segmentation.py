@@ -222,6 +222,16 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     return torch.stack(shares).mean(0).clamp(min=1e-12).log()
 
 
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """probabilities (N, classes, H, W)"""
+    return logits_of(model, inputs, views).softmax(1)
+
+
+def restored(model, run, samples) -> torch.Tensor:
+    """The logits (N, classes, H, W) of an exported file, up to a constant."""
+    return run(samples).clamp(min=1e-38).log()
+
+
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"shares": {class: its share of the pixels}, "_mask": (H, W)} for each of inputs (N, C, H, W), largest first."""

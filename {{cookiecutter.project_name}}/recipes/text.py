@@ -21,7 +21,7 @@ READS = "text"
 check, check_split = classification.check, classification.check_split
 build_model = partial(classification.build_model, dtype=torch.long)
 default_loss, loss, evaluate = classification.default_loss, classification.loss, classification.evaluate
-predict = classification.predict
+predict, exported, restored = classification.predict, classification.exported, classification.restored
 
 
 def check_data(architecture, samples) -> int:
