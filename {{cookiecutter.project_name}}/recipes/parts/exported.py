@@ -61,8 +61,9 @@ def open_exported(path: str | Path, overrides=()) -> Experiment:
         except Exception as error:  # a runtime may raise anything for samples of another size
             raise RuntimeError(str(error)) from error
 
-    restored = carried(experiment.task, "restored")
-    experiment.model.forward = partial(restored, experiment.model, run) if restored else run
+    undo = carried(carried(experiment.task, "exported"), "undo") or (lambda outputs: outputs)
+    restored = carried(experiment.task, "restored") or (lambda model, run, samples: undo(run(samples)))
+    experiment.model.forward = partial(restored, experiment.model, run)
     experiment.device = torch.device("cpu")
     experiment.functions.made |= {"testing.preprocess": untouched, "testing.views": None}
     return experiment
