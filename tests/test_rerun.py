@@ -174,11 +174,11 @@ def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monk
     folder = Path("runs/tiny/ablation_ingredients")
     rows = {row["variant"]: row for row in csv.DictReader((folder / "ablation.csv").read_text().splitlines())}
     assert rows.keys() == {"without-augment", "without-schedule"} and {row["seeds"] for row in rows.values()} == {"2"}
-    best = {run.parents[1].name: records.Record(run).best["accuracy"] for run in records.find_runs(folder)}
+    best = {run.parents[1].name: records.read_run(run).best["accuracy"] for run in records.find_runs(folder)}
     gains = [best[f"as-it-is-seed-{seed}"] - best[f"without-schedule-seed-{seed}"] for seed in (0, 1)]
     assert float(rows["without-schedule"]["contributes"]) == pytest.approx(sum(gains) / 2)
     for run in records.find_runs(folder):
-        assert run.parents[1].name.endswith(f"-seed-{records.Record(run).settings['training.scheme.seed']}")
+        assert run.parents[1].name.endswith(f"-seed-{records.read_run(run).settings['training.scheme.seed']}")
 
     code, said = ask(ablate, str(INI), *only, changes=SHORT | {"training.scheme.epochs": "3"})
     assert code == 1 and "is of other ingredients (training.scheme.epochs: 2 -> 3)" in said and len(trained) == 6

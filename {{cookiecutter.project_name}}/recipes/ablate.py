@@ -119,7 +119,7 @@ def train(trial: Path, variant: Ingredients) -> dict:
             raise SystemExit(code)
         if not code or not was_begun:
             break
-    return records.Record(records.find_runs(trial)[-1]).best if weights.is_file() else {}
+    return records.read_run(records.find_runs(trial)[-1]).best if weights.is_file() else {}
 
 
 def report(folder: Path, results: dict, metric: str) -> None:

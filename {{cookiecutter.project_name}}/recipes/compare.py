@@ -17,7 +17,7 @@ from urllib.parse import quote
 from core import IngredientsError
 from core.errors import escaped, suggest
 from recipes.parts.command import Command
-from recipes.parts.records import LOWEST, Record, find_runs, metrics_of
+from recipes.parts.records import LOWEST, Record, find_runs, metrics_of, read_run
 from recipes.settings import Saving, read_section
 
 
@@ -70,7 +70,7 @@ def read_runs(names: list) -> list[Record]:
     runs = []
     for folder in dict.fromkeys(run for name in names for run in find_runs(Path(name))):
         try:
-            runs.append(Record(folder))
+            runs.append(read_run(folder))
         except IngredientsError as error:
             print(escaped(f"passed over: {error}"))
     if not runs:

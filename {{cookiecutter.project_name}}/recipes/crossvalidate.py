@@ -12,7 +12,7 @@ import time
 
 from core import IngredientsError
 from recipes.parts.command import Command
-from recipes.parts.records import Record, find_runs, metrics_of, train
+from recipes.parts.records import find_runs, metrics_of, read_run, train
 from recipes.run import format_metrics, runs_folder
 from recipes.settings import Saving, read_section
 
@@ -32,7 +32,7 @@ def main() -> None:
             changes = {path: value for path, value, _ in command.overrides} | {"training.scheme.fold": part}
             if code := train(arguments.ingredients, folder, changes):
                 raise SystemExit(code)
-            results.append(metrics_of(Record(find_runs(folder)[-1]).best))
+            results.append(metrics_of(read_run(find_runs(folder)[-1]).best))
             print(f"fold {part}  {format_metrics(results[-1])}", flush=True)
         print(summarize(results))
         print(f"runs: {parent}")

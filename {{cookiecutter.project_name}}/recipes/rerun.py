@@ -11,17 +11,9 @@ import time
 
 from core.errors import escaped, shortened
 from recipes.parts.command import Command
-from recipes.parts.records import Record, find_runs, train
+from recipes.parts.records import Record, find_runs, read_run, train
 
-OF_THE_END = (
-    "epoch",
-    "early stop",
-    "weights: ",
-    "best epoch",
-    "unused settings",
-    "report: ",
-    "run: ",
-)  # lines of the log
+OF_THE_END = ("epoch", "early stop", "weights", "best epoch", "unused settings", "report", "run: ")  # lines of the log
 
 
 def main() -> None:
@@ -31,13 +23,13 @@ def main() -> None:
         arguments, ingredients = command.read(with_functions=False)
         from recipes.parts.trained import find_trained
 
-        old = Record(find_trained(arguments.run, ingredients).parents[1])
+        old = read_run(find_trained(arguments.run, ingredients).parents[1])
         folder = old.folder.parent / time.strftime("rerun_%Y-%m-%d_%H-%M-%S")
         # A run that was stopped is compared as far as it came, by the weights of its best epoch.
         changes = {"training.scheme.resume": False, "training.model.save_all_checkpoints": not old.finished}
         if code := train(old.folder / "ingredients.ini", folder, changes):
             raise SystemExit(code)
-        new = Record(find_runs(folder)[-1])
+        new = read_run(find_runs(folder)[-1])
         print(f"rerun: {new.folder}")
         after = numbers(new, "best" if old.finished else f"epoch-{old.best['epoch']:03}", "last")
         for name, value in numbers(old, "best", *["last"] * old.finished).items():

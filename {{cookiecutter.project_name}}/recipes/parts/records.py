@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, parse
@@ -15,24 +16,34 @@ from recipes.parts.origins import settings
 LOWEST = re.compile(r"(^|_| )(loss|error|mae|mse|rmse|perplexity)\b|Error$")  # metrics whose lowest value is the best
 
 
+@dataclass
 class Record:
-    """A run as far as it has come. Raises IngredientsError if a file is damaged, or no epoch is complete yet."""
+    """One run, as far as it has come."""
 
-    def __init__(self, folder: Path):
-        found = {path: value for path, value in flat(parse(folder / "ingredients.ini")).items() if value is not None}
-        # Dotted path -> number, or text as a file has it.
-        self.settings = {path: v if type(v) in (int, float) else as_written(v) for path, v in found.items()}
-        if (functions := folder / "custom_functions.py").is_file():
-            self.settings[functions.name] = hashlib.sha256(functions.read_bytes()).hexdigest()[:8]
-        self.folder, lines = folder, recorded(folder)
-        self.epochs = [line for line in lines if "train_loss" in line]  # the metrics of each
-        if not self.epochs:
-            raise IngredientsError(f"{folder}: no epoch is complete")
-        log = (folder / "log.txt").read_text(encoding="utf-8") if (folder / "log.txt").is_file() else ""
-        best = re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE)[-1:]
-        self.best = next((line for line in self.epochs if [str(line["epoch"])] == best), self.epochs[-1])
-        self.testing = next((line for line in reversed(lines) if line.get("split") == "testing"), {})
-        self.finished = any(line.get("finished") == self.epochs[-1]["epoch"] for line in lines)
+    folder: Path
+    settings: dict  # dotted path -> number, or text as a file has it; None is left out
+    epochs: list[dict]  # the metrics of each
+    best: dict  # those of the best epoch
+    testing: dict  # those of the test data, if there are any yet
+    finished: bool
+
+
+def read_run(folder: Path) -> Record:
+    """Raises IngredientsError if a file is damaged, or no epoch is complete yet."""
+    found = {path: value for path, value in flat(parse(folder / "ingredients.ini")).items() if value is not None}
+    found = {path: value if type(value) in (int, float) else as_written(value) for path, value in found.items()}
+    if (functions := folder / "custom_functions.py").is_file():
+        found[functions.name] = hashlib.sha256(functions.read_bytes()).hexdigest()[:8]
+    lines = recorded(folder)
+    epochs = [line for line in lines if "train_loss" in line]
+    if not epochs:
+        raise IngredientsError(f"{folder}: no epoch is complete")
+    log = (folder / "log.txt").read_text(encoding="utf-8") if (folder / "log.txt").is_file() else ""
+    marked = re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE)[-1:]
+    best = next((line for line in epochs if [str(line["epoch"])] == marked), epochs[-1])
+    testing = next((line for line in reversed(lines) if line.get("split") == "testing"), {})
+    finished = any(line.get("finished") == epochs[-1]["epoch"] for line in lines)
+    return Record(folder, found, epochs, best, testing, finished)
 
 
 def find_runs(folder: Path) -> list[Path]:
