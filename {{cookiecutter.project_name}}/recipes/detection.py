@@ -167,14 +167,14 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     from torchmetrics.detection import MeanAveragePrecision
 
     model.eval()
-    by_kind = {}
+    by_kind, computed = {}, {}
     for inputs, targets in batches:
         found, truth = detect(model, inputs), [_plain(target) for target in targets]
+        metrics.update(found, truth)
         for kind, key in (("bbox", "boxes"), ("segm", "masks")):
             if key in truth[0] and key in found[0]:
                 settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
-    computed = {}
     for kind, metric in by_kind.items():
         metric.warn_on_many_detections = False  # a detector returns its hundred best
         values, name = metric.compute(), {"bbox": "map", "segm": "mask_map"}[kind]

@@ -114,13 +114,15 @@ def _timed(batches, kept: Outputs, seconds: list):
 
 def _own_metrics(metrics: Metrics, kept: Outputs):
     """The statistic of [validation.metrics], if outputs are kept."""
-    outputs, targets = kept.joined() if metrics and kept.seen else (None, None)
+    if not metrics or type(kept) is not Outputs or not kept.seen:
+        return None
+    outputs, targets = kept.joined()
 
     def statistic(indices) -> dict:
         metrics.update(outputs[indices], targets[indices])
         return metrics.compute()
 
-    return None if outputs is None else statistic
+    return statistic
 
 
 def bootstrap(statistic, count: int, times: int = RESAMPLES) -> dict[str, list[float]]:
@@ -128,24 +130,29 @@ def bootstrap(statistic, count: int, times: int = RESAMPLES) -> dict[str, list[f
     random = numpy.random.default_rng(0)
     times = min(times, max(200, 2 * 10**7 // count))  # of many samples fewer, which would take long
     drawn = [statistic(random.integers(count, size=count)) for _ in range(times if statistic else 0)]
-    values = {name: [one.get(name, numpy.nan) for one in drawn] for one in drawn for name in one}
-    return {name: numpy.nanpercentile(each, (2.5, 97.5)).tolist() for name, each in values.items()}
+    names = dict.fromkeys(name for one in drawn for name in one)
+    values = {name: numpy.array([one[name] for one in drawn if name in one]) for name in names}
+    known = {name: each[~numpy.isnan(each)] for name, each in values.items()}
+    return {name: numpy.percentile(each, (2.5, 97.5)).tolist() for name, each in known.items() if len(each)}
 
 
 # ------------------------------------------------------------------------------------------- for evaluation_<name>.py
 
 
-def calibration(confidence: numpy.ndarray, right: numpy.ndarray) -> dict:
-    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599) and its bins, of equal width."""
+def in_bins(confidence: numpy.ndarray, right: numpy.ndarray) -> numpy.ndarray:
+    """For `calibration`: (number, sum of confidences, right ones) in bins of equal width: (3, BINS)."""
     places = numpy.ceil(confidence * BINS).clip(1, BINS).astype(int) - 1
-    counts = numpy.bincount(places, minlength=BINS)
-    sums = [numpy.bincount(places, weights, BINS) for weights in (confidence, right)]
-    means = [(total / counts.clip(1)).tolist() for total in sums]
-    columns = zip(range(BINS), counts.tolist(), *means, strict=True)
-    bins = [
-        {"low": i / BINS, "high": (i + 1) / BINS, "count": n, "confidence": c, "accuracy": a} for i, n, c, a in columns
-    ]
-    return {"ece": float(abs(sums[0] - sums[1]).sum() / len(places)), "bins": bins}
+    return numpy.array([numpy.bincount(places, weights, BINS) for weights in (None, confidence, right)])
+
+
+def calibration(sums: numpy.ndarray) -> dict:
+    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599), and its bins."""
+    counts, means = sums[0], sums[1:] / sums[0].clip(1)
+    edges = [{"low": place / BINS, "high": (place + 1) / BINS} for place in range(BINS)]
+    names = ("count", "confidence", "accuracy")
+    rows = zip(counts.astype(int).tolist(), *means.tolist(), strict=True)
+    bins = [edge | dict(zip(names, row, strict=True)) for edge, row in zip(edges, rows, strict=True)]
+    return {"ece": float(abs(sums[1] - sums[2]).sum() / max(counts.sum(), 1)), "bins": bins}
 
 
 def by_class(classes: list[str], right, found, there, **columns) -> dict[str, dict]:
@@ -199,7 +206,8 @@ def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: st
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{split}-worst-*.png"):
         path.unlink()
-    worst = [] if analysis.badness is None else numpy.argsort(-analysis.badness, kind="stable")[:WORST].tolist()
+    badness = numpy.zeros(0) if analysis.badness is None else analysis.badness
+    worst = [index for index in numpy.argsort(-badness, kind="stable")[:WORST].tolist() if badness[index] > 0]
     found = []
     for number, index in enumerate(worst, 1):
         path, (sample, target) = folder / f"{split}-worst-{number:02}.png", samples[index]

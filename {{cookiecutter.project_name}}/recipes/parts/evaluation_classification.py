@@ -3,7 +3,7 @@
 import numpy
 import torch.nn.functional as F
 
-from recipes.parts.evaluation import RESAMPLES, Analysis, as_curves, average_precision, by_class, calibration
+from recipes.parts.evaluation import RESAMPLES, Analysis, as_curves, average_precision, by_class, calibration, in_bins
 
 
 def analyse(experiment, kept, metrics: dict) -> Analysis:
@@ -26,7 +26,10 @@ def _classes(classes: list[str], outputs, targets) -> Analysis:
     return Analysis(
         statistic=lambda indices: {"loss": losses[indices].mean(), "accuracy": right[indices].mean()},
         table=by_class(classes, counts.diagonal(), counts.sum(0), there),
-        facts={"confusion": {"classes": classes, "counts": counts.tolist()}, "calibration": calibration(surest, right)},
+        facts={
+            "confusion": {"classes": classes, "counts": counts.tolist()},
+            "calibration": calibration(in_bins(surest, right)),
+        },
         ranked=lambda: {name: (shares[:, k], truth == k, there[k]) for k, name in enumerate(classes)},
         badness=losses,
         describe=describe,
@@ -56,6 +59,6 @@ def _labels(classes: list[str], outputs, targets) -> Analysis:
         return {"truth": said[0], "prediction": said[1], "loss": float(losses[index])}
 
     averages = numpy.array([average_precision(*one) for one in ranked().values()])
-    facts = {"calibration": calibration(shares.ravel(), truth.ravel()), "curves": as_curves(ranked())}
+    facts = {"calibration": calibration(in_bins(shares.ravel(), truth.ravel())), "curves": as_curves(ranked())}
     table = by_class(classes, *counted(), ap=averages)
     return Analysis(statistic, RESAMPLES // 5, table, facts, ranked, losses, describe)
