@@ -126,14 +126,21 @@ def _own_metrics(metrics: Metrics, kept: Outputs):
 
 
 def bootstrap(statistic, count: int, times: int = RESAMPLES) -> dict[str, list[float]]:
-    """95 % intervals, percentiles of a statistic of resampled samples: {name: [low, high]}."""
-    random = numpy.random.default_rng(0)
+    """95 % intervals of a statistic of `count` samples: {name: [low, high]}, percentiles of resamples, less their bias.
+
+    Average precision has such a bias: a sample that was drawn twice has its right predictions side by side.
+    """
+    if statistic is None:
+        return {}
+    random, whole = numpy.random.default_rng(0), statistic(numpy.arange(count))
     times = min(times, max(200, 2 * 10**7 // count))  # of many samples fewer, which would take long
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(times if statistic else 0)]
-    names = dict.fromkeys(name for one in drawn for name in one)
-    values = {name: numpy.array([one[name] for one in drawn if name in one]) for name in names}
-    known = {name: each[~numpy.isnan(each)] for name, each in values.items()}
-    return {name: numpy.percentile(each, (2.5, 97.5)).tolist() for name, each in known.items() if len(each)}
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
+    intervals = {}
+    for name, value in whole.items():
+        values = numpy.array([one[name] for one in drawn if name in one and one[name] == one[name]])  # without nan
+        if len(values):
+            intervals[name] = (numpy.percentile(values, (2.5, 97.5)) - values.mean() + value).tolist()
+    return intervals
 
 
 # ------------------------------------------------------------------------------------------- for evaluation_<name>.py

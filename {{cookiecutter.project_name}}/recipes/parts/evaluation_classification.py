@@ -8,7 +8,10 @@ from recipes.parts.evaluation import RESAMPLES, Analysis, as_curves, average_pre
 
 def analyse(experiment, kept, metrics: dict) -> Analysis:
     classes, (outputs, targets) = experiment.meta["classes"], kept.joined()
-    return (_labels if targets.ndim == 2 else _classes)(classes, outputs, targets)
+    if targets.ndim == 1:
+        return _classes(classes, outputs, targets)
+    thresholds = experiment.meta.get("thresholds", {})
+    return _labels(classes, outputs, targets, [thresholds.get(name, 0.5) for name in classes])
 
 
 def _classes(classes: list[str], outputs, targets) -> Analysis:
@@ -36,23 +39,20 @@ def _classes(classes: list[str], outputs, targets) -> Analysis:
     )
 
 
-def _labels(classes: list[str], outputs, targets) -> Analysis:
-    """Of probabilities and targets (N, labels)."""
+def _labels(classes: list[str], outputs, targets, thresholds) -> Analysis:
+    """Of probabilities and targets (N, labels). The table is of predictions that reach their threshold."""
     losses = F.binary_cross_entropy(outputs, targets.float(), reduction="none").mean(1).numpy()
     shares, truth = outputs.numpy(), targets.numpy() > 0
-    guess, each = shares >= 0.5, range(len(classes))
+    half, guess, each = shares >= 0.5, shares >= thresholds, range(len(classes))
 
     def ranked(indices=slice(None)) -> dict:
         one, there = (part[indices] for part in (shares, truth))
         return {classes[k]: (one[:, k], there[:, k], there[:, k].sum()) for k in each}
 
-    def counted(indices=slice(None)) -> tuple:
-        return (truth & guess)[indices].sum(0), guess[indices].sum(0), truth[indices].sum(0)
-
     def statistic(indices) -> dict:
         average = numpy.mean([average_precision(*one) for one in ranked(indices).values() if one[2]])
-        right, found, there = counted(indices)
-        return {"loss": losses[indices].mean(), "map": average, "f1": (2 * right / (found + there).clip(1)).mean()}
+        right, either = (part[indices].sum(0) for part in (truth & half, truth.astype(int) + half))
+        return {"loss": losses[indices].mean(), "map": average, "f1": (2 * right / either.clip(1)).mean()}
 
     def describe(index: int) -> dict:
         said = [", ".join(classes[k] for k in each if rows[index, k]) or "none" for rows in (truth, guess)]
@@ -60,5 +60,5 @@ def _labels(classes: list[str], outputs, targets) -> Analysis:
 
     averages = numpy.array([average_precision(*one) for one in ranked().values()])
     facts = {"calibration": calibration(in_bins(shares.ravel(), truth.ravel())), "curves": as_curves(ranked())}
-    table = by_class(classes, *counted(), ap=averages)
+    table = by_class(classes, (truth & guess).sum(0), guess.sum(0), truth.sum(0), ap=averages)
     return Analysis(statistic, RESAMPLES // 5, table, facts, ranked, losses, describe)

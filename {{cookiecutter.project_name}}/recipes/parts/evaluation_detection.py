@@ -1,7 +1,7 @@
 """Evaluation of boxes, and of masks with them: what was found, missed and made up; intervals of average precision.
 
 A prediction is right if it overlaps an object of its class that no better one has taken; average precision counts that
-at ten overlaps (IoU), all the rest here at an IoU of 0.5 and, but for curves, a score of SHOWN.
+at ten overlaps (IoU), all the rest here at an IoU of 0.5. Those shown reach the threshold of their class, or SHOWN.
 """
 
 import numpy
@@ -124,9 +124,9 @@ def _running(values, part) -> numpy.ndarray:
     return sums - numpy.repeat(before, numpy.diff(numpy.append(first, len(part))))
 
 
-def pair(found: dict, truth: dict, ious) -> list[tuple[int, int]]:
+def pair(found: dict, truth: dict, ious, shown) -> list[tuple[int, int]]:
     """(prediction, object) of the predictions that are shown, those of one class first, then the largest IoU."""
-    wanted = (ious >= OVERLAPS[0]) & (found["scores"] >= SHOWN)[:, None]
+    wanted = (ious >= OVERLAPS[0]) & shown[:, None]
     rank = numpy.where(wanted, ious + (found["labels"][:, None] == truth["labels"]), -1.0)
     pairs = []
     while rank.size and rank.max() > 0:
@@ -140,7 +140,9 @@ def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
     classes, seen = experiment.meta["classes"], kept.seen
     matches = {kind: Matches(seen, kind, len(classes)) for kind in seen[0][2]}
     boxes, counts = matches["map"], numpy.zeros((len(classes) + 1,) * 2, dtype=int)  # the last is the background
-    outcomes = [_outcome(one, counts) for one in seen]
+    thresholds = experiment.meta.get("thresholds", {})
+    limits = numpy.array([thresholds.get(name, SHOWN) for name in classes])
+    outcomes = [_outcome(one, limits, counts) for one in seen]
 
     def statistic(indices) -> dict:
         values, weights = {}, numpy.bincount(indices, minlength=len(seen))
@@ -159,7 +161,7 @@ def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
         there = boxes.objects.sum(0)
         return {name: (boxes.score[of[k]], boxes.hits[of[k], 0], there[k]) for k, name in enumerate(classes)}
 
-    shown, area = boxes.score >= SHOWN, boxes.average_precision(numpy.ones(len(seen), int))
+    shown, area = boxes.score >= limits[boxes.label], boxes.average_precision(numpy.ones(len(seen), int))
     counted = [
         numpy.bincount(boxes.label[which], minlength=len(classes)) for which in (shown & boxes.hits[:, 0], shown)
     ]
@@ -177,12 +179,13 @@ def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
     )
 
 
-def _outcome(one: tuple, counts: numpy.ndarray) -> dict[str, list[int]]:
+def _outcome(one: tuple, limits, counts: numpy.ndarray) -> dict[str, list[int]]:
     """The numbers of predictions that are right ("found") and wrong ("false"), and of objects "missed"; adds to the
     confusion matrix [truth, prediction]."""
     found, truth, ious = one
-    paired, background = pair(found, truth, ious["map"]), len(counts) - 1
-    shown = numpy.flatnonzero(found["scores"] >= SHOWN).tolist()
+    is_shown = found["scores"] >= limits[found["labels"]]
+    paired, background = pair(found, truth, ious["map"], is_shown), len(counts) - 1
+    shown = numpy.flatnonzero(is_shown).tolist()
     right = [(row, column) for row, column in paired if found["labels"][row] == truth["labels"][column]]
     for row, column in paired:
         counts[truth["labels"][column], found["labels"][row]] += 1
