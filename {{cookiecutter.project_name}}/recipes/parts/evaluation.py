@@ -1,14 +1,12 @@
 """Evaluate a model in depth. `evaluate_run` writes <split>.json, <split>-classes.csv and pictures of the worst samples.
 
-The JSON file holds `samples` (their number), `metrics` and, as far as the task allows,
-intervals    {"accuracy": [0.95, 0.99], ...}: 95 %
+The JSON file holds `samples` (their number), `metrics` and, as far as the task allows, `intervals` of 95 %,
 table        {"dog": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20}, ...}
 confusion    {"classes": [...], "counts": [[...], ...]}: a row for each true class
-calibration  {"ece": 0.02, "bins": [{"low": 0.6, "high": 0.67, "count": 8, "confidence": 0.63, "accuracy": 0.6}, ...]}
+calibration  {"ece": 0.02, "bins": [{"count": 8, "confidence": 0.63, "accuracy": 0.6}, ...]}
 curves       {"dog": {"threshold": [...], "precision": [...], "recall": [...], "f1": [...]}, ...}; thresholds: the best
 worst        [{"sample": its file, "picture": "validation-worst-01.png", "loss": 4.2, ...}, ...]
 images_per_second  {"model": 9000.0, "all": 4000.0}: without and with the reading of samples
-
 What differs by task is in evaluation_<name>.py; see EVALUATION in recipes/contracts.py.
 """
 
@@ -16,6 +14,7 @@ import csv
 import importlib.util
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from core import IngredientsError
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import Metrics, carried
 
-WORST, RESAMPLES, BINS, POINTS = 12, 1000, 15, 200  # POINTS: of a curve
+WORST, RESAMPLES, BINS, POINTS = 12, 500, 15, 200  # POINTS: of a curve
 
 
 @dataclass
@@ -37,10 +36,10 @@ class Analysis:
     """What `analyse(experiment, kept, metrics)` of evaluation_<name>.py returns."""
 
     statistic: Callable = lambda indices: {}  # indices (N,) of a resample -> {name of a metric: value}
-    resamples: int = RESAMPLES
     table: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)  # confusion, calibration, ...
     ranked: Callable = dict  # () -> {class: (scores (n,), which are right (n,), how many there are to be found)}
+    has_curves: bool = False  # of these
     badness: numpy.ndarray | tuple = ()  # of each sample (N,)
     describe: Callable = dict  # index of a sample -> facts about it
     draw: Callable | None = None  # (index, input) -> image (3, H, W); None: as the task draws predictions
@@ -64,10 +63,7 @@ class Kept(Metrics):
 
 
 def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, thresholds: bool = False) -> dict:
-    """Evaluate the model on a split, or on `samples` of it; returns what the JSON file holds.
-
-    progress: `progress(batches, count, text) -> batches`; thresholds: choose one for each class
-    """
+    """Evaluate the model on a split, or `samples` of it; returns what the JSON file holds. progress: that of Run."""
     started, seconds = time.perf_counter(), []
     samples = experiment.load_checked(split) if samples is None else samples
     order = experiment.some(samples)
@@ -81,13 +77,16 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
 
     analysis = part.analyse(experiment, kept, metrics) if part else Analysis()
     found = {"split": split, "samples": count, "metrics": metrics, "table": analysis.table, **analysis.facts}
-    found["intervals"] = bootstrap(analysis.statistic, count, analysis.resamples)
+    found["intervals"] = bootstrap(analysis.statistic, count)
     if experiment.metrics and type(kept) is Kept:
-        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept), count, RESAMPLES // 5)
+        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept), count)
+    ranked = analysis.ranked() if thresholds or analysis.has_curves else {}
+    curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
+    if analysis.has_curves:
+        found["curves"] = {name: {k: _thinned(v) for k, v in curve.items()} for name, curve in curves.items()}
+    if thresholds and not curves:
+        raise IngredientsError("--thresholds: this task has no scores of classes to choose a threshold for")
     if thresholds:
-        curves = {name: precision_recall(*one) for name, one in analysis.ranked().items() if one[1].any()}
-        if not curves:
-            raise IngredientsError("--thresholds: this task has no scores of classes to choose a threshold for")
         found["thresholds"] = {
             name: {k: float(v[c["f1"].argmax()]) for k, v in c.items()} for name, c in curves.items()
         }
@@ -122,16 +121,12 @@ def _statistic_of(metrics: Metrics, kept: Kept):
     return statistic
 
 
-def bootstrap(statistic, count: int, times: int = RESAMPLES) -> dict[str, list[float]]:
-    """95 % intervals of a statistic of `count` samples: percentiles of resamples, less their bias.
-
-    Average precision has one: a sample that was drawn twice has its right predictions side by side.
-    """
+def bootstrap(statistic, count: int) -> dict[str, list[float]]:
+    """95 % intervals of a statistic: percentiles of resamples, less their bias, which average precision has."""
     random, intervals = numpy.random.default_rng(0), {}
-    times = min(times, max(200, 2 * 10**7 // count))  # of many samples fewer, which would take long
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(RESAMPLES)]
     for name, value in statistic(numpy.arange(count)).items():
-        values = numpy.array([one[name] for one in drawn if one.get(name, numpy.nan) == one.get(name)])  # no nan
+        values = numpy.array([one[name] for one in drawn if not math.isnan(one.get(name, math.nan))])
         if len(values):
             intervals[name] = (numpy.percentile(values, (2.5, 97.5)) - values.mean() + value).tolist()
     return intervals
@@ -141,23 +136,16 @@ def calibration(confidence: numpy.ndarray, right: numpy.ndarray) -> dict:
     """The expected calibration error (Guo et al. 2017, arXiv:1706.04599), and its bins of equal width."""
     places = numpy.ceil(confidence * BINS).clip(1, BINS).astype(int) - 1
     counts, *sums = (numpy.bincount(places, weights, BINS) for weights in (None, confidence, right))
-    columns = {"low": numpy.arange(BINS) / BINS, "high": numpy.arange(1, BINS + 1) / BINS, "count": counts}
-    columns |= {"confidence": sums[0] / counts.clip(1), "accuracy": sums[1] / counts.clip(1)}
-    return {"ece": float(abs(sums[0] - sums[1]).sum() / max(len(right), 1)), "bins": list(as_rows(columns))}
-
-
-def as_rows(columns: dict):
-    """{name: array} -> a dict for each row."""
-    return (
-        dict(zip(columns, row, strict=True)) for row in zip(*(each.tolist() for each in columns.values()), strict=True)
-    )
+    rows = zip(counts.tolist(), *(total / counts.clip(1) for total in sums), strict=True)
+    bins = [{"count": count, "confidence": float(mean), "accuracy": float(share)} for count, mean, share in rows]
+    return {"ece": float(abs(sums[0] - sums[1]).sum() / max(len(right), 1)), "bins": bins}
 
 
 def by_class(classes: list[str], right, found, there, **columns) -> dict[str, dict]:
     """A table of counts (K,): right ones, predicted ones, and those that there are; further columns come first."""
     columns |= {"precision": right / found.clip(1), "recall": right / there.clip(1)}
     columns |= {"f1": 2 * right / (found + there).clip(1), "support": there}
-    return dict(zip(classes, as_rows(columns), strict=True))
+    return {name: {key: column[k].item() for key, column in columns.items()} for k, name in enumerate(classes)}
 
 
 def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
@@ -169,13 +157,8 @@ def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
     return curve | {"f1": 2 * hits / (found + positives)}
 
 
-def as_curves(ranked: dict) -> dict[str, dict]:
-    """Those of `precision_recall`, of so many points at most."""
-    curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
-    some = {
-        name: numpy.linspace(0, len(c["f1"]) - 1, min(len(c["f1"]), POINTS)).astype(int) for name, c in curves.items()
-    }
-    return {name: {k: v[some[name]].round(5).tolist() for k, v in curve.items()} for name, curve in curves.items()}
+def _thinned(values: numpy.ndarray) -> list[float]:
+    return values[:: len(values) // POINTS + 1].round(5).tolist()
 
 
 def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: str) -> list[dict]:
@@ -183,26 +166,26 @@ def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: st
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{split}-worst-*.png"):
         path.unlink()
-    worst = [index for index in numpy.argsort(analysis.badness)[::-1][:WORST].tolist() if analysis.badness[index] > 0]
-    found = []
-    for number, index in enumerate(worst, 1):
-        path, (sample, target) = folder / f"{split}-worst-{number:02}.png", samples[index]
-        if analysis.draw:
-            Image.fromarray(analysis.draw(index, sample).permute(1, 2, 0).contiguous().numpy()).save(path)
-        else:
-            batch = (part[None].to(experiment.device) for part in (sample, target))
-            pictures.save(path, experiment, *batch, experiment.model)
-        name = {"sample": str(samples.names[index] if samples.names else index), "index": index}
-        found.append(name | analysis.describe(index) | ({"picture": path.name} if path.exists() else {}))
-    return found
+    worst = []
+    for index in numpy.argsort(analysis.badness)[::-1][:WORST].tolist():
+        if analysis.badness[index] > 0:
+            path, (sample, target) = folder / f"{split}-worst-{len(worst) + 1:02}.png", samples[index]
+            if analysis.draw:
+                Image.fromarray(analysis.draw(index, sample).permute(1, 2, 0).contiguous().numpy()).save(path)
+            else:
+                batch = (part[None].to(experiment.device) for part in (sample, target))
+                pictures.save(path, experiment, *batch, experiment.model)
+            name = {"sample": str(samples.names[index] if samples.names else index), "index": index}
+            worst.append(name | analysis.describe(index) | ({"picture": path.name} if path.exists() else {}))
+    return worst
 
 
 def _write(path: Path, found: dict) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *next(iter(found["table"].values()), ())])
-    writer.writerows([name, *row.values()] for name, row in found["table"].items())
-    for suffix, content in ((".json", json.dumps(found) + "\n"), ("-classes.csv", text.getvalue())):
-        if suffix == ".json" or found["table"]:
-            with checkpoint.replacing(path.with_name(path.name + suffix)) as file:
-                file.write(content.encode())
+    files, text = {f"{path.name}.json": json.dumps(found) + "\n"}, io.StringIO()
+    if table := found["table"]:
+        csv.writer(text, lineterminator="\n").writerow(["class", *next(iter(table.values()))])
+        csv.writer(text, lineterminator="\n").writerows([name, *row.values()] for name, row in table.items())
+        files[f"{path.name}-classes.csv"] = text.getvalue()
+    for name, content in files.items():
+        with checkpoint.replacing(path.with_name(name)) as file:
+            file.write(content.encode())

@@ -4,11 +4,11 @@ import numpy
 import torch
 import torch.nn.functional as F
 
-from recipes.parts.evaluation import RESAMPLES, Analysis, as_curves, by_class, calibration, precision_recall
+from recipes.parts.evaluation import Analysis, by_class, calibration, precision_recall
 
 
 def analyse(experiment, kept, metrics: dict) -> Analysis:
-    """Of logits (N, K) and classes (N,), or of probabilities and labels (N, K), which pass at their threshold or 0.5."""
+    """Of logits (N, K) and classes (N,), or of probabilities and labels (N, K)."""
     outputs, targets = map(torch.cat, zip(*kept.seen, strict=True))
     names, thresholds = experiment.meta["classes"], experiment.meta.get("thresholds", {})
     each = numpy.arange(len(names))
@@ -37,12 +37,15 @@ def analyse(experiment, kept, metrics: dict) -> Analysis:
 
     def describe(index: int) -> dict:
         said = [", ".join(names[k] for k in each[rows[index]]) or "none" for rows in (truth, guess)]
-        return {"truth": said[0], "prediction": said[1], "loss": float(losses[index])}
+        sure = {"probability": float(shares[index].max())} if targets.ndim == 1 else {}
+        return {"truth": said[0], "prediction": said[1], **sure, "loss": float(losses[index])}
 
-    def ranked() -> dict:
-        return {name: (shares[:, k], truth[:, k], truth[:, k].sum()) for k, name in enumerate(names)}
-
-    statistic, times = (of_labels, RESAMPLES // 5) if targets.ndim == 2 else (of_classes, RESAMPLES)
-    facts |= {"curves": as_curves(ranked())} if targets.ndim == 2 else {}
-    table = by_class(names, (truth & guess).sum(0), guess.sum(0), truth.sum(0))
-    return Analysis(statistic, times, table, facts, ranked, losses, describe)
+    return Analysis(
+        statistic=of_classes if targets.ndim == 1 else of_labels,
+        table=by_class(names, (truth & guess).sum(0), guess.sum(0), truth.sum(0)),
+        facts=facts,
+        ranked=lambda: {name: (shares[:, k], truth[:, k], truth[:, k].sum()) for k, name in enumerate(names)},
+        has_curves=targets.ndim == 2,
+        badness=losses,
+        describe=describe,
+    )

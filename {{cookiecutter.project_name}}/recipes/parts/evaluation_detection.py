@@ -12,7 +12,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from recipes.detection import SHOWN
 from recipes.parts import evaluation
-from recipes.parts.evaluation import Analysis, as_curves, by_class, calibration, in_bins
+from recipes.parts.evaluation import Analysis, by_class, calibration
 from recipes.parts.pictures import as_pixels, enlarged
 
 # As torchmetrics and COCO have them.
@@ -22,7 +22,7 @@ MOST = 100  # predictions of a class in an image
 COLOURS = {"found": "lime", "false": "tomato", "missed": "yellow"}
 
 
-class Outputs(evaluation.Outputs):
+class Kept(evaluation.Kept):
     """Keeps of each image (predictions, objects, {"map": their IoU (M, objects), "mask_map": ...})."""
 
     def update(self, found: list[dict], truth: list[dict]) -> None:
@@ -136,7 +136,7 @@ def pair(found: dict, truth: dict, ious, shown) -> list[tuple[int, int]]:
     return pairs
 
 
-def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
+def analyse(experiment, kept: Kept, metrics: dict) -> Analysis:
     classes, seen = experiment.meta["classes"], kept.seen
     matches = {kind: Matches(seen, kind, len(classes)) for kind in seen[0][2]}
     boxes, counts = matches["map"], numpy.zeros((len(classes) + 1,) * 2, dtype=int)  # the last is the background
@@ -167,12 +167,13 @@ def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
     ]
     table = by_class(classes, *counted, boxes.objects.sum(0), ap=area.mean(1), ap50=area[:, 0])
     facts = {"confusion": {"classes": [*classes, "background"], "counts": counts.tolist()}}
-    facts |= {"calibration": calibration(in_bins(boxes.score, boxes.hits[:, 0])), "curves": as_curves(ranked())}
+    facts |= {"calibration": calibration(boxes.score, boxes.hits[:, 0])}
     return Analysis(
         statistic=statistic,
         table=table,
         facts=facts,
         ranked=ranked,
+        has_curves=True,
         badness=numpy.array([len(one["false"]) + len(one["missed"]) for one in outcomes]),
         describe=lambda index: {name: len(outcomes[index][name]) for name in COLOURS},
         draw=lambda index, sample: draw(sample, *seen[index][:2], outcomes[index], classes),

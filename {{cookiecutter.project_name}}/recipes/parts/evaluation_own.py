@@ -8,18 +8,16 @@ import math
 import torch
 
 from recipes.parts import evaluation
-from recipes.parts.evaluation import RESAMPLES, Analysis
+from recipes.parts.evaluation import Analysis
 
 
-class Outputs(evaluation.Outputs):
+class Kept(evaluation.Kept):
     """Keeps what the network returns, and all targets."""
 
-    def __init__(self, model):
-        super().__init__(model)
-        self.hook = model.register_forward_hook(lambda model, inputs, outputs: self.raw.append(outputs))
-        self.raw, self.targets = [], []
-
-    def update(self, outputs, targets) -> None: ...
+    def __init__(self, metrics, model):
+        super().__init__(metrics, model)
+        self.hook = model.register_forward_hook(lambda model, inputs, outputs: self.outputs.append(outputs))
+        self.outputs, self.targets = [], []
 
     def end_batch(self, targets) -> None:
         self.targets.append(targets)
@@ -36,10 +34,10 @@ class Replay(torch.nn.Module):
         return self.outputs[indices]
 
 
-def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
+def analyse(experiment, kept: Kept, metrics: dict) -> Analysis:
     kept.hook.remove()
-    tensors = all(map(torch.is_tensor, [*kept.raw, *kept.targets]))
-    outputs, targets = (torch.cat(part) for part in (kept.raw, kept.targets)) if tensors else ([], [None])
+    tensors = all(map(torch.is_tensor, [*kept.outputs, *kept.targets]))
+    outputs, targets = (torch.cat(part) for part in (kept.outputs, kept.targets)) if tensors else ([], [None])
     if len(outputs) != len(targets):
         return Analysis()
     replay = Replay(outputs)
@@ -54,4 +52,4 @@ def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
     except Exception:  # noqa: BLE001 - the task's own `evaluate` may need more than outputs and targets
         return Analysis()
     same = all(math.isclose(again.get(name, math.nan), value, rel_tol=1e-4) for name, value in metrics.items())
-    return Analysis(statistic, RESAMPLES // 5) if same else Analysis()
+    return Analysis(statistic) if same else Analysis()

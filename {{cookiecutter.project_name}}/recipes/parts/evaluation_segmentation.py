@@ -5,22 +5,26 @@ import torch
 import torch.nn.functional as F
 
 from recipes.parts import evaluation
-from recipes.parts.evaluation import BINS, Analysis, by_class, calibration, in_bins
+from recipes.parts.calling import Metrics
+from recipes.parts.evaluation import Analysis, by_class, calibration
 from recipes.segmentation import IGNORED
 
+SOME = 17  # every such pixel is enough for the calibration
 
-class Outputs(evaluation.Outputs):
+
+class Kept(evaluation.Kept):
     """Counts of each image; pixels themselves would be too many.
 
     seen: of each batch (right, true, predicted pixels (n, classes), loss (n,) summed over pixels)
     """
 
-    def __init__(self, model):
-        super().__init__(model)
-        self.pixels, self.confusion, self.bins = [], 0, numpy.zeros((3, BINS))
+    def __init__(self, metrics, model):
+        super().__init__(metrics, model)
+        self.pixels, self.confusion, self.some = [], 0, []
 
     def update(self, logits, classes) -> None:
         """Of pixels that count: logits (pixels, classes), classes (pixels,)."""
+        Metrics.update(self, logits, classes)
         confidence, guess = logits.softmax(1).max(1)
         losses = F.cross_entropy(logits, classes, reduction="none")
         self.pixels.append((classes, guess, losses, confidence))
@@ -39,11 +43,11 @@ class Outputs(evaluation.Outputs):
         self.seen.append((*counts, numpy.bincount(image, losses, len(sizes))))
         pairs = numpy.bincount(truth * self.classes + guess, minlength=self.classes**2)
         self.confusion = self.confusion + pairs.reshape(self.classes, -1)
-        self.bins += in_bins(confidence, right)
+        self.some.append((confidence[::SOME], right[::SOME]))
         self.pixels = []
 
 
-def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
+def analyse(experiment, kept: Kept, metrics: dict) -> Analysis:
     classes = experiment.meta["classes"]
     right, truth, guess, losses = (numpy.concatenate(part) for part in zip(*kept.seen, strict=True))
 
@@ -66,7 +70,7 @@ def analyse(experiment, kept: Outputs, metrics: dict) -> Analysis:
         table=by_class(classes, hits, found, there, iou=hits / (there + found - hits).clip(1)),
         facts={
             "confusion": {"classes": classes, "counts": kept.confusion.tolist()},
-            "calibration": calibration(kept.bins),
+            "calibration": calibration(*map(numpy.concatenate, zip(*kept.some, strict=True))),
         },
         badness=losses / truth.sum(1).clip(1),
         describe=describe,

@@ -1,6 +1,7 @@
 """Evaluation of numbers; of classes as in evaluation_classification.py, and their F1."""
 
 import numpy
+import torch
 
 from recipes.parts import evaluation_classification
 from recipes.parts.evaluation import Analysis
@@ -9,7 +10,7 @@ POINTS = 500  # of the file's pairs of truth and prediction
 
 
 def analyse(experiment, kept, metrics: dict) -> Analysis:
-    outputs, targets = kept.joined()
+    outputs, targets = map(torch.cat, zip(*kept.seen, strict=True))
     if targets.is_floating_point():
         return _numbers(outputs.double().numpy(), targets.double().numpy(), experiment.meta["classes"][0], metrics)
     analysis = evaluation_classification.analyse(experiment, kept, metrics)
