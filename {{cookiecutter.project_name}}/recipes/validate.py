@@ -72,7 +72,8 @@ def describe(found: dict) -> list[str]:
     from recipes.run import format_metrics
 
     lines = [f"{found['split']}: {format_metrics(found['metrics'])} ({found['samples']:,} samples)"]
-    limits = {name: dict(zip(("from", "to"), limits, strict=True)) for name, limits in found["intervals"].items()}
+    values, limits = found["metrics"], found["intervals"].items()
+    limits = {name: {"value": values[name], "from": low, "to": high} for name, (low, high) in limits}
     for title, table in (("95 %", limits), ("class", found["table"]), ("class", found.get("thresholds", {}))):
         width = max(map(len, [title, *table]))
         for row in list(table.values())[:1]:
@@ -95,7 +96,8 @@ def keep_thresholds(file: Path, thresholds: dict, experiment) -> None:
     from recipes.run import weights_files
 
     weights = checkpoint.load(file)["model"]
-    for path in {file, file.with_name("best.pt"), file.with_name("last.pt"), *weights_files(experiment.saving)}:
+    others = (file.with_name("best.pt"), file.with_name("last.pt"), *weights_files(experiment.saving))
+    for path in dict.fromkeys([file, *others]):
         state = checkpoint.load(path) if path.is_file() else {"model": {}}
         if all(name in state["model"] and torch.equal(state["model"][name], weights[name]) for name in weights):
             state["meta"]["thresholds"] = {name: row["threshold"] for name, row in thresholds.items()}

@@ -29,7 +29,7 @@ def analyse(experiment, kept, metrics: dict) -> Analysis:
         return {"loss": losses[indices].mean(), "accuracy": right[indices].mean()}
 
     def of_labels(indices) -> dict:
-        drawn, there, half = shares[indices], truth[indices], shares[indices] >= 0.5
+        drawn, there, half = shares[indices], truth[indices], shares[indices] > 0.5
         curves = [precision_recall(drawn[:, k], there[:, k], there[:, k].sum()) for k in each if there[:, k].any()]
         areas = [(numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum() for curve in curves]
         f1 = 2 * (there & half).sum(0) / (there.sum(0) + half.sum(0)).clip(1)
