@@ -315,10 +315,13 @@ def _subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
 
 
-def find_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
-    """The files of these suffixes in a folder and those inside it, sorted; hidden ones are left out."""
+def find_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES, onerror=None) -> list[str]:
+    """The files of these suffixes in a folder and those inside it, sorted; hidden ones are left out.
+
+    onerror: called with the OSError of a folder that cannot be read
+    """
     found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         around = {Path(here).resolve(), *Path(here).resolve().parents}  # a link to one of these would never end
         folders[:] = [name for name in folders if is_visible(name) and Path(here, name).resolve() not in around]
         found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]
