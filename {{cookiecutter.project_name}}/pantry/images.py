@@ -206,7 +206,11 @@ def decode_image(path: str | Path, channels: int, image_size: list[int] | None =
         if image.info or image.format != "PNG":  # a tenth of the time of a small image goes into looking for tags
             ImageOps.exif_transpose(image, in_place=True)
         if image.mode in DEEP:
-            image = Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
+            deep = numpy.asarray(image)
+            if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # white is zero, which Pillow overlooks
+                deep = 65535 - deep
+            opaque = 255 * (deep != image.info.get("transparency"))
+            image = Image.fromarray(numpy.stack([deep >> 8, opaque], 2).astype(numpy.uint8))
         if image.mode in ALPHA or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -108,5 +108,5 @@ class Task(Protocol):
     # A file's image of bytes (3, H, W) with its prediction, for --draw; without it the prediction is written above.
     # Of large images only every `step`-th pixel is drawn.
     def draw_prediction(self, pixels: Tensor, prediction: dict, classes: list[str], step: int) -> Tensor: ...
-    def rows(self, prediction: dict) -> list[dict]: ...  # for CSV, if it is not one
+    def rows(self, prediction: dict, classes: list[str]) -> list[dict]: ...  # for CSV, if it is not one
     def stand_in(self, images: Tensor, classes: int) -> Any: ...  # a data set of black images (N, C, H, W)

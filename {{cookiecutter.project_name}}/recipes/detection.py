@@ -247,7 +247,7 @@ def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
     return _drawn(pixels[:, ::step, ::step] / 255, target, names)
 
 
-def rows(prediction: dict) -> list[dict]:
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
     """The rows of CSV: one for each object, or an empty one."""
     columns = ("class", "score", "left", "top", "right", "bottom")
     cells = [(found["class"], found["score"], *found["box"]) for found in prediction["objects"]]

@@ -36,7 +36,7 @@ def main() -> None:
         command.add_argument("--draw", metavar="FOLDER", help="write each image with its prediction, as PNG")
         command.add_argument("--batch-size", type=int, metavar="N", help="default: that of training, at most 64")
         arguments, ingredients = command.read(with_functions=False, checks=[check_inputs])
-        if min(arguments.top, arguments.batch_size or 1) < 1:
+        if any(number is not None and number < 1 for number in (arguments.top, arguments.batch_size)):
             raise IngredientsError("--top and --batch-size must be at least 1")
         from recipes.parts.calling import carried
         from recipes.parts.predictor import open_predictor
@@ -52,7 +52,8 @@ def main() -> None:
             if error.filename is None:  # standard output
                 raise
             raise IngredientsError(f"{error.filename}: cannot be written: {error.strerror}") from error
-        raise SystemExit(int(failed))
+        if failed:
+            raise SystemExit(1)
 
 
 def write_all(predictor, arguments) -> bool:
@@ -91,7 +92,7 @@ def as_text(name: str, prediction: dict, form: str, width: int, columns: list[st
         return json.dumps({"input": name} | plain) + "\n"
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for row in rows_of(plain) if rows_of else [plain]:
+    for row in rows_of(plain, predictor.classes) if rows_of else [plain]:
         row = {"input": name} | row
         if not columns:
             columns += row
