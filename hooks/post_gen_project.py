@@ -21,6 +21,7 @@ ONLY_FOR = {
             "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
+            "recipes/parts/evaluation_classification.py",
         ],
         "detection": [
             "recipes/detection.py",
@@ -41,6 +42,7 @@ ONLY_FOR = {
         ],
         "tabular": [
             "recipes/classification.py",
+            "recipes/parts/evaluation_classification.py",
             "recipes/tabular.py",
             "pantry/tables.py",
             "tests/test_tabular.py",
@@ -49,6 +51,7 @@ ONLY_FOR = {
         ],
         "text": [
             "recipes/classification.py",
+            "recipes/parts/evaluation_classification.py",
             "recipes/text.py",
             "pantry/texts.py",
             "tests/test_text.py",

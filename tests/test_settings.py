@@ -170,6 +170,7 @@ VALUES = {
     "training.model.save_all_checkpoints": (True, {}),
     "training.model.checkpoint_minutes": (0, {}),
     "training.model.runs": ("other-runs", {}),
+    "training.model.report": (False, {}),
     "testing.debug": (True, {}),
 }
 # These change how fast a run is, where its memory goes or when it is saved, but no number: they have to be read.
@@ -185,6 +186,7 @@ SAME_NUMBERS = {
     "training.scheme.resume",  # without a run to resume
     "training.scheme.workers",
     "training.model.checkpoint_minutes",
+    "training.model.report",
 }
 # What no task has a part in, and is tested with classification alone.
 GENERAL = {path for path in VALUES if path.startswith(("model.version", "training.model."))}

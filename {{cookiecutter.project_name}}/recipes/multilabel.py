@@ -10,6 +10,7 @@ from recipes.parts.pictures import as_pixels, captioned
 
 METRICS = ("loss", "map", "f1")  # binary cross entropy; average precision and F1 at 0.5, averaged over labels
 BEST = "map"
+EVALUATION = "classification"
 REFUSED = {"training.scheme.balanced": "a sample has several labels; weight them by pos_weight of [training.loss]"}
 REFUSED |= dict.fromkeys(("cross_entropy", "focal", "mixup", "cutmix"), "takes one class for each sample")
 
@@ -20,8 +21,7 @@ def check_data(architecture, samples) -> int:
     """The number of labels."""
     targets, wanted = samples.targets, architecture.output_classes
     if targets is None or targets.ndim != 2 or not ((targets == 0) | (targets == 1)).all():
-        message = "expected targets (N, labels) of 0 and 1, as load_image_csv returns"
-        raise SettingError("training.load_dataset", message)
+        raise SettingError("training.load_dataset", "expected targets (N, labels) of 0 and 1, as of load_image_csv")
     if wanted not in (None, targets.shape[1]):
         raise SettingError("model.architecture.output_classes", f"the data has {targets.shape[1]} labels")
     return targets.shape[1]

@@ -89,6 +89,7 @@ class Saving:
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
     checkpoint_minutes: Amount = setting(10.0, "between checkpoints within an epoch, which ends with one")
     runs: str = setting("runs", "folder in which each run gets a folder")
+    report: bool = setting(True, "write report.html after each epoch, in another process; see recipes/report.py")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ REFUSED = {  # settings, sections and registered names that this task cannot use
     "testing.views": "views are of images",
 }
 READS = "text"
+EVALUATION = "classification"
 
 check, check_split = classification.check, classification.check_split
 build_model = partial(classification.build_model, dtype=torch.long)
