@@ -191,7 +191,8 @@ BUDGET = {"files": 31, "lines": 4685, "statements": 2226}  # the aims: 25, 3,000
 REPORT = {"files": 0, "lines": 49, "statements": 40}  # may come to it for the report that is written after each epoch
 CORE = 1193  # the aim: 1,000
 # Of these, 1,100 may be what is done after training: validate, predict, report, compare, rerun, ablate, export, serve.
-PROJECT_LINES = 7430 + 1100  # the aim without them: 4,000
+# 420 more are of shards.
+PROJECT_LINES = 7430 + 1100 + 420  # the aim without them: 4,000
 TESTS = 1500  # lines of the tests that are rendered, for any task
 LONGEST, PROBES = 50, 15  # lines of a function; calls of hasattr and getattr
 
