@@ -103,15 +103,25 @@ def open_predictor(path: str | None, ingredients: Ingredients, overrides=(), top
     if Path(path or "").suffix in EXPORTED:
         from recipes.parts.exported import open_exported
 
-        return open_exported(path, top)
-    from recipes.parts.trained import find_trained, open_trained
+        experiment = open_exported(path, overrides)
+    else:
+        from recipes.parts.trained import find_trained, open_trained
 
-    experiment = open_trained(path, ingredients, overrides)
-    facts = {"weights": str(find_trained(path, ingredients)), "backbone": experiment.architecture.backbone}
-    functions = {name: experiment.functions.at(f"testing.{name}") for name in ("views", "postprocess")}
-    functions |= {"autocast": experiment.autocast, "preprocess": experiment.preprocess("testing")[0]}
-    more = {"batch_size": experiment.evaluation_batch_size, "top": top, "ingredients": experiment.ingredients}
-    return Predictor(experiment.task, experiment.model, experiment.meta, facts, experiment.device, **functions, **more)
+        path = find_trained(path, ingredients)
+        experiment = open_trained(str(path), ingredients, overrides)
+    meta, functions = experiment.meta, experiment.functions
+    facts = {
+        "weights": str(path),
+        "task": experiment.task.__name__.rpartition(".")[2],
+        "device": str(experiment.device),
+    }
+    facts |= {"backbone": experiment.architecture.backbone, "classes": meta["classes"], "shape": meta["shape"]}
+    facts["parameters"] = sum(weight.numel() for weight in experiment.model.parameters())
+    facts["thresholds"] = meta.get("thresholds", {})
+    settings = {"preprocess": experiment.preprocess("testing")[0], "autocast": experiment.autocast}
+    settings |= {name: functions.at(f"testing.{name}") for name in ("views", "postprocess")}
+    settings |= {"batch_size": experiment.evaluation_batch_size, "top": top, "ingredients": experiment.ingredients}
+    return Predictor(experiment.task, experiment.model, meta, facts, experiment.device, **settings)
 
 
 def without_tensors(prediction: dict) -> dict:
