@@ -237,6 +237,23 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     return pairs
 
 
+def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
+    """The objects of a prediction on an image of bytes (3, H, W), of which every `step`-th pixel is drawn."""
+    names = [f"{found['class']} {found['score']:.2f}" for found in prediction["objects"]]
+    boxes = torch.tensor([found["box"] for found in prediction["objects"]]).reshape(-1, 4)
+    target = {"boxes": boxes / step, "labels": torch.arange(len(names))}
+    if "_masks" in prediction:
+        target["masks"] = prediction["_masks"][:, ::step, ::step]
+    return _drawn(pixels[:, ::step, ::step] / 255, target, names)
+
+
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
+    """The rows of CSV: one for each object, or an empty one."""
+    columns = ("class", "score", "left", "top", "right", "bottom")
+    cells = [(found["class"], found["score"], *found["box"]) for found in prediction["objects"]]
+    return [dict(zip(columns, row, strict=True)) for row in cells or [[""] * 6]]
+
+
 def _drawn(sample, target: dict, classes: list[str]) -> torch.Tensor:
     from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
