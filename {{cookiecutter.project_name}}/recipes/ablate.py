@@ -4,8 +4,8 @@ python -m recipes.ablate --dry-run               what would be trained
 python -m recipes.ablate other.ini --seeds 5 --training.scheme.epochs 10
 python -m recipes.ablate --only augment optimizer.weight_decay
 
-Continues where it stopped when called again; other ingredients get a folder of their own. A contribution is the metric of
-the best epoch less that without the ingredient, for the same seed; it is within noise if it is at most twice its
+Continues where it stopped when called again; other ingredients get a folder of their own. A contribution is the metric
+of the best epoch less that without the ingredient, for the same seed; it is within noise if it is at most twice its
 standard deviation over the seeds.
 """
 
