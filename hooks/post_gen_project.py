@@ -12,6 +12,7 @@ DIGITS = ["data/digits.tgz", "data/README.md"]
 SCENES = [*DIGITS, "pantry/scenes.py"]
 LOOP = ["tests/test_interruptions.py", "tests/test_train.py"]
 PHOTOS = ["tests/test_photos.py"]
+SERVED = ["recipes/serve.py", "recipes/parts/service.py", "recipes/templates/serve.html"]  # images
 IMAGE_TASKS = ("classification", "detection", "segmentation")
 # What a choice needs and not every project; a file may serve several. A further task or data set is one more line here
 # and one more choice in cookiecutter.json.
@@ -21,6 +22,7 @@ ONLY_FOR = {
             "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
+            *SERVED,
         ],
         "detection": [
             "recipes/detection.py",
@@ -28,6 +30,7 @@ ONLY_FOR = {
             "pantry/box_folders.py",
             "pantry/boxes.py",
             "pantry/detectors.py",
+            *SERVED,
         ],
         "segmentation": [
             "recipes/segmentation.py",
@@ -38,6 +41,7 @@ ONLY_FOR = {
             "pantry/mask_losses.py",
             "pantry/masks.py",
             "pantry/segmenters.py",
+            *SERVED,
         ],
         "tabular": [
             "recipes/classification.py",
@@ -55,7 +59,7 @@ ONLY_FOR = {
             *(f"data/udhr/{split}.tsv" for split in ("training", "validation", "testing")),
             "data/README.md",
         ],
-        "blank": ["recipes/blank.py", "tests/test_blank.py"],
+        "blank": ["recipes/blank.py", "tests/test_blank.py", *SERVED],
     },
     "data": {
         "classification-digits": [*DIGITS, *LOOP],
