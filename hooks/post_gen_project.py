@@ -22,6 +22,7 @@ ONLY_FOR = {
             "pantry/image_csv.py",
             "recipes/classification.py",
             "recipes/multilabel.py",
+            "recipes/parts/evaluation_classification.py",
             *SERVED,
         ],
         "detection": [
@@ -45,6 +46,7 @@ ONLY_FOR = {
         ],
         "tabular": [
             "recipes/classification.py",
+            "recipes/parts/evaluation_classification.py",
             "recipes/tabular.py",
             "pantry/tables.py",
             "tests/test_tabular.py",
@@ -53,6 +55,7 @@ ONLY_FOR = {
         ],
         "text": [
             "recipes/classification.py",
+            "recipes/parts/evaluation_classification.py",
             "recipes/text.py",
             "pantry/texts.py",
             "tests/test_text.py",

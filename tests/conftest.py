@@ -20,8 +20,8 @@ PROJECT = ROOT / "{{cookiecutter.project_name}}"
 spec = importlib.util.spec_from_file_location("project_conftest", PROJECT / "tests" / "conftest.py")
 project_conftest = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(project_conftest)
-names = ("archive", "overrides", "read", "train", "own", "one_thread", "ctrl_c_arrives")
-archive, overrides, read, train, own, one_thread, ctrl_c_arrives = (getattr(project_conftest, name) for name in names)
+names = ("archive", "overrides", "read", "train", "own", "one_thread", "ctrl_c_arrives", "without_report")
+globals().update({name: getattr(project_conftest, name) for name in names})
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_it_trains_is_measured_again_and_predicts(project, user_env):
     assert min(line["error"] for line in lines if "train_loss" in line) < 1  # pixel
     tested = re.search(r"on 297 test samples: (loss [\d.]+, error [\d.]+)", said)[1]
     again = run(project, user_env, "-m", "recipes.validate", "keypoints.ini", "--on", "testing")
-    assert again == f"testing: {tested} (297 samples)\n"
+    assert again.startswith(f"testing: {tested} (297 samples)\n")
     for picture in ("batch.png", "predictions.png"):
         assert (metrics.parent / picture).is_file()
     assert "ok" in run(project, user_env, "train.py", "keypoints.ini", "--check").splitlines()[-1]

@@ -97,6 +97,9 @@ class Task(Protocol):
     # Before preprocess; or several: {name: sample}. source: a path, or an Upload of recipes/parts/predictor.py.
     def read_sample(self, source, input_format: dict) -> Any: ...
 
+    EVALUATION: (
+        str  # <name> of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's own name
+    )
     READS: str  # what the arguments of `recipes.predict` are if they are no image files, such as "text"
     # Of networks that take turns in each step, such as a GAN, each with an optimizer of its own: (the name of a part of
     # the model, its loss, called as `loss`), in order. A part may come twice.
@@ -107,4 +110,8 @@ class Task(Protocol):
     def draw(self, inputs, targets, classes: list[str], model=None) -> list[Tensor]: ...  # images (3, H, W) of a batch
     # A file's image (3, H, W) of bytes with its prediction on it; without it the prediction is written above.
     def draw_prediction(self, pixels: Tensor, prediction: dict, classes: list[str]) -> Tensor: ...
+    # What an exported file returns, its docstring a description, and its `undo(outputs)` the model's outputs again;
+    # or else `restored`: what the model returns, by `run(samples)` of such a file.
+    def exported(self, model, inputs, views=None) -> Tensor: ...
+    def restored(self, model, run, samples, *targets) -> Any: ...
     def stand_in(self, images: Tensor, classes: int) -> Any: ...  # a data set of black images (N, C, H, W)

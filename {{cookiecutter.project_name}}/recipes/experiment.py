@@ -122,11 +122,8 @@ class Experiment:
         with self.autocast:
             return self.task.evaluate(model, batches, self.metrics, views) | self.metrics.compute()
 
-    def evaluate_split(self, split: str, progress) -> tuple[dict[str, float], int]:
-        """(metrics, number of samples) of the model on a split; `progress(batches, count, text)` shows how far it is.
-
-        Refuses data that is unlike that of training.
-        """
+    def load_checked(self, split: str) -> Samples:
+        """The samples of a split for evaluation. Refuses data that is unlike that of training."""
         samples = self.load(split) if split == "testing" else load_splits(self)[split == "validation"]
         with blame(f"{split}.load_dataset"):
             if samples is None:
@@ -134,10 +131,13 @@ class Experiment:
             self.task.check_split(f"{split}.load_dataset", samples, self.meta)
         if samples.shape != self.meta["shape"]:
             print(f"note: a sample of {split} is {samples.shape}, but the network was trained on {self.meta['shape']}")
-        order = self.some(samples)
-        count = len(samples if order is None else order)
+        return samples
+
+    def evaluate_split(self, split: str, progress) -> tuple[dict[str, float], int]:
+        """(metrics, number of samples) of the model on a split; `progress(batches, count, text) -> batches`."""
+        order = self.some(samples := self.load_checked(split))
         batches = self.read(samples, self.evaluation_batch_size)(order)
-        views = self.functions.at("testing.views") if split == "testing" else None
+        views, count = self.functions.at(f"{split}.views"), len(samples if order is None else order)
         return self.evaluate(self.model, progress(batches, count, split), views), count
 
     def schedule(self, steps_per_epoch: int, history: list[dict]):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,7 +22,7 @@ from core import Ingredients, SettingError
 from recipes.experiment import Experiment
 from recipes.parts import checkpoint
 from recipes.parts.calling import carried
-from recipes.parts.origins import resolved_text
+from recipes.parts.origins import defaults, resolved_text
 from recipes.settings import Saving
 
 CHECKPOINTS = "checkpoints"
@@ -34,29 +35,35 @@ class Run:
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
         self.weights = weights_files(experiment.saving)  # refused now, not after training
         self.saving, self.debug = experiment.saving, experiment.debug
+        name = Path(self.saving.run_name or "")
+        if name.is_absolute() or ".." in name.parts:
+            raise SettingError("training.model.run_name", f"names a folder in {self.parent}, such as baseline")
         self.folder, self.state, self.tracker = None, None, None
+        self.reporter, self.reported_at = None, -math.inf
         self.saved_at, self.asked_to_save = time.monotonic(), False
         self.asked_to_stop = None  # (exit code, why)
 
     def create(self, ingredients: Ingredients) -> None:
-        """A new folder, named by the time, with all that is needed to repeat the run."""
+        """A new folder, named by the time or as the ingredients say, with all that is needed to repeat the run."""
         if not self.debug:
             make_folder("training.model.save_name", self.weights[0].parent)
         make_folder("training.model.runs", self.parent)
-        name = stamp = "debug" if self.debug else time.strftime("%Y-%m-%d_%H-%M-%S")
+        name = stamp = "debug" if self.debug else self.saving.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
         if self.debug:
             shutil.rmtree(self.parent / name, ignore_errors=True)
         for number in range(2, 1000):
             try:
                 (self.parent / name / CHECKPOINTS).mkdir(parents=True)
                 break
-            except FileExistsError:  # another run of the same second
+            except FileExistsError:  # another run of the same second, or name
                 name = f"{stamp}-{number}"
         self.folder = self.parent / name
         (self.folder / "ingredients.ini").write_text(resolved_text(ingredients), encoding="utf-8")
         if used := getattr(sys.modules.get("custom_functions"), "__file__", None):
             shutil.copy2(used, self.folder / "custom_functions.py")
-        (self.folder / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
+        for name, facts in (("environment", _environment()), ("defaults", defaults(ingredients))):
+            text = json.dumps(facts, indent=2, default=str) + "\n"
+            (self.folder / f"{name}.json").write_text(text, encoding="utf-8")
 
     # ------------------------------------------------------------------------------------------ log and metrics
 
@@ -83,10 +90,37 @@ class Run:
             file.write("".join(f"{line}\n" for line in lines).encode())
         if self.tracker:
             self.tracker({key: value for key, value in values.items() if key != "epoch"}, values["epoch"])
-        shown = {key: value for key, value in values.items() if key not in ("epoch", "train_loss", "seconds")}
+        shown = {key: values[key] for key in values if key not in ("epoch", "train_loss", "learning_rate", "seconds")}
         start = f"epoch {values['epoch']:>3}/{epochs}  train loss {values['train_loss']:.4f}"
         end = f"{values['seconds']:.1f} s" + ("  best" if is_best else "")
         self.log(f"{start}  validation {format_metrics(shown)}  {end}")
+        self._update_page()
+
+    def _update_page(self) -> None:
+        """Tell the process that writes report.html of an epoch; the process is started first, and never waited for."""
+        if self.debug or not self.saving.report or time.monotonic() < self.reported_at + 3:  # soon there is another
+            return
+        self.reported_at = time.monotonic()
+        with suppress(OSError):  # it ended early; close_page says why
+            if self.reporter is None and find_spec("recipes.report"):
+                folder = self.folder.absolute()
+                command = [sys.executable, "-m", "recipes.report", "--watch", str(folder)]
+                command += ["--ingredients", str(folder / "ingredients.ini")]
+                settings = {"cwd": Path(__file__).parents[1], "bufsize": 0, "stdin": subprocess.PIPE}
+                settings |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+                self.reporter = subprocess.Popen(command, process_group=0, **settings)  # which Ctrl-C does not reach
+                os.set_blocking(self.reporter.stdin.fileno(), False)
+            if self.reporter:
+                self.reporter.stdin.write(b".")
+
+    def close_page(self) -> None:
+        """Wait until report.html is complete."""
+        text = f"report: {self.folder / 'report.html'}"
+        with suppress(subprocess.TimeoutExpired):  # the machine is busy; it ends by itself
+            _, errors = self.reporter.communicate(timeout=60)
+            if self.reporter.returncode:
+                text = f"no report: {errors.decode(errors='replace').strip()}"
+        self.log(text)
 
     def _append(self, name: str, line: str) -> None:
         with checkpoint.naming(self.folder / name), open(self.folder / name, "a", encoding="utf-8") as file:

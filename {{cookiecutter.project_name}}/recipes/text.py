@@ -17,11 +17,12 @@ REFUSED = {  # settings, sections and registered names that this task cannot use
     "testing.views": "views are of images",
 }
 READS = "text"
+EVALUATION = "classification"
 
 check, check_split = classification.check, classification.check_split
 build_model = partial(classification.build_model, dtype=torch.long)
 default_loss, loss, evaluate = classification.default_loss, classification.loss, classification.evaluate
-predict = classification.predict
+predict, exported = classification.predict, classification.exported
 
 
 def check_data(architecture, samples) -> int:

@@ -59,13 +59,14 @@ class TrainState:
     def mean_loss(self) -> float:
         return float(self.loss_sum) / self.step
 
-    def end_epoch(self, metrics: dict) -> bool:
-        """Count the epoch that is complete; returns whether it is the best one."""
+    def end_epoch(self, metrics: dict, factor: float) -> bool:
+        """Count the epoch that is complete, with its last factor of the rate; returns whether it is the best one."""
         rank = self.experiment.selection[1]
         score = rank(metrics)  # of the first epoch too: it refuses a metric that there is not
         is_best = self.best is None or score > rank(self.best)
-        line = {"epoch": self.epoch + 1, "train_loss": self.mean_loss(), **metrics, "seconds": round(self.seconds, 3)}
-        self.history.append(line)
+        rate = max(group["initial_lr"] for group in self.experiment.param_groups) * factor
+        line = {"epoch": self.epoch + 1, "train_loss": self.mean_loss(), **metrics, "learning_rate": rate}
+        self.history.append(line | {"seconds": round(self.seconds, 3)})
         self.epoch, self.step = self.epoch + 1, 0
         self.best, self.since_best = (metrics, 0) if is_best else (self.best, self.since_best + 1)
         self.loss_sum.zero_()
@@ -167,7 +168,10 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                 torch.optim.swa_utils.update_bn(read(order), state.eval_model, experiment.device)
             batches = read_validation(experiment.some(experiment.validation))
             batches = run.progress(batches, len(experiment.validation), "validation", state)
-            is_best = state.end_epoch(experiment.evaluate(state.eval_model, batches))
+            is_best = state.end_epoch(
+                experiment.evaluate(state.eval_model, batches),
+                schedule((epoch * steps_per_epoch + state.step - 1) / steps),
+            )
 
             # Checkpoint
             run.save(state)
@@ -315,4 +319,6 @@ def finish(run: Run, experiment: Experiment) -> None:
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")
     run.record(finished=last["epoch"])
+    if run.reporter:
+        run.close_page()
     run.log(f"run: {run.folder}")

@@ -1,6 +1,7 @@
 """A tiny data set as an archive, and the shipped ingredients turned to it: tests train in a second, elsewhere."""
 
 import signal
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def ctrl_c_arrives():
     """A shell's background jobs ignore SIGINT, and so would the processes that tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_report():
+    """As if recipes/report.py were not there: no training of a test starts a process that writes a report."""
+    sys.modules["recipes.report"] = None
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +75,7 @@ def overrides(archive, tmp_path, monkeypatch):
         "training.optimizer.learning_rate": "0.05",
         "training.scheme.early_stop": "False",
         "training.scheme.validation_fraction": "0.2",
+        "training.model.report": "False",  # in processes that do not see the fixture above
     }
 
 

@@ -4,12 +4,13 @@ from dataclasses import MISSING, fields
 from itertools import islice
 from pathlib import Path
 
-from core import Ingredients
+from core import Ingredients, registry
+from core.arguments import signature_of
 from core.ingredients import call_key
 from core.parser import Reader
 from core.references import find
 from core.values import as_written, evaluate, strip_comment
-from recipes.settings import SECTIONS
+from recipes.settings import SECTIONS, SWEEP, kind_of
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
 # Settings without effect as long as another is as it is: (path, the other, whether it is so, in words).
@@ -59,7 +60,8 @@ def resolved_text(ingredients: Ingredients, declared: dict = SECTIONS) -> str:
         kind = declared.get(path)
         own = {key: value for key, value in node.items() if key not in entries and not isinstance(value, Ingredients)}
         added = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
-        for item in fields(kind) if isinstance(kind, type) else ():
+        is_told = isinstance(kind, type) and (node or path.partition(".")[0] != SWEEP)
+        for item in fields(kind) if is_told else ():
             if item.name not in node and item.default is not MISSING:
                 added.append(f"\n{item.name} = {as_written(item.default)}  # default")
         if entries:
@@ -99,6 +101,18 @@ def settings(ingredients: Ingredients) -> list[tuple[str, str]]:
     """(section, key) of all settings."""
     items = ((path, *item) for path in sections(ingredients) for item in ingredients.at(path).items())
     return [(path, key) for path, key, value in items if not isinstance(value, Ingredients)]
+
+
+def defaults(ingredients: Ingredients) -> dict:
+    """The path of each setting that has a default -> the default: as declared, or of an argument of a function."""
+    found = {}
+    for path in sections(ingredients):
+        section = ingredients.at(path)
+        called = call_key(section)
+        taker = registry[called[1:]].get(section[called]) if called else kind_of(path)
+        if callable(taker):
+            found |= {f"{path}.{key}": value for key, value in signature_of(taker).defaults.items()}
+    return found
 
 
 def users(ingredients: Ingredients) -> dict[str, list[str]]:
