@@ -27,6 +27,7 @@ ONLY_FOR = {
         ],
         "detection": [
             "recipes/detection.py",
+            "recipes/parts/evaluation_detection.py",
             "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/boxes.py",
@@ -35,6 +36,7 @@ ONLY_FOR = {
         ],
         "segmentation": [
             "recipes/segmentation.py",
+            "recipes/parts/evaluation_segmentation.py",
             "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/boxes.py",
@@ -47,6 +49,7 @@ ONLY_FOR = {
         "tabular": [
             "recipes/classification.py",
             "recipes/parts/evaluation_classification.py",
+            "recipes/parts/evaluation_tabular.py",
             "recipes/tabular.py",
             "pantry/tables.py",
             "tests/test_tabular.py",
@@ -62,7 +65,7 @@ ONLY_FOR = {
             *(f"data/udhr/{split}.tsv" for split in ("training", "validation", "testing")),
             "data/README.md",
         ],
-        "blank": ["recipes/blank.py", "tests/test_blank.py", *SERVED],
+        "blank": ["recipes/blank.py", "recipes/parts/evaluation_own.py", "tests/test_blank.py", *SERVED],
     },
     "data": {
         "classification-digits": [*DIGITS, *LOOP],

@@ -11,7 +11,6 @@ needs no network, and sorts by a click on a column.
 import csv
 import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,25 +21,17 @@ from recipes.parts.records import LOWEST, Record, find_runs, metrics_of, read_ru
 from recipes.settings import Saving, read_section
 
 
-@dataclass
 class Column:
-    """A setting or a metric: numbers or texts, one a run; None for a run that has none."""
+    """A setting or a metric: a number or a text for each run, None for a run without it."""
 
-    name: str
-    values: list
-    is_metric: bool = False
-
-    def ranks(self) -> list[int]:
-        """The place of each run: 0 for the best metric or the lowest setting; what is missing is last."""
-        sign = -1 if self.is_metric and not LOWEST.search(self.name) else 1
+    def __init__(self, name: str, values: list, is_metric: bool = False):
+        self.name, self.values, self.is_metric = name, [v if v == v else None for v in values], is_metric
+        sign = -1 if is_metric and not LOWEST.search(name) else 1
         keys = [(v is None, isinstance(v, str), v if isinstance(v, str) else sign * (v or 0)) for v in self.values]
-        return [sorted({*keys}).index(key) for key in keys]
-
-    def texts(self, widest: int = 999) -> list[str]:
-        """With a star at the best value of a metric, if there are worse ones."""
-        texts = ["-" if v is None else f"{v:.4f}" if self.is_metric else str(v) for v in self.values]
-        best = [self.is_metric and rank == 0 and len({*self.values} - {None}) > 1 for rank in self.ranks()]
-        return [t[: widest - 1] + "…" * (len(t) >= widest) + "*" * star for t, star in zip(texts, best, strict=True)]
+        self.ranks = [sorted({*keys}).index(key) for key in keys]  # 0: the best metric, the lowest setting
+        stars = is_metric and len({*self.values} - {None}) > 1
+        texts = ["-" if v is None else f"{v:.4f}" if is_metric else str(v) for v in self.values]
+        self.texts = [text + "*" * (stars and not rank) for text, rank in zip(texts, self.ranks, strict=True)]
 
 
 def main() -> None:
@@ -56,12 +47,12 @@ def main() -> None:
         runs = read_runs(arguments.runs or [path for path in find_runs(parent) if path.parent == parent] or [parent])
         columns = columns_of(runs)
         if arguments.sort:
-            ranks = {column.name: column.ranks() for column in columns}
+            ranks = {column.name: column.ranks for column in columns}
             if arguments.sort not in ranks:
                 raise IngredientsError(f"--sort {arguments.sort}: no such column. {suggest(arguments.sort, ranks)}")
             runs = [runs[row] for row in sorted(range(len(runs)), key=ranks[arguments.sort].__getitem__)]
             columns = columns_of(runs)
-        cells = [[column.name, *column.texts(40)] for column in columns]
+        cells = [[text[:39] + "…" * (len(text) > 39) for text in (c.name, *c.texts)] for c in columns]
         padded = [[text.ljust(max(map(len, column))) for text in column] for column in cells]
         print(escaped("\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))))
         try:
@@ -101,7 +92,7 @@ def columns_of(runs: list[Record]) -> list[Column]:
     columns.append(Column("best epoch", [run.best["epoch"] for run in runs]))
     for prefix, lines in (("", [run.best for run in runs]), ("test ", [run.testing for run in runs])):
         for name in dict.fromkeys(name for line in lines for name in metrics_of(line)):
-            columns.append(Column(prefix + name, [metrics_of(line).get(name) for line in lines], is_metric=True))
+            columns.append(Column(prefix + name, [line.get(name) for line in lines], is_metric=True))
     columns.append(Column("epochs", [len(run.epochs) for run in runs]))
     columns.append(Column("seconds", [round(sum(line["seconds"] for line in run.epochs), 1) for run in runs]))
     return [*columns, Column("finished", ["yes" if run.finished else "no" for run in runs])]
@@ -115,7 +106,8 @@ def page(runs: list[Record], columns: list[Column], folder: Path) -> str:
 
     shades = matplotlib.colormaps["turbo"].resampled(len(runs) + 1)
     colors = [matplotlib.colors.to_hex(shades(row + 1)) for row in range(len(runs))]
-    names = dict.fromkeys(name for run in runs for line in run.epochs for name in ("train_loss", *metrics_of(line)))
+    names = dict.fromkeys(name for run in runs for line in run.epochs for name in line if "." not in name)
+    names = [name for name in names if name not in ("epoch", "seconds")]
     figure, svg = Figure(figsize=(12, 1.7 * len(names) + 1), layout="constrained"), io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
         for number, name in enumerate(names):
