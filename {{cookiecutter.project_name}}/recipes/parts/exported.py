@@ -7,6 +7,7 @@ samples as they are read to outputs. Only .pt2 may run code when it is opened: o
 import json
 import logging
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def open_exported(path: str | Path, overrides=()) -> Experiment:
         meta["ingredients"], overrides, declared_paths(), [check_sections], f"settings in {path}"
     )
     is_graph = callable(content)
-    # The model of a graph has no weights; it is there for what else is asked of it, and calls the graph.
-    experiment = configure(ingredients, Functions(ingredients), "meta" if is_graph else None)
+    # The model of a graph has new weights, but calls the graph; it is there for what else is asked of it.
+    experiment = configure(ingredients, Functions(ingredients), "cpu" if is_graph else None)
     build(experiment, meta=meta)
     if not is_graph:
         experiment.model.load_state_dict(content)
@@ -63,7 +64,7 @@ def open_exported(path: str | Path, overrides=()) -> Experiment:
     undo = carried(carried(experiment.task, "exported"), "undo") or (lambda outputs: outputs)
     restored = carried(experiment.task, "restored") or (lambda model, run, samples: undo(run(samples)))
     experiment.model.forward = partial(restored, experiment.model, run)
-    experiment.device = torch.device("cpu")
+    experiment.autocast = nullcontext()
     experiment.functions.made |= {"testing.preprocess": as_read, "testing.views": None}
     return experiment
 

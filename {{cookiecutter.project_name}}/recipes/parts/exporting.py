@@ -34,8 +34,9 @@ class Pipeline(torch.nn.Module):
             else None
         )
         self.preprocess = carried(preprocess, "of_batch") or plain or preprocess
-        self.model, self.views = experiment.model.eval(), experiment.functions.at("testing.views")
+        self.model, self.views = experiment.model, experiment.functions.at("testing.views")
         self.exported = carried(experiment.task, "exported") or (lambda model, inputs, views: model(inputs))
+        self.eval()
 
     def forward(self, samples):
         return self.outputs(self.preprocess(samples))
@@ -83,8 +84,8 @@ class Comparison:
 
     def add(self, name: str, experiment: Experiment, size: float = 0.0) -> None:
         """Evaluate a model and print its row. Raises IngredientsError if its outputs differ from the original's."""
-        if next(experiment.model.parameters()).is_meta:
-            experiment.model.load_state_dict(self.pipeline.model.state_dict(), assign=True)  # for metrics, of tables
+        if "forward" in vars(experiment.model):  # of a graph, whose metrics may need more of the model, as of tables
+            experiment.model.load_state_dict(self.pipeline.model.state_dict())
         pipeline, differences = self.pipeline if experiment is self.experiment else Pipeline(experiment), []
         batches = self.batches(experiment.preprocess("testing")[0], pipeline, differences)
         value = self.experiment.evaluate(experiment.model, batches, pipeline.views)[self.metric]
