@@ -1,14 +1,18 @@
 """An exported file answers as the run that it is from, or is not there."""
 
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from core import IngredientsError, parse
-from recipes import export
+from recipes import detection, export
 from recipes.parts import exported, exporting
 from recipes.parts.predictor import open_predictor
+from recipes.parts.samples import scale
 from recipes.parts.trained import open_trained
+from recipes.settings import Architecture
 
 SUFFIXES = tuple(exported.READERS)
 
@@ -111,3 +115,23 @@ def test_a_preprocess_that_cannot_be_traced_is_refused(train, run_export, own):
     assert code == 1 and wrong.count("[testing.preprocess]") == 2 and "operations of torch alone" in wrong
     assert [path.name for path in (folder / "export").iterdir()] == ["model.safetensors"]
     assert open_trained(str(folder), parse(folder / "ingredients.ini"))
+
+
+def test_a_detector_finds_the_same_objects(tmp_path, one_thread):
+    torch.manual_seed(0)
+    model = detection.build_model(Architecture("fcos", {"body": "small"}, 3), [3, 64, 64], 3)
+    model.score_thresh = 0.001  # which nothing reaches else, as it is not trained
+    ask = {"testing.preprocess": scale, "testing.views": None}
+    experiment = SimpleNamespace(model=model, task=detection, functions=SimpleNamespace(at=ask.get))
+    experiment.preprocess = lambda split: (scale, "")
+    pipeline = exporting.Pipeline(experiment)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    detection.write_onnx(tmp_path / "model.onnx", pipeline, images[:1], {exported.KEY: "{}"})
+    _, run = exported.READERS[".onnx"](tmp_path / "model.onnx")
+    with torch.inference_mode():
+        for image in (images[:1], images[1:], torch.randint(0, 256, (1, 3, 48, 80), dtype=torch.uint8)):
+            [expected] = pipeline(image)
+            assert len(expected[0]) > 10 and exporting.difference(run(image), expected) < exporting.TOLERANCE
+            model.forward, forward = partial(detection.restored, model, run), model.forward
+            assert exporting.difference(detection.exported(model, image), [expected]) < exporting.TOLERANCE
+            model.forward = forward
