@@ -25,42 +25,48 @@ def main() -> None:
         command.add_argument("run", nargs="?", metavar="RUN", help="a run folder; default: the newest run")
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--watch", action="store_true", help="render for each byte of the standard input")
-        check = lambda *given: f"run: {find_folder(*given)}"  # noqa: E731
-        arguments, ingredients = command.read(with_functions=False, checks=[check])
-        folder = find_folder(arguments, ingredients)
+        arguments, ingredients = command.read(with_functions=False)
+        folder = find_folder(arguments.run, ingredients)
         if arguments.watch:
             watch(folder)
-        else:
-            render(folder)
-            print(f"report: {folder / 'report.html'}")
+            return
+        if (folder / "checkpoints/best.pt").is_file() and not (folder / "evaluation/validation.json").is_file():
+            evaluate(folder, ingredients)
+        render(folder)
+        print(f"report: {folder / 'report.html'}")
 
 
-def find_folder(arguments, ingredients: Ingredients) -> Path:
-    """The run folder that is named, or the newest one."""
-    if arguments.run is None:
+def find_folder(name: str | None, ingredients: Ingredients) -> Path:
+    """The run folder of that name, or the newest one."""
+    if name is None:
         from recipes.parts.trained import find_trained
 
         return find_trained(None, ingredients).parent.parent
-    folder = Path(arguments.run)
-    if not (folder / "metrics.jsonl").is_file():
-        raise IngredientsError(f"{folder}: there is no run in this folder, or it has no complete epoch yet")
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    if not (Path(name) / "metrics.jsonl").is_file():
+        raise IngredientsError(f"{name}: there is no run in this folder, or it has no complete epoch yet")
+    return Path(name)
 
 
 def watch(folder: Path) -> None:
-    """Render after each epoch of a run in progress, and a last time when it ends, however it ends.
-
-    The process of the run writes a byte for each epoch; the input ends with that process.
-    """
-    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {
-        *signal.Signals.__members__
-    }:  # are for the run, which ends the input
+    """Render for each epoch, of which the process of the run writes a byte, and last when that process has ended."""
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*signal.Signals.__members__}:  # are meant for the run
         signal.signal(signal.Signals[name], signal.SIG_IGN)
     if os.name != "nt":
         os.nice(10)  # with 19, the end of a run would wait for long on a machine that others use
     while os.read(0, 1 << 16):  # all epochs since the last one
         render(folder, is_running=True)
     render(folder)
+
+
+def evaluate(folder: Path, ingredients: Ingredients) -> None:
+    """Evaluate the best weights, as a training that reaches its end has done."""
+    from tqdm import tqdm
+
+    from recipes.parts.evaluation import evaluate_run
+    from recipes.parts.trained import open_trained
+
+    progress = lambda batches, count, text: tqdm(batches, desc=text, leave=False, disable=None)  # noqa: E731
+    evaluate_run(open_trained(str(folder), ingredients), "validation", folder / "evaluation", progress)
 
 
 def render(folder: Path, is_running: bool = False) -> None:
@@ -106,7 +112,6 @@ def read_run(folder: Path) -> dict:
 
 def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
     """Name -> (x, y), lists of numbers, as lines of an SVG in the colours of the page; mark: x of a dotted line."""
-    from markupsafe import Markup
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -125,7 +130,7 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
         if 1 < len(lines) <= len(COLOURS):
             axes.legend(frameon=False)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return Markup(f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}")
+    return f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}"
 
 
 def picture(path: Path) -> str:
