@@ -134,13 +134,12 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
 
 
 def picture(path: Path) -> str:
-    """A picture as a data URI, small enough to embed; "" if it is absent."""
+    """A picture as a data URI, compressed: of photos the files themselves would be too large."""
     from PIL import Image
 
     file = io.BytesIO()
-    if path.is_file():
-        Image.open(path).convert("RGB").save(file, "WEBP", quality=90)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}" if path.is_file() else ""
+    Image.open(path).convert("RGB").save(file, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 if __name__ == "__main__":
