@@ -7,7 +7,8 @@ from core import Ingredients, IngredientsError, SettingError, parse, parse_strin
 from core.errors import suggest
 from recipes.experiment import Experiment, build, configure
 from recipes.parts import checkpoint
-from recipes.parts.origins import resolved_text, settings
+from recipes.parts.origins import resolved_text
+from recipes.parts.records import differences, recorded
 from recipes.run import CHECKPOINTS, Run, runs_folder
 from recipes.settings import Saving, Scheme, check_sections, declared_paths, import_functions, read_section
 
@@ -47,7 +48,7 @@ def resume_run(run: Run, name: str, ingredients: Ingredients, scheme: Scheme) ->
     if state["step"] == 0 and state["since_best"] == 0 and not damaged:  # stopped before the best got their name
         checkpoint.link(folder / CHECKPOINTS / "last.pt", folder / CHECKPOINTS / "best.pt")
     # An epoch whose checkpoint was not written is repeated.
-    kept = [*state["history"], *(line for line in _recorded(folder) if "train_loss" not in line)]
+    kept = [*state["history"], *(line for line in recorded(folder) if "train_loss" not in line)]
     with checkpoint.replacing(folder / "metrics.jsonl") as file:
         file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
     run.folder, run.state = folder, state
@@ -97,15 +98,8 @@ def restore(experiment: Experiment, state: dict) -> None:
 def is_finished(folder: Path, state: dict, scheme: Scheme) -> bool:
     """Whether a run came to its end, with test metrics and weights written."""
     stopped = scheme.early_stop and state["since_best"] >= scheme.patience
-    finished = [line["finished"] for line in _recorded(folder) if "finished" in line]
+    finished = [line["finished"] for line in recorded(folder) if "finished" in line]
     return (state["epoch"] >= scheme.epochs or stopped) and state["epoch"] in finished
-
-
-def _recorded(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl, of which the last may be cut."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
 
 
 def _load_newest(folder: Path) -> tuple[dict, list[str]]:
@@ -117,13 +111,6 @@ def _load_newest(folder: Path) -> tuple[dict, list[str]]:
         except IngredientsError as error:
             errors.append(str(error))
     raise IngredientsError("\n".join(errors))
-
-
-def differences(old: Ingredients, new: Ingredients) -> list[str]:
-    """The settings in which two ingredients differ, as `path: old -> new`."""
-    before, after = ({f"{path}.{key}": each.at(path)[key] for path, key in settings(each)} for each in (old, new))
-    pairs = {path: (before.get(path, "absent"), after.get(path, "absent")) for path in before | after}
-    return [f"{path}: {a} -> {b}" for path, (a, b) in pairs.items() if a != b or type(a) is not type(b)]
 
 
 # ----------------------------------------------------------------------------------------------- open its model

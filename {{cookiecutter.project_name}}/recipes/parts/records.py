@@ -1,0 +1,78 @@
+"""What a run folder says of its run. Imports nothing of torch."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import Ingredients, IngredientsError, parse
+from core.values import as_written
+from recipes.parts.origins import settings
+
+LOWEST = re.compile(r"(^|_| )(loss|error|mae|mse|rmse|perplexity)\b|Error$")  # metrics whose lowest value is the best
+
+
+@dataclass
+class Record:
+    """One run, as far as it has come."""
+
+    folder: Path
+    settings: dict  # dotted path -> number, or text as a file has it; None is left out
+    epochs: list[dict]  # the metrics of each
+    best: dict  # those of the best epoch
+    testing: dict  # those of the test data, if there are any yet
+    finished: bool
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run folders in a folder, or the one that it is. Debug runs do not count."""
+    if (folder / "checkpoints").is_dir() or not folder.is_dir():
+        return [folder]
+    return sorted(path.parent for path in folder.rglob("checkpoints") if path.parent.name != "debug")
+
+
+def read_run(folder: Path) -> Record:
+    """Raises IngredientsError if a file is damaged, or no epoch is complete yet."""
+    chosen = {path: value for path, value in flat(parse(folder / "ingredients.ini")).items() if value is not None}
+    chosen = {path: value if type(value) in (int, float) else as_written(value) for path, value in chosen.items()}
+    if (functions := folder / "custom_functions.py").is_file():
+        chosen[functions.name] = hashlib.sha256(functions.read_bytes()).hexdigest()[:8]
+    lines = recorded(folder)
+    epochs = {line["epoch"]: line for line in lines if "train_loss" in line}
+    if not epochs:
+        raise IngredientsError(f"{folder}: no epoch is complete")
+    log = (folder / "log.txt").read_text(encoding="utf-8") if (folder / "log.txt").is_file() else ""
+    marked = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE)]
+    best = [epochs[epoch] for epoch in marked if epoch in epochs] or [*epochs.values()]
+    testing = [line for line in lines if line.get("split") == "testing"] or [{}]
+    finished = any(line.get("finished") == max(epochs) for line in lines)
+    return Record(folder, chosen, [*epochs.values()], best[-1], testing[-1], finished)
+
+
+def recorded(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, of which the last may be cut."""
+    path = folder / "metrics.jsonl"
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+    except ValueError as error:
+        raise IngredientsError(f"{path}: damaged ({error})") from None
+
+
+def metrics_of(line: dict) -> dict[str, float]:
+    """The metrics of a line that are numbers, without those of single classes, such as map.7."""
+    others = ("epoch", "seconds", "train_loss", "split")
+    return {key: value for key, value in line.items() if key not in others and "." not in key and value == value}
+
+
+def flat(ingredients: Ingredients) -> dict:
+    """Dotted path -> value, of all settings."""
+    return {f"{path}.{key}": ingredients.at(path)[key] for path, key in settings(ingredients)}
+
+
+def differences(old: Ingredients, new: Ingredients) -> list[str]:
+    """The settings in which two ingredients differ, as `path: old -> new`."""
+    before, after = flat(old), flat(new)
+    pairs = {path: (before.get(path, "absent"), after.get(path, "absent")) for path in before | after}
+    return [f"{path}: {a} -> {b}" for path, (a, b) in pairs.items() if a != b or type(a) is not type(b)]
