@@ -62,7 +62,7 @@ def recorded(folder: Path) -> list[dict]:
 
 def metrics_of(line: dict) -> dict[str, float]:
     """The metrics of a line that are numbers, without those of single classes, such as map.7."""
-    others = ("epoch", "seconds", "train_loss", "split")
+    others = ("epoch", "seconds", "train_loss", "learning_rate", "split")
     return {key: value for key, value in line.items() if key not in others and "." not in key and value == value}
 
 
