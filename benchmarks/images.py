@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["torch", "torchvision", "numpy", "pillow", "tqdm", "fastdownload", "fastprogress<1.1"]
+# dependencies = ["torch", "torchvision", "numpy", "pillow", "tqdm", "fastdownload", "fastprogress<1.1", "webdataset"]
 # ///
 """Images per second from folders of JPEG files that are not kept in memory: our loader beside torchvision's reference.
 
@@ -8,7 +8,8 @@
 
 Both read the same files (500x375 pixels, made here), bring them to 224x224 and give float batches of 64 with two
 workers: torchvision's ImageFolder with its v2 transforms in a DataLoader, ours with load_image_folder, memory = 0 and
-resize_and_scale; "from the cache" is a later epoch of ours with `cache` set. Rounds are interleaved; medians.
+resize_and_scale; "from the cache" is a later epoch of ours with `cache` set; "from shards" reads tar shards that
+recipes/shard.py wrote of the same files. Rounds are interleaved; medians.
 """
 
 import statistics
@@ -55,7 +56,7 @@ def reference(folder: Path):
     return lambda: iter(loader)
 
 
-def ours(folder: Path, cache: Path | None = None):
+def ours(folder: Path, cache: Path | None = None, loader: str = "load_image_folder"):
     import pantry  # noqa: F401  (registers)
     from core import parse_string, resolve
     from recipes.parts import samples as data
@@ -63,13 +64,22 @@ def ours(folder: Path, cache: Path | None = None):
     where = f"cache = {cache}" if cache else ""
     functions = resolve(
         parse_string(
-            f"[a]\n@load_dataset = load_image_folder\nsource = {folder}\nimage_size = {SIZE}\n{where}\n"
+            f"[a]\n@load_dataset = {loader}\nsource = {folder}\nimage_size = {SIZE}\n{where}\n"
             f"[b]\n@preprocess = resize_and_scale\nsize = {SIZE}\n"
         )
     )
     samples = data.load(functions.a, functions.b, memory=0.0)
     read = data.reader(samples, BATCH, torch.device("cpu"), WORKERS)
-    return lambda: read(torch.randperm(len(samples)))
+    return lambda: read(data.epoch_sampler(samples, 0)(0))
+
+
+def from_shards(folder: Path):
+    from pantry.images import load_image_folder
+    from recipes.shard import write_shards
+
+    images = load_image_folder(folder, image_size=SIZE)()
+    write_shards(images, images, folder / "shards", 10e6)
+    return ours(folder / "shards", loader="webdataset")
 
 
 def main() -> None:
@@ -83,6 +93,7 @@ def main() -> None:
             "torchvision": reference(folder),
             "ours": ours(folder),
             "from the cache": ours(folder, folder / "cache"),
+            "from shards": from_shards(folder),
         }
         for read in readers.values():
             rate(read(), count)  # starts the workers

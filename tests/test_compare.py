@@ -59,10 +59,10 @@ def test_what_differs_and_the_metrics_of_the_best_epoch(ask):
     assert c == "passed over: runs/p/c: no epoch is complete" and d.startswith(
         "passed over: runs/p/d/metrics.jsonl: damaged"
     )
-    names = "run learning_rate note best_epoch loss accuracy test_loss test_accuracy epochs seconds finished"
+    names = "run learning_rate note best_epoch loss accuracy test_loss test_f1 test_accuracy epochs seconds finished"
     assert head.replace("best epoch", "best_epoch").replace("test ", "test_").split() == names.split()
-    assert a.split() == ["a", "0.1", "-", "2", "0.2000", "0.7000*", "0.3000", "0.7500", "2", "3.0", "yes"]
-    assert b.split() == ["b", "0.02", *["long"] * 7, "long…", "1", "0.0200*", "0.6000", "-", "-", "2", "3.0", "no"]
+    assert a.split() == ["a", "0.1", "-", "2", "0.2000", "0.7000*", "0.3000", "-", "0.7500", "2", "3.0", "yes"]
+    assert b.split() == ["b", "0.02", *["long"] * 7, "long…", "1", "0.0200*", "0.6000", "-", "-", "-", "2", "3.0", "no"]
 
 
 def test_sorts_best_first_and_writes_all_of_it(ask):

@@ -183,7 +183,8 @@ def test_a_killed_run_leaves_a_report_of_all_its_epochs(training, tmp_path):
     (tmp_path / "custom_functions.py").write_text(
         "import os\nfrom core import registry\ncalls = []\n\n\n@registry.metric.register('fatal')\ndef fatal():\n"
         "    def metric(outputs, targets):\n        calls.append(1)\n"
-        "        return os.kill(os.getpid(), 9) if len(calls) == 3 and 'FATAL' in os.environ else 0.0\n\n    return metric\n"
+        "        return os.kill(os.getpid(), 9) if len(calls) == 3 and 'FATAL' in os.environ else 0.0\n\n"
+        "    return metric\n"
     )
     process, _ = training(("--add", "validation.metrics.fatal.@metric=fatal"), FATAL="1")
     process.start()

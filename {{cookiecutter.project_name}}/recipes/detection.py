@@ -167,14 +167,14 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     from torchmetrics.detection import MeanAveragePrecision
 
     model.eval()
-    by_kind = {}
+    by_kind, computed = {}, {}
     for inputs, targets in batches:
         found, truth = detect(model, inputs), [_plain(target) for target in targets]
+        metrics.update(found, truth)
         for kind, key in (("bbox", "boxes"), ("segm", "masks")):
             if key in truth[0] and key in found[0]:
                 settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
-    computed = {}
     for kind, metric in by_kind.items():
         metric.warn_on_many_detections = False  # a detector returns its hundred best
         values, name = metric.compute(), {"bbox": "map", "segm": "mask_map"}[kind]
@@ -235,6 +235,23 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
         sure = {key: value[found["scores"] >= SHOWN] for key, value in found.items()}
         pairs.append(torch.cat([captioned(truth, "truth"), captioned(_drawn(sample, sure, classes), "prediction")], 2))
     return pairs
+
+
+def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
+    """The objects of a prediction on an image of bytes (3, H, W), of which every `step`-th pixel is drawn."""
+    names = [f"{found['class']} {found['score']:.2f}" for found in prediction["objects"]]
+    boxes = torch.tensor([found["box"] for found in prediction["objects"]]).reshape(-1, 4)
+    target = {"boxes": boxes / step, "labels": torch.arange(len(names))}
+    if "_masks" in prediction:
+        target["masks"] = prediction["_masks"][:, ::step, ::step]
+    return _drawn(pixels[:, ::step, ::step] / 255, target, names)
+
+
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
+    """The rows of CSV: one for each object, or an empty one."""
+    columns = ("class", "score", "left", "top", "right", "bottom")
+    cells = [(found["class"], found["score"], *found["box"]) for found in prediction["objects"]]
+    return [dict(zip(columns, row, strict=True)) for row in cells or [[""] * 6]]
 
 
 def _drawn(sample, target: dict, classes: list[str]) -> torch.Tensor:

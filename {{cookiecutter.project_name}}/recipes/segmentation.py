@@ -222,6 +222,14 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     return torch.stack(shares).mean(0).clamp(min=1e-12).log()
 
 
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """probabilities (N, classes, H, W)"""
+    return logits_of(model, inputs, views).softmax(1)
+
+
+exported.undo = lambda shares: shares.clamp(min=1e-38).log()  # logits, up to a constant
+
+
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"shares": {class: its share of the pixels}, "_mask": (H, W)} for each of inputs (N, C, H, W), largest first."""
@@ -255,6 +263,19 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
         pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
         drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
     return drawn
+
+
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
+    """The row of CSV: a column for each class."""
+    return [{name: prediction["shares"].get(name, 0.0) for name in classes}]
+
+
+def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
+    """The mask of a prediction on an image of bytes (3, H, W), of which every `step`-th pixel is drawn."""
+    sample, mask = pixels[:, ::step, ::step] / 255, prediction["_mask"]
+    mask = F.interpolate(mask[None, None].float(), sample.shape[1:], mode="nearest-exact")[0, 0].to(mask.dtype)
+    drawn = _blended(sample, mask)
+    return torch.cat([_legend(drawn.shape[2], mask, classes), drawn], 1)
 
 
 def _blended(sample, mask):

@@ -17,7 +17,8 @@ from pantry.images import visit_all
 from pantry.preprocess import to_image
 from recipes.parts.calling import blame, carried
 
-FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized", "threads")  # what a data set may tell
+# What a data set may tell.
+FACTS = ("classes", "paths", "targets", "collate", "input_format", "resized", "threads", "shards")
 CHUNK = 1024  # samples that are preprocessed at once
 
 
@@ -32,6 +33,7 @@ class Samples:
     input_format: what a sample was before preprocess, so that predict can make the same of a file
     collate: list of pairs -> batch, for targets of different sizes
     raw: the first sample, before preprocess
+    shards: the number of samples in each of the files that they are read from, one after another
     per_sample, seed: `per_sample(input, target) -> both` augments a sample when it is read. Index `epoch * count + i`
         is sample i as that epoch sees it: its randomness is that of (seed, epoch, i), whoever reads it and when.
     """
@@ -45,6 +47,7 @@ class Samples:
     input_format: dict = field(default_factory=dict)
     collate: Callable | None = None
     raw: object = None
+    shards: list[int] | None = None
     per_sample: Callable | None = None
     seed: int = 0
 
@@ -95,6 +98,7 @@ class Samples:
             kept=self.kept and self.at(indices),
             targets=None if self.targets is None else self.targets[indices],
             names=self.names and [self.names[index] for index in where],
+            shards=self.shards and [int(part.sum()) for part in chosen.split(self.shards)],
         )
 
     def to(self, device) -> "Samples":
@@ -116,7 +120,7 @@ def load(loader, preprocess, section="training.preprocess", *, memory: float, op
     if loaded is None and optional:
         return None
     facts = {name: carried(loaded, name) for name in FACTS}
-    dataset, targets = _check_loaded(loaded, facts["targets"])
+    dataset, targets = check_loaded(loaded, facts["targets"])
 
     def read(index: int) -> tuple:
         sample, target = dataset[index]
@@ -134,6 +138,7 @@ def load(loader, preprocess, section="training.preprocess", *, memory: float, op
         names=facts["paths"],
         input_format=_input_format(raw, facts["resized"]) | (facts["input_format"] or {}),
         collate=facts["collate"],
+        shards=facts["shards"],
     )
     first, target = samples[0]
     if facts["collate"] or isinstance(target, dict) or first.nbytes * len(samples) > memory * 1e9:
@@ -141,7 +146,7 @@ def load(loader, preprocess, section="training.preprocess", *, memory: float, op
     return _keep(samples, dataset, preprocess, facts["threads"] or 1, section)
 
 
-def _check_loaded(loaded, targets) -> tuple:
+def check_loaded(loaded, targets) -> tuple:
     """(data set of pairs, targets or None) of what a loader returned."""
     if isinstance(loaded, tuple) and len(loaded) == 2:
         X, targets = loaded[0], _as_targets(loaded[1])
@@ -284,6 +289,10 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
         generator = torch.Generator().manual_seed(seed_of("order", seed, epoch))
         if balanced:
             order = torch.multinomial(weights, len(samples), replacement=True, generator=generator)
+        elif samples.shards and samples.kept is None:
+            from pantry.shards import shard_order
+
+            order = shard_order(samples.shards, generator)
         else:
             order = torch.randperm(len(samples), generator=generator)
         return order if samples.per_sample is None else order + epoch * len(samples)
