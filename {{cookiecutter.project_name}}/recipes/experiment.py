@@ -63,7 +63,7 @@ class Experiment:
     rank: int = 0  # of this process among those that train together
 
     # Under torchrun recipes/parts/parallel.py does more than to return the first argument.
-    shard = wrap = share = last_syncs = mean = even = full = spread = staticmethod(lambda first, *_: first)
+    shard = wrap = share = last_syncs = mean = even = full = spread = alone = staticmethod(lambda first, *_: first)
 
     def once(self, function, run, *facts):
         """The result of `function(run, *facts)`, which under torchrun one process calls for all."""

@@ -318,15 +318,19 @@ def eval_mode(experiment: Experiment) -> None:
 def finish(run: Run, experiment: Experiment) -> None:
     """Name the weights; evaluate the best ones once on the test data."""
     best, last = experiment.once(save_weights, run)
+    experiment.model.load_state_dict(experiment.spread(best)["model"])
     if experiment.has_testing:
-        experiment.model.load_state_dict(experiment.spread(best)["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)
         run.record(split="testing", epoch=best["epoch"], **metrics)
         run.log(f"best epoch {best['epoch']} on {count:,} test samples: {format_metrics(metrics)}")
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")
     run.record(finished=last["epoch"])
+    experiment = experiment.alone(experiment, best)
     if run.reporter:
+        from recipes.parts.evaluation import evaluate_run
+
+        evaluate_run(experiment, "validation", run.folder / "evaluation", run.progress, experiment.validation)
         run.close_page()
     run.log(f"run: {run.folder}")
 

@@ -128,6 +128,8 @@ class SharedRun(Run):
 
     def agree(self, due: bool = False) -> bool:
         """Let all processes do what one of them was asked to; returns whether to save."""
+        if not dist.is_initialized():  # any more
+            return due
         asked = torch.tensor([due, self.asked_to_save, (self.asked_to_stop or [0])[0]])
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         due, self.asked_to_save, code = asked.tolist()

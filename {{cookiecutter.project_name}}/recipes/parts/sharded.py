@@ -36,6 +36,14 @@ class ShardedExperiment(SharedExperiment):
         whole = state.full_tensor() if isinstance(state, DTensor) else state
         return whole.cpu() if whole is not state and self.rank == 0 else whole
 
+    def alone(self, _, best: dict):
+        experiment = super().alone(self, best)
+        experiment.model = self.task.build_model(self.architecture, self.meta["shape"], self.outputs).to(self.device)
+        experiment.model.class_names = self.meta["classes"]
+        if self.rank == 0:
+            experiment.model.load_state_dict(best["model"])
+        return experiment
+
     def spread(self, state: dict) -> dict:
         """A state whose tensors are divided as the parameters that they belong to."""
         model = self.model.state_dict()

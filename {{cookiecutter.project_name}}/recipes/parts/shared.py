@@ -128,6 +128,12 @@ class SharedExperiment(Experiment):
         rounds = min(math.ceil(count / self.evaluation_batch_size), count // self.size)  # as many in each process
         return list(torch.arange(count).tensor_split(rounds * self.size)[self.rank :: self.size])
 
+    def alone(self, _, best: dict) -> Experiment:
+        """Leave the other processes; the experiment for what the first one does after training."""
+        dist.destroy_process_group()
+        known = {name: value for name, value in vars(self).items() if name in Experiment.__dataclass_fields__}
+        return Experiment(**known | {"metrics": Metrics(self.metrics)})
+
     def evaluate(self, model, batches, views=None) -> dict[str, float]:
         return broadcast(super().evaluate(model, batches, views))
 
