@@ -71,12 +71,8 @@ def test_formats_names_and_files_that_cannot_be_read(train, ask):
     inputs = [names[0], "a2.png", *names[1:], "none.png"]
 
     code, table, wrong = ask(folder, *inputs)
-    assert (
-        code == 1
-        and "a2.png: this is no image" in wrong
-       
+    assert code == 1 and "a2.png: this is no image" in wrong
     assert "none.png: the image cannot be read: No such file" in wrong
-    )
     lines = table.splitlines()
     assert len(lines) == 5 and lines[0].startswith("a.png  ") and "\x1b" not in table
     assert lines[1].startswith(r"b\n\x1b[2J,.png  class-") and lines[2].startswith(r"\udcff.png  ")

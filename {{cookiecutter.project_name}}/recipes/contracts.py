@@ -97,9 +97,7 @@ class Task(Protocol):
     # Before preprocess; or several: {name: sample}. source: a path, or an Upload of recipes/parts/predictor.py.
     def read_sample(self, source, input_format: dict) -> Any: ...
 
-    EVALUATION: (
-        str  # <name> of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's own name
-    )
+    EVALUATION: str  # name of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's name
     READS: str  # what the arguments of `recipes.predict` are if they are no image files, such as "text"
     # Of networks that take turns in each step, such as a GAN, each with an optimizer of its own: (the name of a part of
     # the model, its loss, called as `loss`), in order. A part may come twice.

@@ -9,6 +9,7 @@ The new run and its weights go to rerun_<time> beside the run. Exits with 1 if a
 import difflib
 import time
 
+from core import IngredientsError
 from core.errors import escaped, shortened
 from recipes.parts.command import Command
 from recipes.parts.records import Record, find_runs, read_run, train
@@ -24,6 +25,8 @@ def main() -> None:
         from recipes.parts.trained import find_trained
 
         old = read_run(find_trained(arguments.run, ingredients).parents[1])
+        if old.folder.name == "debug":
+            raise IngredientsError(f"{old.folder}: a debug run is not repeated")
         folder = old.folder.parent / time.strftime("rerun_%Y-%m-%d_%H-%M-%S")
         # A run that was stopped is compared as far as it came, by the weights of its best epoch.
         changes = {"training.scheme.resume": False, "training.model.save_all_checkpoints": not old.finished}
@@ -57,11 +60,10 @@ def numbers(run: Record, *names: str) -> dict:
 
 def changed(*runs: Record) -> list[str]:
     """What may be the reason: machine, git and packages, and what the log says of data, model and resumptions."""
-    told = []
-    for run in runs:
-        lines = (run.folder / "log.txt").read_text(encoding="utf-8").splitlines()
-        told.append((run.folder / "environment.json").read_text(encoding="utf-8").splitlines())
-        told[-1] += [line for line in lines if not line.startswith(OF_THE_END)]
+    texts = [
+        "".join((run.folder / name).read_text("utf-8") for name in ("environment.json", "log.txt")) for run in runs
+    ]
+    told = [[line for line in text.splitlines() if not line.startswith(OF_THE_END)] for text in texts]
     found = [shortened(line) for line in difflib.unified_diff(*told, "run", "rerun", n=0, lineterm="")]
     return found or ["the environment is the same; the cause is in code, data, or a function without a seed"]
 
