@@ -2,6 +2,9 @@
 
 import faulthandler
 import os
+import random
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +16,7 @@ from core import resolve
 from recipes.parts import checkpoint
 from recipes.settings import read_ingredients
 from recipes.train import train as recipe
-from tests.helpers import metrics_of
+from tests.helpers import equal, metrics_of, state_of
 from tests.test_interruptions import SERVER
 
 SERVER.set_forkserver_preload(
@@ -147,3 +150,41 @@ def test_two_processes_have_the_losses_of_one(write, changes):
     best, whole = (checkpoint.load(folder / "checkpoints/best.pt") for folder in (two, one))
     for key, tensor in best["model"].items():
         assert torch.allclose(tensor, whole["model"][key], atol=1e-5)
+
+
+def torchrun(folder, ini, *options, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *options]
+    script = Path(recipe.__code__.co_filename).parents[1] / "train.py"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    with open(folder / f"{ini}.log", "w") as log:
+        return subprocess.Popen([*command, script, ini], cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def workers_of(pid):
+    """The processes that torchrun has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(each) for each in listed]
+
+
+@pytest.mark.long
+def test_killed_often_under_torchrun_ends_as_unbroken(write, tmp_path):
+    """20 SIGKILLs of a worker: torchrun starts all again, and they go on from the last checkpoint."""
+    kills, draw = int(os.environ.get("KILLS", 20)), random.Random(0)
+    busy = {"training.scheme.epochs": "400", "training.model.checkpoint_minutes": "0.0", "training.scheme.ema": "0.9"}
+    busy |= {"training.augment.pixels": "1", "training.scheme.accumulate": "2"}
+    whole = trained(write("whole", busy), 2)
+    ini = write("killed", busy)
+    process, hits = torchrun(tmp_path, ini, "--max-restarts", str(kills), "--standalone"), 0
+    log = tmp_path / f"{ini}.log"
+    while process.poll() is None and hits < kills:
+        seen = log.read_text().count("\nepoch ")
+        while process.poll() is None and log.read_text().count("\nepoch ") <= seen:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        if workers := workers_of(process.pid):
+            os.kill(draw.choice(workers), signal.SIGKILL)
+            hits += 1
+    assert process.wait() == 0 and hits == kills, log.read_text()[-3000:]
+    folder = max(Path("runs/killed").iterdir(), key=lambda path: len(metrics_of(path)))
+    assert metrics_of(folder) == metrics_of(whole)
+    assert equal(state_of(folder), state_of(whole))
