@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from core import resolve
+from core import IngredientsError, SettingError, resolve
 from recipes.parts import checkpoint
 from recipes.settings import read_ingredients
 from recipes.train import train as recipe
@@ -56,6 +56,9 @@ PLAIN = {
     "validation.metrics.f1.num_classes": "3",
     "validation.metrics.f1.average": "macro",
 }
+
+
+FSDP = {"training.parallel.strategy": "fsdp"}
 
 
 def work(folder, ini, resume, environment):
@@ -139,7 +142,7 @@ def close(one, other, most=1e-5):
     [
         {},
         {"training.scheme.accumulate": "2", "training.scheme.batch_size": "8", "training.scheme.ema": "0.9"},
-        {"training.parallel.strategy": "fsdp"},
+        FSDP,
     ],
     ids=["ddp", "accumulate and ema", "fsdp"],
 )
@@ -150,6 +153,53 @@ def test_two_processes_have_the_losses_of_one(write, changes):
     best, whole = (checkpoint.load(folder / "checkpoints/best.pt") for folder in (two, one))
     for key, tensor in best["model"].items():
         assert torch.allclose(tensor, whole["model"][key], atol=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_goes_on(write):
+    """And a run that two processes began is finished by one, with the losses of one."""
+    busy = {"training.scheme.epochs": "30", "training.model.checkpoint_minutes": "0.0"}
+    one = trained(write("one", busy))
+    ini = write("two", busy)
+    launched = Launched(ini, 2)
+    while not list(Path("runs").glob("two/*/metrics.csv")) and launched.processes[1].is_alive():
+        time.sleep(0.01)
+    launched.processes[1].terminate()
+    assert launched.codes() == [143, 143], launched.said()
+    assert "another process: saved after" in launched.said() and "Traceback" not in launched.said()
+    two = trained(ini, resume="")
+    assert "resume runs/two/" in Path("two.ini-None.log").read_text()
+    assert close(metrics_of(one), metrics_of(two), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "told"),
+    [
+        ({"training.scheme.batch_size": "auto"}, {}, "batch_size: under torchrun: let one process choose it"),
+        ({"training.scheme.batch_size": "2"}, {"WORLD_SIZE": "3"}, "batch_size: under torchrun: 3 processes divide"),
+        ({"training.parallel.sync_batch_norm": "True"}, {}, "sync_batch_norm: under torchrun: needs GPUs"),
+        (FSDP | {"training.scheme.ema": "0.9"}, {}, "ema: under torchrun: needs strategy = ddp"),
+    ],
+)
+def test_what_is_not_made_for_several_processes_is_refused(read, monkeypatch, changes, environment, told):
+    for name, value in {"LOCAL_RANK": "0", "WORLD_SIZE": "2", **environment}.items():
+        monkeypatch.setenv(name, value)
+    ingredients = read(changes)
+    with pytest.raises(IngredientsError, match="under torchrun") as error:
+        recipe(ingredients, resolve(ingredients))
+    assert told in str(error.value).replace("\n    ", ": ")
+
+
+def test_a_mistake_is_told_by_the_first_process(monkeypatch, capsys):
+    """The others wait to be ended, and tell theirs if they are not."""
+    from recipes.parts import command
+
+    waits = []
+    monkeypatch.setattr(command.time, "sleep", waits.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit), command.Command("", []):
+            raise SettingError("training.scheme.epochs", "wrong")
+    assert waits == [5] and capsys.readouterr().err.count("wrong") == 2
 
 
 def torchrun(folder, ini, *options, processes=2):
@@ -170,7 +220,7 @@ def workers_of(pid):
 def test_killed_often_under_torchrun_ends_as_unbroken(write, tmp_path):
     """20 SIGKILLs of a worker: torchrun starts all again, and they go on from the last checkpoint."""
     kills, draw = int(os.environ.get("KILLS", 20)), random.Random(0)
-    busy = {"training.scheme.epochs": "400", "training.model.checkpoint_minutes": "0.0", "training.scheme.ema": "0.9"}
+    busy = {"training.scheme.epochs": "80", "training.model.checkpoint_minutes": "0.0", "training.scheme.ema": "0.9"}
     busy |= {"training.augment.pixels": "1", "training.scheme.accumulate": "2"}
     whole = trained(write("whole", busy), 2)
     ini = write("killed", busy)

@@ -120,19 +120,22 @@ class SharedRun(Run):
             self.saved_at = time.monotonic()
 
     def _is_save_due(self) -> bool:
-        return self.agree(super()._is_save_due())
+        return self.agree(super()._is_save_due())[0]
 
     def exit_if_requested(self, after: str) -> None:
-        self.agree()
-        super().exit_if_requested(after)
+        _, code = self.agree()  # a signal that comes only now waits for the next time, or this process would end alone
+        if code:
+            self.asked_to_stop = self.asked_to_stop or (code, "another process")
+        if code or not self.asked_to_stop:
+            super().exit_if_requested(after)
 
-    def agree(self, due: bool = False) -> bool:
-        """Let all processes do what one of them was asked to; returns whether to save."""
+    def agree(self, due: bool = False) -> tuple[bool, int]:
+        """Whether any process has to save, and the largest exit code with which one was asked to stop."""
+        code = self.asked_to_stop[0] if self.asked_to_stop else 0
         if not dist.is_initialized():  # any more
-            return due
-        asked = torch.tensor([due, self.asked_to_save, (self.asked_to_stop or [0])[0]])
+            return due, code
+        asked = torch.tensor([int(due), int(self.asked_to_save), code])
         dist.all_reduce(asked, dist.ReduceOp.MAX)
-        due, self.asked_to_save, code = asked.tolist()
-        if code and not self.asked_to_stop:
-            self.asked_to_stop = code, "another process"
-        return bool(due)
+        due, save, code = asked.tolist()
+        self.asked_to_save = bool(save)
+        return bool(due), code
