@@ -1,6 +1,7 @@
 """Sweeps: what [sweep] may say, what is proposed and recorded, and that killed processes lose nothing."""
 
 import csv
+import multiprocessing
 import os
 import random
 import re
@@ -277,7 +278,22 @@ def test_a_trial_that_takes_its_process_down_is_recorded_and_others_go_on(begin,
     assert "2 trials" in capfd.readouterr().out
 
 
-# ------------------------------------------------------------------------------------------------- by the command line
+def test_ctrl_c_saves_and_the_same_command_continues(begin, capfd):
+    def sweep(worker):
+        os.setpgid(0, 0)
+        train_in_processes(worker, Command("", []), only_results=False)
+
+    worker = begin(SPACE | {"training.scheme.epochs": "1000"}, trials="1")
+    process = multiprocessing.get_context("fork").Process(target=sweep, args=(worker,))
+    process.start()
+    wait_for(lambda: worker.study.trials and worker.study.trials[0].last_step)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130 and capfd.readouterr().out == "stopped; the same command continues the sweep\n"
+    assert worker.study.trials[0].state.name == "RUNNING" and begin().next_trial().number == 0
+
+
+# ------------------------------------------------------------------------------------------------------- killed often
 
 
 def start(*arguments, **settings):
@@ -285,16 +301,6 @@ def start(*arguments, **settings):
     command = [sys.executable, "-m", "recipes.sweep", "sweep.ini", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(command, env=environment, process_group=0, text=True, **settings)
-
-
-def test_ctrl_c_saves_and_the_same_command_continues(begin):
-    begin(SPACE | {"training.scheme.epochs": "1000"}, trials="1")
-    worker = start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for(lambda: begin().study.trials and begin().study.trials[0].last_step)
-    os.killpg(worker.pid, signal.SIGINT)
-    printed, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 130 and printed == "stopped; the same command continues the sweep\n", printed
-    assert begin().study.trials[0].state.name == "RUNNING" and begin().next_trial().number == 0
 
 
 def trains(worker, study) -> bool:
