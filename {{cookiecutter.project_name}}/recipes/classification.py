@@ -105,10 +105,7 @@ exported.undo = lambda shares: shares.clamp(min=1e-38).log()  # logits, up to a 
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
-    """{"class", "probability"} for each of inputs (N, C, H, W).
-
-    With top > 1 also {"top": the most probable classes}; with thresholds {"sure": whether its own is reached}.
-    """
+    """{"class", "probability"} for each of inputs (N, C, H, W), with thresholds "sure" too, with top > 1 "top"."""
     best = logits_of(model.eval(), inputs, views).softmax(1).topk(min(top, len(classes)))
     predictions = []
     for shares, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -120,7 +117,6 @@ def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=Non
 
 
 def read_sample(source, input_format: dict):
-    """An image file, as training saw those of its data."""
     from recipes.parts.predictor import read_image
 
     return read_image(source, input_format)

@@ -1,14 +1,26 @@
 """Predict what the task takes: images, files of rows, texts.
 
 python -m recipes.predict a.png b.jpg                    with the best weights of the newest run
-python -m recipes.predict photos "*.png"                 the images of a folder; of a pattern
+python -m recipes.predict photos "*.png" https://example.org/a.jpg    of a folder, a pattern, an address
+find photos -newer a.png | python -m recipes.predict -   paths or texts, one a line; or an image: < a.png
+python -m recipes.predict photos --output photos.csv     or .jsonl
+python -m recipes.predict photos --draw drawn --top 5    also as pictures, with the five most probable classes
 python -m recipes.predict a.png --run models/0.0.0/model.pth
 """
 
+import csv
 import glob
+import io
+import json
+import re
+import sys
+from collections import defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
-from core import Ingredients, IngredientsError, Place, Problem
+from core import Ingredients, IngredientsError
 from core.errors import escaped
 from recipes.parts.command import Command
 
@@ -18,50 +30,163 @@ def main() -> None:
         command.add_argument("inputs", nargs="+", metavar="INPUT")
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
+        command.add_argument("--top", type=int, default=1, metavar="N", help="name the N most probable classes")
+        command.add_argument("--format", choices=["table", "json", "csv"], help="default: as --output, or table")
+        command.add_argument("--output", metavar="FILE", help="write a file instead: .csv or .jsonl")
+        command.add_argument("--draw", metavar="FOLDER", help="write each image with its prediction, as PNG")
+        command.add_argument("--batch-size", type=int, metavar="N", help="default: that of training, at most 64")
         arguments, ingredients = command.read(with_functions=False, checks=[check_inputs])
-        from recipes.parts.predictor import as_text, open_predictor
+        if any(number is not None and number < 1 for number in (arguments.top, arguments.batch_size)):
+            raise IngredientsError("--top and --batch-size must be at least 1")
+        from recipes.parts.calling import carried
+        from recipes.parts.predictor import open_predictor
 
-        predictor = open_predictor(arguments.run, ingredients, command.overrides)
+        predictor = open_predictor(arguments.run, ingredients, command.overrides, arguments.top)
         command.ingredients = predictor.ingredients
-        samples, problems = [], []
-        for path in find_inputs(arguments.inputs, predictor.task):  # all are read before the first answer
+        if arguments.draw and (reads := carried(predictor.task, "READS")):
+            raise IngredientsError(f"--draw needs images; this task reads {reads}")
+        command.interruptible()
+        try:
+            failed = write_all(predictor, arguments)
+        except OSError as error:
+            if error.filename is None:  # standard output
+                raise
+            raise IngredientsError(f"{error.filename}: cannot be written: {error.strerror}") from error
+        if failed:
+            raise SystemExit(1)
+
+
+def write_all(predictor, arguments) -> bool:
+    """Write all predictions, and report inputs without one, in order; returns whether there were any of these."""
+    from recipes.parts.checkpoint import replacing
+
+    suffix = Path(arguments.output or "").suffix
+    form = arguments.format or {".csv": "csv", ".jsonl": "json"}.get(suffix, "table")
+    size, columns, failed = arguments.batch_size or min(predictor.batch_size, 64), [], False
+    with replacing(Path(arguments.output)) if arguments.output else nullcontext(sys.stdout.buffer) as file:
+        for results in predict_batches(predictor, find_inputs(arguments.inputs, predictor.task), size):
+            width = max((len(on_a_line(name)) for _, name, found in results if isinstance(found, dict)), default=0)
+            for source, name, found in results:
+                if isinstance(found, IngredientsError):
+                    failed, text = True, str(found)
+                    file.flush()
+                    print(text if name in text else f"{on_a_line(name)}: {text}", file=sys.stderr)
+                    continue
+                file.write(as_text(name, found, form, width, columns, predictor).encode(errors="surrogateescape"))
+                if arguments.draw:
+                    picture = predictor.draw(source, found)
+                    picture.save(drawing_path(Path(arguments.draw), name))
+            file.flush()
+    return failed
+
+
+def as_text(name: str, prediction: dict, form: str, width: int, columns: list[str], predictor) -> str:
+    """A prediction in a format. columns: of CSV; those of the first prediction are added."""
+    from recipes.parts.calling import carried
+    from recipes.parts.predictor import in_words, without_tensors
+
+    if form == "table":
+        return f"{on_a_line(name):<{width}}  {on_a_line(in_words(prediction))}\n"
+    plain, rows_of = without_tensors(prediction), carried(predictor.task, "rows")
+    if form == "json":
+        return json.dumps({"input": name} | plain) + "\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows_of(plain, predictor.classes) if rows_of else [plain]:
+        row = {"input": name} | row
+        if not columns:
+            columns += row
+            writer.writerow(columns)
+        cells = [row.get(column, "") for column in columns]
+        writer.writerow(json.dumps(cell) if isinstance(cell, list | dict) else cell for cell in cells)
+    return text.getvalue()
+
+
+def on_a_line(text: str) -> str:
+    return escaped(text.replace("\n", "\\n"))
+
+
+def drawing_path(folder: Path, name: str) -> Path:
+    """The PNG for an input in the folder: its relative name, with characters that files cannot have as %XX."""
+    codes = lambda found: "".join(f"%{ord(char):02X}" for char in found[0])  # noqa: E731
+    parts = [re.sub(r"^\.\.$|[^\w. @()+,-]", codes, part) for part in Path(name).parts if part != Path(name).anchor]
+    path = folder.joinpath(*parts)
+    path = path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
+    if path.exists() and Path(name).exists() and path.samefile(name):
+        raise IngredientsError(f"--draw {folder} would replace {name}; name another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def predict_batches(predictor, sources, batch_size: int):
+    """Lists of (source, name, prediction or IngredientsError), in order; equal shapes share a forward pass."""
+    samples = read_ahead(predictor, sources, batch_size)
+    while batch := list(islice(samples, batch_size)):
+        found, by_shape = [sample for *_, sample in batch], defaultdict(list)
+        for index, sample in enumerate(found):
+            if not isinstance(sample, IngredientsError):
+                by_shape[sample.shape].append(index)
+        for indices in by_shape.values():
             try:
-                samples += predictor.read(path)
+                predictions = predictor([found[index] for index in indices])
             except IngredientsError as error:
-                problems.append(str(error))
-        width = max((len(name) for name, _ in samples), default=0)
-        for name, sample in samples:
-            try:
-                [prediction] = predictor([predictor.prepare(sample)])
-            except IngredientsError as error:
-                raise error if error.problems else IngredientsError(f"{name}: {error}") from error
-            print(escaped(f"{name:<{width}}  {as_text(prediction)}"))
-        if problems:
-            raise IngredientsError("\n".join(problems))
+                predictions = [error] * len(indices)
+            for index, prediction in zip(indices, predictions, strict=True):
+                found[index] = prediction
+        yield [(source, name, result) for (source, name, _), result in zip(batch, found, strict=True)]
 
 
-def find_inputs(names: list[str], task) -> list[str]:
-    """The files that the arguments name: files, folders of images and patterns; a task may read something else.
+def read_ahead(predictor, sources, count: int):
+    """(source, name, preprocessed sample or IngredientsError) of each sample, in order; threads read them."""
+    from pantry._fetch import fetch_bytes
+    from pantry.images import processors
+    from recipes.parts.calling import carried
+    from recipes.parts.predictor import Upload
 
-    Raises IngredientsError with all that are not there.
+    def read(source) -> list[tuple]:
+        try:
+            if isinstance(source, IngredientsError):
+                raise source
+            if "://" in str(source) and not carried(predictor.task, "READS"):
+                source = Upload(source, fetch_bytes(source))
+            return [(source, name, predictor.prepare(sample)) for name, sample in predictor.read(source)]
+        except IngredientsError as error:
+            return [(source, str(source), error)]
+
+    waiting = deque()
+    with ThreadPoolExecutor(processors()) as pool:
+        for source in sources:
+            waiting.append(pool.submit(read, source))
+            if len(waiting) > count:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def find_inputs(names: list[str], task):
+    """What the arguments name, one after the other: paths, addresses, an Upload, IngredientsErrors.
+
+    A task that reads no images is given the arguments, or the lines of standard input, as they are.
     """
     from pantry.images import find_files
     from recipes.parts.calling import carried
+    from recipes.parts.predictor import Upload
 
-    if carried(task, "READS"):
-        return names
-    paths, problems = [], []
     for name in names:
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name))
-        inside = {path: find_files(Path(path)) for path in matches if Path(path).is_dir()}
-        found = [file for path in matches for file in inside.get(path, [path])]
-        paths += map(str, found)
-        if not found:
-            message = "there is no image in this folder" if inside else "there is no such file or folder"
-            problems.append(Problem(Place("command line"), name, "", message))
-    if problems:
-        raise IngredientsError(problems)
-    return paths
+        if name == "-" and b"\0" in sys.stdin.buffer.peek(1):  # no text
+            yield Upload(name, sys.stdin.buffer.read())
+        elif name == "-":
+            lines = (line.rstrip(b"\r\n").decode(errors="surrogateescape") for line in sys.stdin.buffer)
+            yield from find_inputs(filter(None, lines), task)
+        elif carried(task, "READS") or "://" in name:
+            yield name
+        else:
+            paths, unreadable = [name] if Path(name).exists() else sorted(glob.glob(name)), []
+            for path in paths:
+                found = find_files(Path(path), onerror=unreadable.append) if Path(path).is_dir() else [path]
+                yield from found if found or unreadable else [IngredientsError(f"{path}: there is no image in it")]
+            yield from (IngredientsError(f"{error.filename}: cannot be read: {error.strerror}") for error in unreadable)
+            yield from () if paths else [IngredientsError(f"{name}: there is no such file or folder")]
 
 
 def check_inputs(arguments, ingredients: Ingredients) -> str:
@@ -69,8 +194,10 @@ def check_inputs(arguments, ingredients: Ingredients) -> str:
     from recipes.experiment import load_task
     from recipes.parts.trained import find_trained
 
-    paths = find_inputs(arguments.inputs, load_task(ingredients))
-    return f"weights: {find_trained(arguments.run, ingredients)}\ninputs: {len(paths)}"
+    found = list(find_inputs([name for name in arguments.inputs if name != "-"], load_task(ingredients)))
+    if problems := [str(error) for error in found if isinstance(error, IngredientsError)]:
+        raise IngredientsError("\n".join(problems))
+    return f"weights: {find_trained(arguments.run, ingredients)}\ninputs: {len(found)}"
 
 
 if __name__ == "__main__":

@@ -265,6 +265,19 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
     return drawn
 
 
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
+    """The row of CSV: a column for each class."""
+    return [{name: prediction["shares"].get(name, 0.0) for name in classes}]
+
+
+def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
+    """The mask of a prediction on an image of bytes (3, H, W), of which every `step`-th pixel is drawn."""
+    sample, mask = pixels[:, ::step, ::step] / 255, prediction["_mask"]
+    mask = F.interpolate(mask[None, None].float(), sample.shape[1:], mode="nearest-exact")[0, 0].to(mask.dtype)
+    drawn = _blended(sample, mask)
+    return torch.cat([_legend(drawn.shape[2], mask, classes), drawn], 1)
+
+
 def _blended(sample, mask):
     """The image, blended with the colours of the classes; ignored pixels stay."""
     pixels, times = as_pixels(sample), enlarged(sample)

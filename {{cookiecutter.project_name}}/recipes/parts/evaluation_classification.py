@@ -1,61 +1,51 @@
 """Evaluation of classes: one for each sample, or several labels."""
 
 import numpy
+import torch
 import torch.nn.functional as F
 
-from recipes.parts.evaluation import RESAMPLES, Analysis, as_curves, average_precision, by_class, calibration
+from recipes.parts.evaluation import Analysis, by_class, calibration, precision_recall
 
 
 def analyse(experiment, kept, metrics: dict) -> Analysis:
-    classes, (outputs, targets) = experiment.meta["classes"], kept.joined()
-    return (_labels if targets.ndim == 2 else _classes)(classes, outputs, targets)
+    """Of logits (N, K) and classes (N,), or of probabilities and labels (N, K)."""
+    outputs, targets = map(torch.cat, zip(*kept.seen, strict=True))
+    names, thresholds = experiment.meta["classes"], experiment.meta.get("thresholds", {})
+    each = numpy.arange(len(names))
+    if targets.ndim == 2:
+        losses = F.binary_cross_entropy(outputs, targets.float(), reduction="none").mean(1).numpy()
+        shares, truth = outputs.numpy(), targets.numpy() > 0
+        guess = shares >= [thresholds.get(name, 0.5) for name in names]
+        facts = {"calibration": calibration(shares.ravel(), truth.ravel())}
+    else:
+        losses, shares = F.cross_entropy(outputs, targets, reduction="none").numpy(), outputs.softmax(1).numpy()
+        truth, guess = (indices[:, None] == each for indices in (targets.numpy(), outputs.argmax(1).numpy()))
+        counts = numpy.bincount(targets * len(names) + outputs.argmax(1), minlength=len(names) ** 2)
+        facts = {"confusion": {"classes": names, "counts": counts.reshape(len(names), -1).tolist()}}
+        facts["calibration"] = calibration(shares[guess], truth[guess])
+    right = (truth & guess).any(1)
 
+    def of_classes(indices) -> dict:
+        return {"loss": losses[indices].mean(), "accuracy": right[indices].mean()}
 
-def _classes(classes: list[str], outputs, targets) -> Analysis:
-    """Of logits (N, K) and the class of each sample (N,)."""
-    losses = F.cross_entropy(outputs, targets, reduction="none").numpy()
-    shares, truth, guess = outputs.softmax(1).numpy(), targets.numpy(), outputs.argmax(1).numpy()
-    right, surest = guess == truth, numpy.take_along_axis(shares, guess[:, None], 1)[:, 0]
-    counts = numpy.bincount(truth * len(classes) + guess, minlength=len(classes) ** 2).reshape(len(classes), -1)
-    there = counts.sum(1)
+    def of_labels(indices) -> dict:
+        drawn, there, half = shares[indices], truth[indices], shares[indices] > 0.5
+        curves = [precision_recall(drawn[:, k], there[:, k], there[:, k].sum()) for k in each if there[:, k].any()]
+        areas = [(numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum() for curve in curves]
+        f1 = 2 * (there & half).sum(0) / (there.sum(0) + half.sum(0)).clip(1)
+        return {"loss": losses[indices].mean(), "map": sum(areas) / max(len(areas), 1), "f1": f1.mean()}
 
     def describe(index: int) -> dict:
-        said = {"truth": classes[truth[index]], "prediction": classes[guess[index]]}
-        return said | {"probability": float(surest[index]), "loss": float(losses[index])}
+        said = [", ".join(names[k] for k in each[rows[index]]) or "none" for rows in (truth, guess)]
+        sure = {"probability": float(shares[index].max())} if targets.ndim == 1 else {}
+        return {"truth": said[0], "prediction": said[1], **sure, "loss": float(losses[index])}
 
     return Analysis(
-        statistic=lambda indices: {"loss": losses[indices].mean(), "accuracy": right[indices].mean()},
-        table=by_class(classes, counts.diagonal(), counts.sum(0), there),
-        facts={"confusion": {"classes": classes, "counts": counts.tolist()}, "calibration": calibration(surest, right)},
-        ranked=lambda: {name: (shares[:, k], truth == k, there[k]) for k, name in enumerate(classes)},
+        statistic=of_classes if targets.ndim == 1 else of_labels,
+        table=by_class(names, (truth & guess).sum(0), guess.sum(0), truth.sum(0)),
+        facts=facts,
+        ranked=lambda: {name: (shares[:, k], truth[:, k], truth[:, k].sum()) for k, name in enumerate(names)},
+        has_curves=targets.ndim == 2,
         badness=losses,
         describe=describe,
     )
-
-
-def _labels(classes: list[str], outputs, targets) -> Analysis:
-    """Of probabilities and targets (N, labels)."""
-    losses = F.binary_cross_entropy(outputs, targets.float(), reduction="none").mean(1).numpy()
-    shares, truth = outputs.numpy(), targets.numpy() > 0
-    guess, each = shares >= 0.5, range(len(classes))
-
-    def ranked(indices=slice(None)) -> dict:
-        one, there = (part[indices] for part in (shares, truth))
-        return {classes[k]: (one[:, k], there[:, k], there[:, k].sum()) for k in each}
-
-    def counted(indices=slice(None)) -> tuple:
-        return (truth & guess)[indices].sum(0), guess[indices].sum(0), truth[indices].sum(0)
-
-    def statistic(indices) -> dict:
-        average = numpy.mean([average_precision(*one) for one in ranked(indices).values() if one[2]])
-        right, found, there = counted(indices)
-        return {"loss": losses[indices].mean(), "map": average, "f1": (2 * right / (found + there).clip(1)).mean()}
-
-    def describe(index: int) -> dict:
-        said = [", ".join(classes[k] for k in each if rows[index, k]) or "none" for rows in (truth, guess)]
-        return {"truth": said[0], "prediction": said[1], "loss": float(losses[index])}
-
-    averages = numpy.array([average_precision(*one) for one in ranked().values()])
-    facts = {"calibration": calibration(shares.ravel(), truth.ravel()), "curves": as_curves(ranked())}
-    table = by_class(classes, *counted(), ap=averages)
-    return Analysis(statistic, RESAMPLES // 5, table, facts, ranked, losses, describe)

@@ -51,6 +51,5 @@ def enlarged(sample: torch.Tensor) -> int:
 def captioned(pixels: torch.Tensor, text: str, good: bool | None = None) -> torch.Tensor:
     """The image with a line of text above it; good: green, or red for False."""
     strip = Image.new("RGB", (pixels.shape[2], 14))
-    colour = {None: "white", True: "lime", False: "tomato"}[good]
-    ImageDraw.Draw(strip).text((2, 1), text, fill=colour)
+    ImageDraw.Draw(strip).text((2, 1), text, fill={None: "white", True: "lime", False: "tomato"}[good])
     return torch.cat([torch.from_numpy(numpy.array(strip)).permute(2, 0, 1), pixels], 1)
