@@ -299,7 +299,8 @@ def test_ctrl_c_saves_and_the_same_command_continues(begin, capfd):
 def start(*arguments, **settings):
     """A worker as a process group of its own; its folder is the current one, as is its sweep.ini."""
     command = [sys.executable, "-m", "recipes.sweep", "sweep.ini", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.Popen(command, env=environment, process_group=0, text=True, **settings)
 
 
