@@ -17,6 +17,8 @@ def analyse(experiment, kept, metrics: dict) -> Analysis:
         shares, truth = outputs.numpy(), targets.numpy() > 0
         guess = shares >= [thresholds.get(name, 0.5) for name in names]
         facts = {"calibration": calibration(shares.ravel(), truth.ravel())}
+        orders = numpy.argsort(-shares, axis=0).T  # which makes the sorting of each resample quick
+        by_score = [(order, shares[order, k], truth[order, k]) for k, order in enumerate(orders)]
     else:
         losses, shares = F.cross_entropy(outputs, targets, reduction="none").numpy(), outputs.softmax(1).numpy()
         truth, guess = (indices[:, None] == each for indices in (targets.numpy(), outputs.argmax(1).numpy()))
@@ -29,11 +31,14 @@ def analyse(experiment, kept, metrics: dict) -> Analysis:
         return {"loss": losses[indices].mean(), "accuracy": right[indices].mean()}
 
     def of_labels(indices) -> dict:
-        drawn, there, half = shares[indices], truth[indices], shares[indices] > 0.5
-        curves = [precision_recall(drawn[:, k], there[:, k], there[:, k].sum()) for k in each if there[:, k].any()]
-        areas = [(numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum() for curve in curves]
-        f1 = 2 * (there & half).sum(0) / (there.sum(0) + half.sum(0)).clip(1)
-        return {"loss": losses[indices].mean(), "map": sum(areas) / max(len(areas), 1), "f1": f1.mean()}
+        weights, areas = numpy.bincount(indices, minlength=len(truth)), []
+        for order, scores, there in by_score:
+            if positives := (there * weights[order]).sum():
+                curve = precision_recall(scores, there, positives, weights[order])
+                areas.append((numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum())
+        half = shares > 0.5
+        f1 = 2 * (weights @ (truth & half)) / (weights @ truth + weights @ half).clip(1)
+        return {"loss": losses[indices].mean(), "map": numpy.mean(areas or [0]), "f1": f1.mean()}
 
     def describe(index: int) -> dict:
         said = [", ".join(names[k] for k in each[rows[index]]) or "none" for rows in (truth, guess)]
