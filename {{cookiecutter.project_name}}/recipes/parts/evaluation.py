@@ -124,7 +124,8 @@ def _statistic_of(metrics: Metrics, kept: Kept):
 def bootstrap(statistic, count: int) -> dict[str, list[float]]:
     """95 % intervals of a statistic: percentiles of resamples, less their bias, which average precision has."""
     random, intervals = numpy.random.default_rng(0), {}
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(RESAMPLES)]
+    times = min(RESAMPLES, max(200, 5_000_000 // count))  # of many samples, each takes long and they differ little
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
     for name, value in statistic(numpy.arange(count)).items():
         values = numpy.array([one[name] for one in drawn if not math.isnan(one.get(name, math.nan))])
         if len(values):
