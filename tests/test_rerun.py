@@ -171,7 +171,7 @@ def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monk
     code, said = ask(ablate, str(INI), *only, changes=SHORT)
     assert code == 0 and trained[5:] == ["without-augment-seed-1"], said
 
-    folder = Path("runs/tiny/ablation_ingredients")
+    [folder] = Path("runs/tiny").glob("ablation_ingredients_*")
     rows = {row["variant"]: row for row in csv.DictReader((folder / "ablation.csv").read_text().splitlines())}
     assert rows.keys() == {"without-augment", "without-schedule"} and {row["seeds"] for row in rows.values()} == {"2"}
     best = {run.parents[1].name: records.read_run(run).best["accuracy"] for run in records.find_runs(folder)}
@@ -180,8 +180,9 @@ def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monk
     for run in records.find_runs(folder):
         assert run.parents[1].name.endswith(f"-seed-{records.read_run(run).settings['training.scheme.seed']}")
 
-    code, said = ask(ablate, str(INI), *only, changes=SHORT | {"training.scheme.epochs": "3"})
-    assert code == 1 and "is of other ingredients (training.scheme.epochs: 2 -> 3)" in said and len(trained) == 6
+    code, said = ask(ablate, str(INI), "--seeds", "1", "--only", "augment", changes=SHORT | {"model.version": "2"})
+    assert code == 0 and trained[6:] == ["as-it-is-seed-0", "without-augment-seed-0"]  # in a folder of its own
+    assert f"runs: {folder}" not in said and len([*folder.parent.glob("ablation_*")]) == 2
     code, said = ask(ablate, str(INI), "--only", "augmint")
     assert code == 1 and "--only augmint: no such ingredient here. Did you mean augment?" in said
 
@@ -189,7 +190,7 @@ def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monk
 def test_a_trial_whose_checkpoints_are_damaged_is_done_anew(ask, trained):
     command = [ablate, str(INI), "--seeds", "1", "--only", "augment"]
     assert ask(*command, changes=SHORT)[0] == 0
-    [run] = Path("runs/tiny/ablation_ingredients/without-augment-seed-0/tiny").iterdir()
+    [run] = Path("runs/tiny").glob("ablation_ingredients_*/without-augment-seed-0/tiny/*")
     (run.parents[1] / "model.pth").unlink()
     for name in ("last.pt", "previous.pt"):
         (run / "checkpoints" / name).write_bytes(b"damaged")

@@ -4,24 +4,27 @@ python -m recipes.ablate --dry-run               what would be trained
 python -m recipes.ablate other.ini --seeds 5 --training.scheme.epochs 10
 python -m recipes.ablate --only augment optimizer.weight_decay
 
-Continues where it stopped when called again. A contribution is the metric of the best epoch less that without the
-ingredient, for the same seed; it is within noise if it is less than twice its standard deviation over the seeds.
+Continues where it stopped when called again; other ingredients get a folder of their own. A contribution is the metric
+of the best epoch less that without the ingredient, for the same seed; it is within noise if it is at most twice its
+standard deviation over the seeds.
 """
 
 import csv
+import hashlib
 import inspect
-import shutil
+import os
 import statistics
 import sys
 from pathlib import Path
 
-from core import Ingredients, IngredientsError, parse, parse_string, registry
+from core import Ingredients, IngredientsError, parse_string, registry
 from core.errors import escaped, shortened, suggest
+from core.values import as_written
 from recipes.parts import records
 from recipes.parts.command import Command
 from recipes.parts.origins import sections
 
-# Optional settings of [training.scheme], and arguments of functions, with the value that means off.
+# What is optional, with the value that means off: settings of [training.scheme], and arguments of functions.
 SCHEME = {"clip_norm": None, "ema": 0, "swa": 0, "frozen_epochs": 0, "body_rate": 1, "first_size": 1, "balanced": False}
 ARGUMENTS = {"label_smoothing": 0, "class_weights": None, "weight_decay": 0}
 
@@ -41,34 +44,20 @@ def main() -> None:
             variants[f"without-{name}"] = optional[name]
             changes = records.differences(ingredients, without(ingredients, first, *optional[name]))
             print(escaped(shortened(f"without {name}: {'; '.join(changes)}")))
-        trials = [(seed, name) for seed in range(first, first + arguments.seeds) for name in variants]
-        print(f"{len(trials)} runs", flush=True)
+        print(f"{len(variants)} variants, {arguments.seeds} seeds: {len(variants) * arguments.seeds} runs", flush=True)
         if not arguments.dry_run:
-            from recipes.experiment import load_task
             from recipes.parts.trained import runs_of
 
             folder = runs_of(ingredients) / f"ablation_{Path(arguments.ingredients).stem}"
-            metric = ingredients.at("training.scheme.best") or load_task(ingredients).BEST
-            begin(folder, ingredients)
-            results, failed = {name: {} for name in variants}, []
-            for seed, name in trials:
-                trial = folder / f"{name}-seed-{seed}"
-                if best := train(trial, without(ingredients, seed, *variants[name])):
-                    results[name][seed] = best[metric]
-                    print(f"{trial.name}: {metric} {best[metric]:.4f}", flush=True)
-                else:
-                    failed.append(trial.name)
-            report(folder, results, metric)
-            if failed:
-                raise IngredientsError(f"failed: {', '.join(failed)}")
+            train_all(folder, ingredients, variants, range(first, first + arguments.seeds))
 
 
 def find_optional(ingredients: Ingredients) -> dict[str, tuple]:
-    """Name -> (path, the value that switches it off; of a section None, which removes it)."""
+    """Name -> (path, the value that switches it off), or (path of a section to remove, None)."""
     off = {f"training.scheme.{name}": value for name, value in SCHEME.items()} | {"model.architecture.weights": None}
     found = {path: value for path, value in off.items() if ingredients.at(path, value) != value}
     if ingredients.at("training.schedule.@schedule") != "constant":
-        found["training.schedule"] = Ingredients({"@schedule": "constant"}, "training.schedule")
+        found["training.schedule.@schedule"] = "constant"
     for path in sections(ingredients):
         node, kind = ingredients.at(path), path.removeprefix("training.").split(".")[0]
         function = node.get(f"@{kind}")
@@ -78,34 +67,37 @@ def find_optional(ingredients: Ingredients) -> dict[str, tuple]:
             parameters = inspect.signature(registry[kind].get(function)).parameters
             values = {key: node.get(key, parameters[key].default) for key in ARGUMENTS if key in parameters}
             found |= {f"{path}.{key}": ARGUMENTS[key] for key in values if values[key] != ARGUMENTS[key]}
-    names = {path: path.removeprefix("training.").removeprefix("scheme.").replace(".*", "") for path in found}
-    return {names[path]: (path, value) for path, value in found.items()}
+    short = {path: path.removeprefix("training.").removeprefix("scheme.").replace(".*", "") for path in found}
+    return {short[path].removesuffix(".@schedule"): (path, value) for path, value in found.items()}
 
 
-def without(ingredients: Ingredients, seed: int, path: str = "", off=None) -> Ingredients:
+def without(ingredients: Ingredients, seed: int, path: str = "-", off=None) -> Ingredients:
     """The ingredients with another seed, and with the setting or section at `path` switched off."""
-    variant = parse_string(str(ingredients), [("training.scheme.seed", str(seed), True)])
-    if path:
-        section, _, key = path.rpartition(".")
-        variant.at(section)[key] = off
-        if off is None and isinstance(ingredients.at(path), Ingredients):
-            del variant.at(section)[key]
-    return parse_string(str(variant))
+    blocks = str(ingredients).split("\n\n")  # of a section each
+    kept = [block for block in blocks if not block.startswith((f"[{path}]", f"[{path}."))]
+    setting = [(path, as_written(off), True)] if path != "-" and kept == blocks else []
+    return parse_string("\n\n".join(kept), [("training.scheme.seed", str(seed), True), *setting])
 
 
-def begin(folder: Path, ingredients: Ingredients) -> None:
-    """Keep ingredients and functions in the folder; refuse one that has others."""
-    file, functions = folder / "ingredients.ini", folder / "custom_functions.py"
-    used = Path(getattr(sys.modules.get("custom_functions"), "__file__", "none"))
-    if file.is_file():
-        changed = records.differences(parse(file), parse_string(str(ingredients)))
-        changed += [functions.name] * (functions.is_file() and functions.read_bytes() != used.read_bytes())
-        if changed:
-            raise IngredientsError(f"{folder}: is of other ingredients ({'; '.join(changed)}); rename or remove it")
+def train_all(folder: Path, ingredients: Ingredients, variants: dict, seeds: range) -> None:
+    """Train what is not finished yet, and report. Other ingredients or functions get another folder."""
+    from recipes.experiment import load_task
+
+    functions = Path(getattr(sys.modules.get("custom_functions"), "__file__", os.devnull)).read_bytes()
+    folder = folder.with_name(f"{folder.name}_{hashlib.sha256(str(ingredients).encode() + functions).hexdigest()[:6]}")
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(str(ingredients), encoding="utf-8")
-    if used.is_file():
-        shutil.copy2(used, functions)
+    (folder / "custom_functions.py").write_bytes(functions)
+    metric, results, failed = ingredients.at("training.scheme.best") or load_task(ingredients).BEST, {}, []
+    for name, seed in [(name, seed) for seed in seeds for name in variants]:
+        trial = folder / f"{name}-seed-{seed}"
+        if best := train(trial, without(ingredients, seed, *variants[name])):
+            results.setdefault(name, {})[seed] = best[metric]
+            print(f"{trial.name}: {metric} {best[metric]:.4f}", flush=True)
+        else:
+            failed.append(trial.name)
+    report(folder, results, metric)
+    if failed:
+        raise IngredientsError(f"failed: {', '.join(failed)}")
 
 
 def train(trial: Path, variant: Ingredients) -> dict:
@@ -124,18 +116,18 @@ def train(trial: Path, variant: Ingredients) -> dict:
 
 def report(folder: Path, results: dict, metric: str) -> None:
     """Print what each ingredient contributes, the most useful first; ablation.csv has the same."""
-    rows, with_all = [], results["as-it-is"]
+    rows, with_all = [], results.pop("as-it-is", {})
     for name, values in results.items():
-        gains = [with_all[seed] - value for seed, value in values.items() if seed in with_all]
-        if gains and values is not with_all:
-            deviation = statistics.stdev(gains) if len(gains) > 1 else float("inf")
-            rows.append((name, statistics.fmean(values.values()), statistics.fmean(gains), deviation, len(gains)))
+        gains = [with_all[seed] - value for seed, value in values.items() if seed in with_all] or [float("nan")]
+        deviation = statistics.stdev(gains) if len(gains) > 1 else float("inf")
+        rows.append((name, statistics.fmean(values.values()), statistics.fmean(gains), deviation, len(gains)))
     rows.sort(key=lambda row: row[2], reverse=not records.LOWEST.search(metric))
     for name, value, gain, deviation, _ in rows:
         noise = "  within noise" * (abs(gain) <= 2 * deviation)
         print(f"{name:<32}  {metric} {value:.4f}  contributes {gain:+.4f} +- {deviation:.4f}{noise}")
     with open(folder / "ablation.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("variant", metric, "contributes", "deviation", "seeds"), *rows])
+    print(f"runs: {folder}")
 
 
 if __name__ == "__main__":

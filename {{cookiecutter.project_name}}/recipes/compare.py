@@ -12,13 +12,11 @@ import csv
 import io
 import os
 from pathlib import Path
-from urllib.parse import quote
 
 from core import IngredientsError
 from core.errors import escaped, suggest
 from recipes.parts.command import Command
 from recipes.parts.records import LOWEST, Record, find_runs, metrics_of, read_run
-from recipes.settings import Saving, read_section
 
 
 class Column:
@@ -42,8 +40,7 @@ def main() -> None:
         command.add_argument("--csv", metavar="FILE", help="write the table")
         command.add_argument("--html", metavar="FILE", help="write a page with table and curves")
         arguments, ingredients = command.read(with_functions=False)
-        parent = os.path.expanduser(read_section(ingredients, "training.model", Saving).runs)
-        parent = Path(parent, str(ingredients.at("project.name", "project")))
+        parent = Path(ingredients.at("training.model.runs", "runs")).expanduser() / str(ingredients.at("project.name"))
         runs = read_runs(arguments.runs or [path for path in find_runs(parent) if path.parent == parent] or [parent])
         columns = columns_of(runs)
         if arguments.sort:
@@ -100,27 +97,30 @@ def columns_of(runs: list[Record]) -> list[Column]:
 
 def page(runs: list[Record], columns: list[Column], folder: Path) -> str:
     """The HTML text of the table, with links from `folder` to the reports there are, and of the curves."""
-    import matplotlib
     from jinja2 import Environment, FileSystemLoader
+    from matplotlib import colormaps, rc_context
+    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
 
-    shades = matplotlib.colormaps["turbo"].resampled(len(runs) + 1)
-    colors = [matplotlib.colors.to_hex(shades(row + 1)) for row in range(len(runs))]
+    colors = [to_hex(colormaps["turbo"]((row + 0.5) / len(runs))) for row in range(len(runs))]
     names = dict.fromkeys(name for run in runs for line in run.epochs for name in line if "." not in name)
     names = [name for name in names if name not in ("epoch", "seconds")]
     figure, svg = Figure(figsize=(12, 1.7 * len(names) + 1), layout="constrained"), io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+    with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
         for number, name in enumerate(names):
             axes = figure.add_subplot((len(names) + 1) // 2, 2, number + 1, title=name)
             for row, run in enumerate(runs):
                 points = [(line["epoch"], line.get(name, float("nan"))) for line in run.epochs]
                 axes.plot(*zip(*points, strict=True), color=colors[row], marker=".", gid=f"run-{row}-{number}")
         figure.savefig(svg, format="svg")
-    reports = [run.folder / "report.html" for run in runs]
-    links = [quote(os.path.relpath(path, folder)) if path.is_file() else "" for path in reports]
     template = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    curves = svg.getvalue()[svg.getvalue().index("<svg") :]
-    return template.get_template("compare.html").render(columns=columns, colors=colors, links=links, curves=curves)
+    facts = {
+        "runs": runs,
+        "columns": columns,
+        "colors": colors,
+        "curves": svg.getvalue()[svg.getvalue().index("<svg") :],
+    }
+    return template.get_template("compare.html").render(facts, folder=folder, relpath=os.path.relpath)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,10 @@ def numbers(run: Record, *names: str) -> dict:
 
 def changed(*runs: Record) -> list[str]:
     """What may be the reason: machine, git and packages, and what the log says of data, model and resumptions."""
-    told = []
-    for run in runs:
-        lines = (run.folder / "log.txt").read_text(encoding="utf-8").splitlines()
-        told.append((run.folder / "environment.json").read_text(encoding="utf-8").splitlines())
-        told[-1] += [line for line in lines if not line.startswith(OF_THE_END)]
+    texts = [
+        "".join((run.folder / name).read_text("utf-8") for name in ("environment.json", "log.txt")) for run in runs
+    ]
+    told = [[line for line in text.splitlines() if not line.startswith(OF_THE_END)] for text in texts]
     found = [shortened(line) for line in difflib.unified_diff(*told, "run", "rerun", n=0, lineterm="")]
     return found or ["the environment is the same; the cause is in code, data, or a function without a seed"]
 
