@@ -14,6 +14,7 @@ from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
 BEST = "map"  # the one that selects the best epoch if the ingredients name none
+EXPORTS = ("safetensors", "onnx")  # torch.export cannot trace the detectors of torchvision
 SHOWN = 0.5  # lowest score of a box that is drawn or printed
 
 _SIZE = "boxes would not be resized; set image_size in the loaders' sections instead"
@@ -200,6 +201,39 @@ def detect(model, inputs) -> list[dict]:
             found["masks"] = found["masks"][:, 0] > 0.5
         results.append(found)
     return results
+
+
+def exported(model, inputs, views=None) -> list[tuple]:
+    """for one image: boxes (M, 4), scores (M,), classes (M,), of Mask R-CNN masks (M, H, W)"""
+    keys = ("boxes", "scores", "labels", "masks")
+    return [tuple(found[key] for key in keys if key in found) for found in detect(model, inputs)]
+
+
+def restored(model, run, images) -> list[dict]:
+    """What the detector returns, by an exported file."""
+    results = []
+    for image in images:
+        boxes, scores, labels, *masks = run(image[None])
+        found = {"boxes": boxes, "scores": scores, "labels": labels + model.first_label}
+        results.append(found | ({"masks": masks[0][:, None].float()} if masks else {}))
+    return results
+
+
+def write_onnx(path, pipeline, image, properties: dict[str, str]) -> None:
+    """Write a detector by the exporter that follows one call: the newer one cannot trace torchvision's."""
+    import warnings
+
+    import onnx
+
+    names = ["boxes", "scores", "classes", "masks"]
+    axes = {"samples": {2: "height", 3: "width"}} | {name: {0: "objects"} for name in names}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # that the exporter is old, and of each Python number in the graph
+        settings = {"dynamo": False, "opset_version": 17, "input_names": ["samples"], "dynamic_axes": axes}
+        torch.onnx.export(pipeline, (image,), path, output_names=names[: len(pipeline(image)[0])], **settings)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
 
 
 def read_sample(source, input_format: dict):
