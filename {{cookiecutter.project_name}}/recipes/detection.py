@@ -14,6 +14,7 @@ from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
 BEST = "map"  # the one that selects the best epoch if the ingredients name none
+EXPORTS = ("safetensors", "onnx")  # torch.export cannot trace the detectors of torchvision
 SHOWN = 0.5  # lowest score of a box that is drawn or printed
 
 _SIZE = "boxes would not be resized; set image_size in the loaders' sections instead"
@@ -168,12 +169,13 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
     model.eval()
     by_kind, computed = {}, {}
-    for inputs, targets in batches:
-        found, truth = detect(model, inputs), [_plain(target) for target in targets]
+    seen = ((detect(model, inputs), [_plain(target) for target in targets]) for inputs, targets in batches)
+    for found, truth in metrics.gathered(seen):
         metrics.update(found, truth)
         for kind, key in (("bbox", "boxes"), ("segm", "masks")):
             if key in truth[0] and key in found[0]:
                 settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
+                settings["sync_on_compute"] = False  # all has been gathered
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
     for kind, metric in by_kind.items():
         metric.warn_on_many_detections = False  # a detector returns its hundred best
@@ -200,6 +202,39 @@ def detect(model, inputs) -> list[dict]:
             found["masks"] = found["masks"][:, 0] > 0.5
         results.append(found)
     return results
+
+
+def exported(model, inputs, views=None) -> list[tuple]:
+    """for one image: boxes (M, 4), scores (M,), classes (M,), of Mask R-CNN masks (M, H, W)"""
+    keys = ("boxes", "scores", "labels", "masks")
+    return [tuple(found[key] for key in keys if key in found) for found in detect(model, inputs)]
+
+
+def restored(model, run, images) -> list[dict]:
+    """What the detector returns, by an exported file."""
+    results = []
+    for image in images:
+        boxes, scores, labels, *masks = run(image[None])
+        found = {"boxes": boxes, "scores": scores, "labels": labels + model.first_label}
+        results.append(found | ({"masks": masks[0][:, None].float()} if masks else {}))
+    return results
+
+
+def write_onnx(path, pipeline, image, properties: dict[str, str]) -> None:
+    """Write a detector by the exporter that follows one call: the newer one cannot trace torchvision's."""
+    import warnings
+
+    import onnx
+
+    names = ["boxes", "scores", "classes", "masks"]
+    axes = {"samples": {2: "height", 3: "width"}} | {name: {0: "objects"} for name in names}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # that the exporter is old, and of each Python number in the graph
+        settings = {"dynamo": False, "opset_version": 17, "input_names": ["samples"], "dynamic_axes": axes}
+        torch.onnx.export(pipeline, (image,), path, output_names=names[: len(pipeline(image)[0])], **settings)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
 
 
 def read_sample(source, input_format: dict):
