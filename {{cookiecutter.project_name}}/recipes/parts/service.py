@@ -45,7 +45,6 @@ class Service:
         self.waiting, self.turn = {}, asyncio.Lock()  # future prediction -> input; who predicts
         self.room = asyncio.Semaphore(2 * options.batch_size)  # for decoded images
         self.decoders, self.forward = ThreadPoolExecutor(processors()), ThreadPoolExecutor(1)
-        torch.set_num_threads(max(1, processors() // options.workers - 1))  # one for decoding and answering
         Image.MAX_IMAGE_PIXELS = options.max_pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # refused when opened, whoever opens it
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the answer says it
@@ -109,6 +108,7 @@ def application():
     """The ASGI application; the environment variable SERVE has the options, as JSON."""
     options = SimpleNamespace(**json.loads(os.environ["SERVE"]))
     ingredients = parse(options.ingredients, (), declared_paths(), [check_sections])
+    torch.set_num_threads(max(1, processors() // options.workers - 1))  # one for decoding and answering
     predictor = open_predictor(options.run or None, ingredients, options.overrides, top=5)
     if reads := carried(predictor.task, "READS"):
         task = predictor.facts["task"]
