@@ -17,7 +17,7 @@ from recipes.parts.command import Command
 from recipes.parts.records import flat, read_run
 
 INK = "#010203"  # of text and axes in a plot, which becomes the colour of the page's text, light or dark
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899", "#6366f1", "#84cc16")
 
 
 def main() -> None:
@@ -112,8 +112,9 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
         if mark is not None:
             axes.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
         axes.grid(color=INK, alpha=0.12)
+        axes.xaxis.get_major_locator().set_params(integer=label == "epoch")
         if 1 < len(lines) <= len(COLOURS):
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, ncols=1 + len(lines) // 6, fontsize="small")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}"
 
