@@ -3,8 +3,8 @@
     python benchmarks/report.py [ROUNDS] [--section.key VALUE ...]
 
 Trains the digits project with and without the report, interleaved, each in a process of its own: `python train.py` with
-`report = True` and with `False`. Prints medians of the seconds that the epochs took, by metrics.jsonl, and of the seconds
-of the whole command; and those that the calls which tell the report's process of an epoch took in all.
+`report = True` and with `False`. Prints medians of the seconds that the epochs took, by metrics.jsonl, and of those
+of the whole command; and of the calls that tell the report's process of an epoch, in all.
 """
 
 import json
