@@ -104,7 +104,7 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
     style |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
     style |= {"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}
     with rc_context(style), warnings.catch_warnings(action="ignore"):  # of letters that the browser's font has
-        figure, file = Figure(figsize=(4.4, 2.6), layout="constrained"), io.StringIO()
+        figure, file = Figure(figsize=(3.6, 2.3), layout="constrained"), io.StringIO()
         axes = figure.add_subplot(xlabel=label)
         for (name, columns), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
             points = [point for point in zip(*columns, strict=True) if isinstance(point[1], int | float)]
