@@ -95,8 +95,8 @@ def read(folder: Path) -> dict:
     }
 
 
-def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
-    """Name -> (x, y), lists of numbers, as lines of an SVG in the colours of the page; mark: x of a dotted line."""
+def plot(lines: dict[str, tuple], label: str, mark: float | None = None, joined: bool = True) -> str:
+    """Name -> (x, y), lists of numbers, as SVG in the colours of the page. mark: x of a dotted line."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -108,7 +108,8 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
         axes = figure.add_subplot(xlabel=label)
         for (name, columns), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
             points = [point for point in zip(*columns, strict=True) if isinstance(point[1], int | float)]
-            axes.plot(*zip(*points, strict=True), marker="." * (len(points) < 60), color=colour, label=name)
+            kind = {"color": colour, "linestyle": "-" * joined, "marker": "." * (len(points) < 60 or not joined)}
+            axes.plot(*zip(*points, strict=True), label=name, **kind)
         if mark is not None:
             axes.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
         axes.grid(color=INK, alpha=0.12)
