@@ -118,10 +118,12 @@ def report(folder: Path, results: dict, metric: str) -> None:
     """Print what each ingredient contributes, the most useful first; ablation.csv has the same."""
     rows, with_all = [], results.pop("as-it-is", {})
     for name, values in results.items():
-        gains = [with_all[seed] - value for seed, value in values.items() if seed in with_all] or [float("nan")]
-        deviation = statistics.stdev(gains) if len(gains) > 1 else float("inf")
-        rows.append((name, statistics.fmean(values.values()), statistics.fmean(gains), deviation, len(gains)))
+        if gains := [with_all[seed] - value for seed, value in values.items() if seed in with_all]:
+            deviation = statistics.stdev(gains) if len(gains) > 1 else float("inf")
+            rows.append((name, statistics.fmean(values.values()), statistics.fmean(gains), deviation, len(gains)))
     rows.sort(key=lambda row: row[2], reverse=not records.LOWEST.search(metric))
+    if rows:
+        print(f"{'as-it-is':<32}  {metric} {statistics.fmean(with_all.values()):.4f}")
     for name, value, gain, deviation, _ in rows:
         noise = "  within noise" * (abs(gain) <= 2 * deviation)
         print(f"{name:<32}  {metric} {value:.4f}  contributes {gain:+.4f} +- {deviation:.4f}{noise}")

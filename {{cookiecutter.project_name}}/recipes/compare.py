@@ -40,7 +40,8 @@ def main() -> None:
         command.add_argument("--csv", metavar="FILE", help="write the table")
         command.add_argument("--html", metavar="FILE", help="write a page with table and curves")
         arguments, ingredients = command.read(with_functions=False)
-        parent = Path(ingredients.at("training.model.runs", "runs")).expanduser() / str(ingredients.at("project.name"))
+        where = ingredients.at("training.model.runs", "runs"), ingredients.at("project.name", "project")
+        parent = Path(*map(str, where)).expanduser()
         runs = read_runs(arguments.runs or [path for path in find_runs(parent) if path.parent == parent] or [parent])
         columns = columns_of(runs)
         if arguments.sort:
@@ -49,7 +50,7 @@ def main() -> None:
                 raise IngredientsError(f"--sort {arguments.sort}: no such column. {suggest(arguments.sort, ranks)}")
             runs = [runs[row] for row in sorted(range(len(runs)), key=ranks[arguments.sort].__getitem__)]
             columns = columns_of(runs)
-        cells = [[text[:39] + "…" * (len(text) > 39) for text in (c.name, *c.texts)] for c in columns]
+        cells = [[text[:59] + "…" * (len(text) > 59) for text in (c.name, *c.texts)] for c in columns]
         padded = [[text.ljust(max(map(len, column))) for text in column] for column in cells]
         print(escaped("\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))))
         try:
@@ -83,14 +84,16 @@ def columns_of(runs: list[Record]) -> list[Column]:
         # What repeats another of its name, as by a reference, is left out.
         if len({*values}) > 1 and not path.startswith("training.model.") and settings.get(name) != values:
             settings[path if name in settings else name] = values
-    above = os.path.commonpath([run.folder.parent.absolute() for run in runs])
-    columns = [Column("run", [os.path.relpath(run.folder, above) for run in runs])]
+    folders = [run.folder.absolute() for run in runs]
+    folders = [path.parents[1] if (path.parents[1] / "model.pth").is_file() else path for path in folders]  # of ablate
+    above = os.path.commonpath([path.parent for path in folders])
+    columns = [Column("run", [os.path.relpath(path, above) for path in folders])]
     columns += [Column(name, values) for name, values in settings.items()]
     columns.append(Column("best epoch", [run.best["epoch"] for run in runs]))
     for prefix, lines in (("", [run.best for run in runs]), ("test ", [run.testing for run in runs])):
         for name in dict.fromkeys(name for line in lines for name in metrics_of(line)):
             columns.append(Column(prefix + name, [line.get(name) for line in lines], is_metric=True))
-    columns.append(Column("epochs", [len(run.epochs) for run in runs]))
+    columns.append(Column("epochs done", [len(run.epochs) for run in runs]))
     columns.append(Column("seconds", [round(sum(line["seconds"] for line in run.epochs), 1) for run in runs]))
     return [*columns, Column("finished", ["yes" if run.finished else "no" for run in runs])]
 
@@ -114,13 +117,9 @@ def page(runs: list[Record], columns: list[Column], folder: Path) -> str:
                 axes.plot(*zip(*points, strict=True), color=colors[row], marker=".", gid=f"run-{row}-{number}")
         figure.savefig(svg, format="svg")
     template = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    facts = {
-        "runs": runs,
-        "columns": columns,
-        "colors": colors,
-        "curves": svg.getvalue()[svg.getvalue().index("<svg") :],
-    }
-    return template.get_template("compare.html").render(facts, folder=folder, relpath=os.path.relpath)
+    template, curves = template.get_template("compare.html"), svg.getvalue()[svg.getvalue().index("<svg") :]
+    facts = {"runs": runs, "columns": columns, "colors": colors, "curves": curves}
+    return template.render(facts, folder=folder, relpath=os.path.relpath)
 
 
 if __name__ == "__main__":

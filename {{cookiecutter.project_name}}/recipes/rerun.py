@@ -9,6 +9,7 @@ The new run and its weights go to rerun_<time> beside the run. Exits with 1 if a
 import difflib
 import time
 
+from core import IngredientsError
 from core.errors import escaped, shortened
 from recipes.parts.command import Command
 from recipes.parts.records import Record, find_runs, read_run, train
@@ -24,6 +25,8 @@ def main() -> None:
         from recipes.parts.trained import find_trained
 
         old = read_run(find_trained(arguments.run, ingredients).parents[1])
+        if old.folder.name == "debug":
+            raise IngredientsError(f"{old.folder}: a debug run is not repeated")
         folder = old.folder.parent / time.strftime("rerun_%Y-%m-%d_%H-%M-%S")
         # A run that was stopped is compared as far as it came, by the weights of its best epoch.
         changes = {"training.scheme.resume": False, "training.model.save_all_checkpoints": not old.finished}

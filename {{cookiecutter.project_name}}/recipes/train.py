@@ -311,8 +311,8 @@ def finish(run: Run, experiment: Experiment) -> None:
         for path, state in zip(run.weights, (best, last), strict=True):
             checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
         run.log(f"weights: {run.weights[0]}")
+    experiment.model.load_state_dict(best["model"])
     if experiment.has_testing:
-        experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)
         run.record(split="testing", epoch=best["epoch"], **metrics)
         run.log(f"best epoch {best['epoch']} on {count:,} test samples: {format_metrics(metrics)}")
@@ -320,5 +320,8 @@ def finish(run: Run, experiment: Experiment) -> None:
         run.log(f"unused settings: {', '.join(unused)}")
     run.record(finished=last["epoch"])
     if run.reporter:
+        from recipes.parts.evaluation import evaluate_run
+
+        evaluate_run(experiment, "validation", run.folder / "evaluation", run.progress, experiment.validation)
         run.close_page()
     run.log(f"run: {run.folder}")

@@ -24,18 +24,18 @@ TOLERANCE = 1e-4  # of an output; of one larger than 1, this share
 OPSET = 20  # of ONNX
 
 
+def scale_batch(samples) -> torch.Tensor:
+    """As `scale` does each sample."""
+    return samples / 255 if samples.dtype == torch.uint8 else samples
+
+
 class Pipeline(torch.nn.Module):
     """From samples as they are read to what the task exports, such as probabilities."""
 
     def __init__(self, experiment: Experiment):
         super().__init__()
         preprocess, _ = experiment.preprocess("testing")
-        plain = (
-            (lambda samples: samples / 255 if samples.dtype == torch.uint8 else samples)
-            if preprocess is scale
-            else None
-        )
-        self.preprocess = carried(preprocess, "of_batch") or plain or preprocess
+        self.preprocess = carried(preprocess, "of_batch") or (scale_batch if preprocess is scale else preprocess)
         self.model, self.views = experiment.model, experiment.functions.at("testing.views")
         self.exported = carried(experiment.task, "exported") or (lambda model, inputs, views: model(inputs))
         self.eval()

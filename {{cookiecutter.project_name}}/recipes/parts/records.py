@@ -35,10 +35,10 @@ def read_run(folder: Path) -> Record:
     if (functions := folder / "custom_functions.py").is_file():
         found[functions.name] = hashlib.sha256(functions.read_bytes()).hexdigest()[:8]
     lines = recorded(folder)
-    epochs = [line for line in lines if "train_loss" in line]
+    epochs = [line for line in lines if {"epoch", "train_loss", "seconds"} <= line.keys()]
     if not epochs:
         raise IngredientsError(f"{folder}: no epoch is complete")
-    log = (folder / "log.txt").read_text(encoding="utf-8") if (folder / "log.txt").is_file() else ""
+    log = (folder / "log.txt").read_bytes().decode(errors="replace") if (folder / "log.txt").is_file() else ""
     marked = re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE)[-1:]
     best = next((line for line in epochs if [str(line["epoch"])] == marked), epochs[-1])
     testing = next((line for line in reversed(lines) if line.get("split") == "testing"), {})
