@@ -19,7 +19,7 @@ from pantry.download import download_archive
 from recipes import classification, predict, schema, validate
 from recipes.parts.command import split_overrides
 from recipes.parts.origins import resolved_text, unused_settings, users
-from recipes.settings import SECTIONS, declared_paths
+from recipes.settings import MEASURED, SECTIONS, declared_paths
 
 HERE = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 INI = str(HERE / "ingredients.ini")
@@ -371,7 +371,7 @@ def test_print_fed_back_trains_identically(ask, train, read, tmp_path):
 
 def losses(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in MEASURED} for line in lines]
 
 
 def test_print_of_a_list_that_closes_at_the_margin(tmp_path, monkeypatch, capsys):

@@ -309,10 +309,14 @@ def test_a_run_is_evaluated_and_gets_thresholds(train, read, own, monkeypatch, c
     assert len(list(run.glob("evaluation/*.png"))) == 12
 
     code, said = ask(monkeypatch, capsys, "--run", run, "--thresholds", "--on", "testing")
-    assert code == 0 and "thresholds kept: models/0.0.0/model.pth" in said, said
+    assert (code, said) == (1, "--on testing: thresholds are chosen on data of neither training nor testing\n")
+    assert ask(monkeypatch, capsys, "--run", run, "--on", "testing")[0] == 0
     tested = json.loads((run / "evaluation/testing.json").read_text())
     assert tested["metrics"].items() <= lines[-2].items() and lines[-2]["split"] == "testing"
-    thresholds = {name: row["threshold"] for name, row in tested["thresholds"].items()}
+    code, said = ask(monkeypatch, capsys, "--run", run, "--thresholds")
+    assert code == 0 and "thresholds kept: models/0.0.0/model.pth" in said, said
+    chosen = json.loads((run / "evaluation/validation.json").read_text())["thresholds"]
+    thresholds = {name: row["threshold"] for name, row in chosen.items()}
     for path, state in before.items():
         after = checkpoint.load(path)
         has = path.suffix == ".pth" or state["epoch"] == best["epoch"]

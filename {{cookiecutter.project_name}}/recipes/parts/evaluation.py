@@ -28,7 +28,7 @@ from core import IngredientsError
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import Metrics, carried
 
-WORST, RESAMPLES, BINS, POINTS = 12, 500, 15, 200  # POINTS: of a curve
+WORST, RESAMPLES, BINS, POINTS = 12, 1000, 15, 200  # POINTS: of a curve
 
 
 @dataclass
@@ -124,7 +124,8 @@ def _statistic_of(metrics: Metrics, kept: Kept):
 def bootstrap(statistic, count: int) -> dict[str, list[float]]:
     """95 % intervals of a statistic: percentiles of resamples, less their bias, which average precision has."""
     random, intervals = numpy.random.default_rng(0), {}
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(RESAMPLES)]
+    times = min(RESAMPLES, max(200, 5_000_000 // count))  # of many samples, each takes long and they differ little
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
     for name, value in statistic(numpy.arange(count)).items():
         values = numpy.array([one[name] for one in drawn if not math.isnan(one.get(name, math.nan))])
         if len(values):
@@ -148,12 +149,13 @@ def by_class(classes: list[str], right, found, there, **columns) -> dict[str, di
     return {name: {key: column[k].item() for key, column in columns.items()} for k, name in enumerate(classes)}
 
 
-def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
-    """What each threshold gives, the highest first: half way between two scores."""
+def precision_recall(scores, right, positives: int, weights=1) -> dict[str, numpy.ndarray]:
+    """What each threshold gives, the highest first: half way between two scores. weights: how often each counts."""
     order = numpy.argsort(-scores, kind="stable")
     ends = numpy.flatnonzero(numpy.diff(scores[order], append=-numpy.inf))  # equal scores pass together
-    passed, hits, found = numpy.append(scores[order][ends], 0.0), numpy.cumsum(right[order])[ends], ends + 1
-    curve = {"threshold": (passed[:-1] + passed[1:]) / 2, "precision": hits / found, "recall": hits / positives}
+    hits, found = (numpy.cumsum((part * weights)[order])[ends] for part in (right, numpy.ones(len(right))))
+    passed = numpy.append(scores[order][ends], 0.0)
+    curve = {"threshold": (passed[:-1] + passed[1:]) / 2, "precision": hits / found.clip(1), "recall": hits / positives}
     return curve | {"f1": 2 * hits / (found + positives)}
 
 
