@@ -127,7 +127,7 @@ class Comparison:
             "task": ingredients.at("project.meta.task", "classification"),
             "classes": experiment.meta["classes"],
             "input": {"dtype": dtype, "shape": ["N", *self.batch.shape[1:]]},
-            "preprocess": dict(ingredients.at(self.section) or {}),
+            "preprocess": dict(ingredients.at(self.section)) if "preprocess" in self.section else "bytes / 255",
             "outputs": self.pipeline.exported.__doc__ or "as of the network",
             "thresholds": experiment.meta.get("thresholds", {}),
             "versions": versions | {"torch": torch.__version__},
