@@ -94,7 +94,7 @@ TOP |= {"pantry", "pyproject.toml", "recipes", "tests", "train.py"}
 INSIDE = {
     "core": {".py"},
     "pantry": {".py"},
-    "recipes": {".py", ".html", ".jinja"},
+    "recipes": {".py", ".html", ".jinja", ".mplstyle"},
     "tests": {".py"},
     ".vscode": {".json"},
 }
