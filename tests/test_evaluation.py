@@ -182,6 +182,21 @@ def test_boxes_are_confused_with_each_other_and_with_the_background():
     assert lower.describe(0) == {"found": 2, "false": 2, "missed": 1}
 
 
+@pytest.mark.parametrize("objects", [0, 2])
+def test_a_detector_that_finds_nothing(objects):
+    from recipes.parts.evaluation_detection import Kept
+    from recipes.parts.evaluation_detection import analyse as analyse_boxes
+
+    corners, labels = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]]), torch.tensor([0, 1])
+    keeper = Kept(Metrics(), None)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "scores": torch.zeros(0)}
+    keeper.update([nothing] * 3, [{"boxes": corners[:objects], "labels": labels[:objects]}] * 3)
+    analysis = analyse_boxes(experiment(), keeper, {})
+    assert analysis.statistic(numpy.arange(3)) == ({"map": 0.0, "map50": 0.0} if objects else {})
+    assert analysis.facts["calibration"]["ece"] == 0.0 and analysis.badness.tolist() == [objects] * 3
+    assert analysis.draw(0, torch.zeros(3, 40, 40)).shape[0] == 3 and analysis.table["a"]["recall"] == 0.0
+
+
 def test_masks_are_measured_image_by_image():
     from recipes.parts import evaluation_segmentation
 

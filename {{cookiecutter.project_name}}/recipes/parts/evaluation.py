@@ -79,7 +79,7 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
     found = {"split": split, "samples": count, "metrics": metrics, "table": analysis.table, **analysis.facts}
     found["intervals"] = bootstrap(analysis.statistic, count)
     if experiment.metrics and type(kept) is Kept:
-        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept), count)
+        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept, experiment.device), count)
     ranked = analysis.ranked() if thresholds or analysis.has_curves else {}
     curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
     if analysis.has_curves:
@@ -111,8 +111,8 @@ def _timed(batches, kept: Kept, seconds: list):
         seconds.append(time.perf_counter() - started)
 
 
-def _statistic_of(metrics: Metrics, kept: Kept):
-    outputs, targets = map(torch.cat, zip(*kept.seen, strict=True))
+def _statistic_of(metrics: Metrics, kept: Kept, device):
+    outputs, targets = (torch.cat(part).to(device) for part in zip(*kept.seen, strict=True))
 
     def statistic(indices) -> dict:
         metrics.update(outputs[indices], targets[indices])

@@ -18,7 +18,7 @@ def analyse(experiment, kept, metrics: dict) -> Analysis:
 def _classes(names: list[str], outputs, targets) -> Analysis:
     """Of logits (N, K) and classes (N,)."""
     losses, shares = F.cross_entropy(outputs, targets, reduction="none").numpy(), outputs.softmax(1).numpy()
-    truth, guess = (F.one_hot(indices, len(names)).bool().numpy() for indices in (targets, outputs.argmax(1)))
+    truth, guess = (part.numpy()[:, None] == numpy.arange(len(names)) for part in (targets, outputs.argmax(1)))
     right = (truth & guess).any(1)
     counts = numpy.bincount(targets * len(names) + outputs.argmax(1), minlength=len(names) ** 2)
     facts = {"confusion": {"classes": names, "counts": counts.reshape(len(names), -1).tolist()}}
