@@ -9,7 +9,9 @@ import io
 import json
 import os
 import signal
+import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, parse
@@ -44,11 +46,19 @@ def watch(folder: Path) -> None:
     """Render for each epoch, of which the process of the run writes a byte, and last when that process has ended."""
     for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*signal.Signals.__members__}:  # are meant for the run
         signal.signal(signal.Signals[name], signal.SIG_IGN)
-    if os.name != "nt":
-        os.nice(10)  # with 19, the end of a run would wait for long on a machine that others use
-    while os.read(0, 1 << 16):  # all epochs since the last one
-        render(folder, is_running=True)
+    follower = threading.Thread(target=follow, args=[folder])
+    follower.start()
+    follower.join()
     render(folder)
+
+
+def follow(folder: Path) -> None:
+    """Render during training, at a low priority; on Linux that of this thread alone: nobody waits for it."""
+    if os.name != "nt":
+        os.nice(10)
+    while os.read(0, 1 << 16):  # all epochs since the last one
+        with suppress(Exception):  # the last time says what is wrong
+            render(folder, is_running=True)
 
 
 def evaluate(folder: Path, ingredients: Ingredients) -> None:
