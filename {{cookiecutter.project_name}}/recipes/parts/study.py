@@ -156,7 +156,8 @@ class Worker:
         try:
             for seed in range(self.seed, self.seed + self.sweep.seeds):
                 values.append(self.best_of(epoch[self.metric] for epoch in self.train(trial, point, seed)))
-            trial.set_user_attr("deviation", statistics.stdev(values) if len(values) > 1 else None)
+            if len(values) > 1:
+                trial.set_user_attr("deviation", statistics.stdev(values))
             return self.study.tell(trial, statistics.mean(values))
         except optuna.TrialPruned:
             return self.study.tell(trial, state=TrialState.PRUNED)
