@@ -152,20 +152,19 @@ class Worker:
         """Train with what is proposed, once for each seed. Whatever fails is recorded."""
         trial.set_user_attr("process", f"{socket.gethostname()}:{os.getpid()}")
         point = {path: propose(trial, path, values) for path, values in self.space.items()}
-        values, error = [], None
+        values = []
         try:
             for seed in range(self.seed, self.seed + self.sweep.seeds):
                 values.append(self.best_of(epoch[self.metric] for epoch in self.train(trial, point, seed)))
-            trial.set_user_attr("deviation", statistics.stdev(values) if len(values) > 1 else None)
+            if len(values) > 1:
+                trial.set_user_attr("deviation", statistics.stdev(values))
             return self.study.tell(trial, statistics.mean(values))
         except optuna.TrialPruned:
             return self.study.tell(trial, state=TrialState.PRUNED)
-        except IngredientsError as refused:
-            error = str(refused)
-        except Exception as own:  # whatever the user's code raises
-            error = "".join(traceback.format_exception(own))
-        trial.set_user_attr("error", error)
-        return self.study.tell(trial, state=TrialState.FAIL)
+        except Exception as error:  # whatever the user's code raises
+            is_plain = isinstance(error, IngredientsError)
+            trial.set_user_attr("error", str(error) if is_plain else "".join(traceback.format_exception(error)))
+            return self.study.tell(trial, state=TrialState.FAIL)
 
     def train(self, trial: optuna.Trial, point: dict[str, str], seed: int) -> list[dict]:
         """Train, or continue what a killed process began; returns the metrics of the epochs."""
@@ -228,7 +227,7 @@ def watched(own, on_epoch):
                 inner(values, epoch)
             on_epoch(values | {"epoch": epoch})
 
-        track.close = carried(inner, "close") or (lambda: None)
+        track.close = carried(inner, "close")
         for line in recorded(folder):
             if "train_loss" in line:
                 on_epoch(line)
