@@ -14,7 +14,7 @@ import torch
 from core import IngredientsError, parse
 from pantry._fetch import fetch_bytes
 from PIL import Image
-from recipes import classification, predict, text
+from recipes import classification, detection, predict, segmentation, text
 from recipes.parts import checkpoint
 from recipes.parts.predictor import Upload, in_words, open_predictor
 from tests.helpers import metrics_of
@@ -278,3 +278,38 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert image == f"{tmp_path}/a.png" and str(error) == f"{tmp_path}/closed: cannot be read: Permission denied"
     [error] = predict.find_inputs([f"{tmp_path}/closed"], classification)
     assert "Permission denied" in str(error)
+
+
+class Finder(torch.nn.Module):
+    """A detector that always returns the same three objects."""
+
+    first_label = 1
+
+    def forward(self, images):
+        boxes = torch.tensor([[100.0, 200.0, 300.0, 400.0], [0.0, 0.0, 9.0, 9.0], [50.0, 60.0, 70.0, 80.0]])
+        found = {"boxes": boxes, "labels": torch.tensor([1, 1, 2]), "scores": torch.tensor([0.9, 0.4, 0.3])}
+        return [found for _ in images]
+
+
+def test_objects_above_their_threshold_are_written_and_drawn():
+    [all_of_a] = detection.predict(Finder(), torch.zeros(1, 3, 40, 60), ["a", "b"])
+    assert all_of_a == {"objects": [{"class": "a", "score": 0.9, "box": [100.0, 200.0, 300.0, 400.0]}]}
+    [found] = detection.predict(Finder(), torch.zeros(1, 3, 40, 60), ["a", "b"], thresholds={"b": 0.2})
+    first, second = detection.rows(found, ["a", "b"])
+    assert list(first.values()) == ["a", 0.9, 100.0, 200.0, 300.0, 400.0] and second["class"] == "b"
+    [empty] = detection.rows({"objects": []}, ["a", "b"])
+    assert list(empty) == list(first) and not any(empty.values())
+    drawn = detection.draw_prediction(torch.zeros(3, 1300, 1400, dtype=torch.uint8), found, ["a", "b"], 2)
+    assert drawn.shape == (3, 650, 700) and drawn[:, 150, 50].tolist() == [0, 255, 0]  # half of y 300 and x 100
+    assert json.dumps(found)
+
+
+def test_a_mask_is_drawn_in_the_size_of_the_file():
+    mask = torch.zeros(20, 10, dtype=torch.uint8)
+    mask[:, 5:] = 2
+    pixels = torch.full((3, 400, 200), 100, dtype=torch.uint8)
+    drawn = segmentation.draw_prediction(pixels, {"_mask": mask}, ["ground", "dog", "cat"], 1)[:, 14:]
+    half = torch.tensor(segmentation.colour_of(2), dtype=torch.uint8) // 2
+    assert drawn.shape == (3, 400, 200) and drawn[:, 200, 99].tolist() == [50] * 3
+    assert (drawn[:, 200, 100] - half).tolist() == [50] * 3
+    assert segmentation.rows({"shares": {"cat": 0.5}}, ["ground", "cat"]) == [{"ground": 0.0, "cat": 0.5}]
