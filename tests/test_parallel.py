@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -238,3 +239,54 @@ def test_killed_often_under_torchrun_ends_as_unbroken(write, tmp_path):
     folder = max(Path("runs/killed").iterdir(), key=lambda path: len(metrics_of(path)))
     assert metrics_of(folder) == metrics_of(whole)
     assert equal(state_of(folder), state_of(whole))
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces with a cable between them: {name: address}."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("needs root and iproute2")
+    names = {f"host{index}-{os.getpid()}": f"10.99.0.{index}" for index in (1, 2)}
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        ends = [argument for name in names for argument in ("name", "eth", "netns", name)]
+        cable = ["ip", "link", "add", *ends[:4], "type", "veth", "peer", *ends[4:]]
+        subprocess.run(cable, check=True)
+        for name, address in names.items():
+            for command in (f"address add {address}/24 dev eth", "link set eth up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name])
+
+
+@pytest.mark.long
+def test_two_hosts_one_of_which_is_cut_off(write, hosts, tmp_path):
+    """The other one goes on alone from the last checkpoint, and ends with the losses of one process."""
+    busy = {"training.scheme.epochs": "60", "training.model.checkpoint_minutes": "0.0"}
+    one, ini, processes = trained(write("one", busy)), write("two", busy | {"training.parallel.timeout": "0.2"}), []
+    script, (first, second) = Path(recipe.__code__.co_filename).parents[1] / "train.py", hosts
+    for name, address in hosts.items():
+        command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2"]
+        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{hosts[first]}:29400", "--rdzv-id", "job"]
+        command += ["--rdzv-conf", f"is_host={int(name == first)},last_call_timeout=5", "--local-addr", address]
+        command += ["--max-restarts", "3", str(script), ini]
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": "eth", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        with open(tmp_path / f"{name}.log", "w") as log:
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    try:
+        while "\nepoch   9/" not in (tmp_path / f"{first}.log").read_text() + (tmp_path / f"{second}.log").read_text():
+            assert processes[0].poll() is None and processes[1].poll() is None
+            time.sleep(0.05)
+        subprocess.run(["ip", "-n", second, "link", "set", "eth", "down"], check=True)
+        assert processes[0].wait(300) == 0, (tmp_path / f"{first}.log").read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    said = (tmp_path / f"{first}.log").read_text()
+    assert "resume runs/two/" in said and "does not answer any more" in said
+    [folder] = Path("runs/two").iterdir()
+    assert close(metrics_of(one), metrics_of(folder), 1e-4)
