@@ -24,15 +24,16 @@ def trained(monkeypatch, one_thread):
 
     folders = []
 
-    def train(file, folder, changes, *options):
-        changes = changes | {"training.model.runs": folder, "training.model.save_name": folder / "model.pth"}
+    def train(file, parent, name, changes, *options):
+        own = {"run_name": name, "save_name": parent / name / "model.pth"}
+        changes = changes | {f"training.model.{key}": value for key, value in own.items()}
         ingredients = read_ingredients(file, [(path, str(value), True) for path, value in changes.items()])
-        folders.append(folder.name)
+        folders.append(name.rpartition("/")[2])
         try:
-            recipe(ingredients, resolve(ingredients), "" if options else None)
+            folder = recipe(ingredients, resolve(ingredients), options[1] if options else None)
         except IngredientsError as error:
-            return print(error) or 1
-        return 0
+            return print(error)
+        return records.read_run(folder)
 
     monkeypatch.setattr(records, "train", train)
     monkeypatch.setattr(rerun, "train", train)
@@ -67,8 +68,8 @@ def test_a_rerun_has_the_same_numbers_and_leaves_the_model_file_alone(train, ask
     code, said = ask(rerun, "--ingredients", str(INI))  # the newest run
     assert code == 0 and "the same: metrics of 2 epoch(s), of the test data, weights" in said, said
     assert hashlib.sha256(Path("models/0.0.0/model.pth").read_bytes()).digest() == weights
-    [again] = folder.parent.glob("rerun_*/tiny/*")
-    assert f"rerun: {again}" in said and (again.parents[1] / "model.pth").is_file()
+    [again] = folder.parent.glob("rerun_*/*")
+    assert f"rerun: {again}" in said and (again / "model.pth").is_file()
 
 
 def test_a_rerun_finds_what_differs_and_says_what_changed(train, ask, own):
@@ -114,6 +115,7 @@ def test_a_run_that_was_stopped_is_compared_as_far_as_it_came(train, ask, monkey
 
 RICH = """[model.architecture]
 weights = pretrained
+options = {"dropout": 0.2, "width": 8}
 [training.augment]
 @augment = sequence
 [training.augment.*.shift]
@@ -137,12 +139,14 @@ body_rate = 1.0
 
 def test_the_optional_ingredients_of_a_file():
     found = ablate.find_optional(rich := parse_string(RICH))
-    names = "clip_norm ema model.architecture.weights augment augment.shift augment.erase loss loss.class_weights"
+    names = "clip_norm ema model.architecture.weights frozen_norms model.architecture.options augment augment.shift augment.erase loss loss.class_weights"
     assert [*found] == names.split()
-    changed = {name: records.differences(rich, ablate.without(rich, 7, *found[name])) for name in found}
-    assert changed["ema"] == ["training.scheme.seed: absent -> 7", "training.scheme.ema: 0.99 -> 0"] or changed["ema"]
+    changed = {name: records.differences(rich, ablate.without(rich, *found[name])) for name in found}
+    assert changed["ema"] == ["training.scheme.ema: 0.99 -> 0"]
     assert "training.augment.*.shift.@augment: random_shift -> absent" in changed["augment.shift"]
     assert not any("erase" in line for line in changed["augment.shift"])
+    assert changed["frozen_norms"] == ["training.scheme.frozen_norms: absent -> False"]
+    assert "-> {'dropout': 0, 'width': 8}" in changed["model.architecture.options"][0]
     assert sum("augment" in line for line in changed["augment"]) == 3
     assert "training.loss.class_weights: balanced -> None" in changed["loss.class_weights"]
     assert ablate.find_optional(parse_string("[a]\nb = 1\n")).keys() == {"schedule"}  # its default is one_cycle
@@ -159,12 +163,12 @@ def test_every_setting_of_the_scheme_is_optional_or_is_not():
 
 def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monkeypatch):
     only = ["--seeds", "2", "--only", "augment", "schedule"]
-    code, said = ask(ablate, str(INI), *only, "--dry-run", changes=SHORT)
-    assert code == 0 and "6 runs" in said and "augment: training.augment.@augment: random_shift -> absent" in said
+    code, said = ask(ablate, str(INI), *only, "--check", changes=SHORT)
+    assert code == 0 and "6 runs" in said and "augment: training.augment.@augment: random_shift -> absent" in said, said
     assert not trained and not Path("runs").exists()
 
     train = records.train
-    monkeypatch.setattr(records, "train", lambda *a: 1 if "augment-seed-1" in str(a[1]) else train(*a))
+    monkeypatch.setattr(records, "train", lambda *a: None if a[2].endswith("augment-seed-1") else train(*a))
     code, said = ask(ablate, str(INI), *only, changes=SHORT)
     assert code == 1 and "failed: without-augment-seed-1" in said and len(trained) == 5
     monkeypatch.setattr(records, "train", train)
@@ -174,11 +178,14 @@ def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monk
     [folder] = Path("runs/tiny").glob("ablation_ingredients_*")
     rows = {row["variant"]: row for row in csv.DictReader((folder / "ablation.csv").read_text().splitlines())}
     assert rows.keys() == {"without-augment", "without-schedule"} and {row["seeds"] for row in rows.values()} == {"2"}
-    best = {run.parents[1].name: records.read_run(run).best["accuracy"] for run in records.find_runs(folder)}
-    gains = [best[f"as-it-is-seed-{seed}"] - best[f"without-schedule-seed-{seed}"] for seed in (0, 1)]
+    runs = {run.parent.name: records.read_run(run.parent) for run in folder.glob("*/checkpoints")}
+    gains = [
+        runs[f"as-it-is-seed-{seed}"].best["accuracy"] - runs[f"without-schedule-seed-{seed}"].best["accuracy"]
+        for seed in (0, 1)
+    ]
     assert float(rows["without-schedule"]["contributes"]) == pytest.approx(sum(gains) / 2)
-    for run in records.find_runs(folder):
-        assert run.parents[1].name.endswith(f"-seed-{records.read_run(run).settings['training.scheme.seed']}")
+    for name, run in runs.items():
+        assert name.endswith(f"-seed-{run.settings['training.scheme.seed']}")
 
     code, said = ask(ablate, str(INI), "--seeds", "1", "--only", "augment", changes=SHORT | {"model.version": "2"})
     assert code == 0 and trained[6:] == ["as-it-is-seed-0", "without-augment-seed-0"]  # in a folder of its own
@@ -190,8 +197,8 @@ def test_an_ablation_says_what_each_contributes_and_continues(ask, trained, monk
 def test_a_trial_whose_checkpoints_are_damaged_is_done_anew(ask, trained):
     command = [ablate, str(INI), "--seeds", "1", "--only", "augment"]
     assert ask(*command, changes=SHORT)[0] == 0
-    [run] = Path("runs/tiny").glob("ablation_ingredients_*/without-augment-seed-0/tiny/*")
-    (run.parents[1] / "model.pth").unlink()
+    [run] = Path("runs/tiny").glob("ablation_ingredients_*/without-augment-seed-0")
+    (run / "metrics.jsonl").unlink()
     for name in ("last.pt", "previous.pt"):
         (run / "checkpoints" / name).write_bytes(b"damaged")
     code, said = ask(*command, changes=SHORT)
