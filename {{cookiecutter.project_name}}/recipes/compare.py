@@ -19,17 +19,15 @@ from recipes.parts.records import Record, is_lowest, metrics_of, read_run, table
 
 
 class Column:
-    """A setting or a metric: a number or a text for each run, None for a run without it. sign: of a metric's best."""
+    """A setting or a metric, whose `lowest` says whether that is the best: a value for each run, or None."""
 
-    def __init__(self, name: str, values: list, sign: int = 0):
-        self.name, self.values, self.is_metric = name, [v if v == v else None for v in values], sign != 0
-        keys = [
-            (v is None, isinstance(v, str), v if isinstance(v, str) else (sign or 1) * (v or 0)) for v in self.values
-        ]
-        self.ranks = [sorted({*keys}).index(key) for key in keys]  # 0: the best metric, the lowest setting
-        stars = self.is_metric and len({*self.values} - {None}) > 1
+    def __init__(self, name: str, values: list, lowest: bool | None = None):
+        self.name, self.values, self.is_metric = name, [v if v == v else None for v in values], lowest is not None
+        known = sorted({*self.values} - {None}, key=lambda v: (isinstance(v, str), v), reverse=lowest is False)
+        self.ranks = [len(known) if v is None else known.index(v) for v in self.values]  # 0: the best, or the lowest
         texts = ["-" if v is None else f"{v:.4f}" if self.is_metric else str(v) for v in self.values]
-        self.texts = [text + "*" * (stars and not rank) for text, rank in zip(texts, self.ranks, strict=True)]
+        best = 0 if self.is_metric and len(known) > 1 else None
+        self.texts = [text + "*" * (rank == best) for text, rank in zip(texts, self.ranks, strict=True)]
 
 
 def main() -> None:
@@ -89,8 +87,7 @@ def columns_of(runs: list[Record]) -> list[Column]:
     columns.append(Column("best epoch", [run.best["epoch"] for run in runs]))
     for prefix, lines in (("", [run.best for run in runs]), ("test ", [run.testing for run in runs])):
         for name in dict.fromkeys(name for line in lines for name in metrics_of(line)):
-            sign = 1 if is_lowest(name, runs) else -1
-            columns.append(Column(prefix + name, [line.get(name) for line in lines], sign))
+            columns.append(Column(prefix + name, [line.get(name) for line in lines], is_lowest(name, runs)))
     columns.append(Column("epochs done", [len(run.epochs) for run in runs]))
     columns.append(Column("seconds", [round(sum(line["seconds"] for line in run.epochs), 1) for run in runs]))
     return [*columns, Column("finished", ["yes" if run.finished else "no" for run in runs])]

@@ -7,7 +7,7 @@ The new run and its weights go to rerun_<time> beside the project's runs. Exits 
 """
 
 import difflib
-import time
+from datetime import datetime
 
 from core import IngredientsError, parse
 from core.errors import escaped, shortened
@@ -27,7 +27,7 @@ def main() -> None:
         old = read_run(find_trained(arguments.run, ingredients).parents[1])
         if old.folder.name == "debug":
             raise IngredientsError(f"{old.folder}: a debug run is not repeated")
-        file, name = old.folder / "ingredients.ini", time.strftime(f"rerun_%Y-%m-%d_%H-%M-%S/{old.folder.name}")
+        file, name = old.folder / "ingredients.ini", f"rerun_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}/{old.folder.name}"
         # A run that was stopped is compared as far as it came, by the weights of its best epoch.
         new = train(file, runs_of(parse(file)), name, {"training.model.save_all_checkpoints": str(not old.finished)})
         if new is None:

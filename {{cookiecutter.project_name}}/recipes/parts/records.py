@@ -4,10 +4,12 @@ import ctypes
 import hashlib
 import json
 import re
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +82,26 @@ def table(columns: list[list[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
-def train(file, parent: Path, name: str, changes: dict[str, str], *options: str) -> Record | None:
-    """Run train.py with changed settings, into the folder `name` of the project's runs, `parent`; None if it fails.
-
-    It ends when this process ends, and saves before if that is by SIGTERM or Ctrl-C.
-    """
-    own = {"run_name": name, "save_name": str(parent / name / "model.pth"), "report": False}
+def train(file, parent: Path, name: str, changes: dict[str, str]) -> Record | None:
+    """Train into the folder `name` of the project's runs, `parent`, or go on with the run there; None if it fails."""
+    folder, options = parent / name, []
+    with suppress(IngredientsError):  # nothing is complete there
+        if (run := read_run(folder)).finished:
+            return run
+    if (folder / "checkpoints/last.pt").is_file():
+        options = ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    own = {"run_name": name, "save_name": str(folder / "model.pth"), "report": False}
     changes = changes | {f"training.model.{key}": as_written(value) for key, value in own.items()}
     changes["training.scheme.resume"] = "False"  # which means the newest run
-    command = [sys.executable, Path(__file__).parents[2] / "train.py", str(file), "--quiet", *options]
-    command += [f"--add={path}={text}" for path, text in changes.items()]
+    options += [f"--add={path}={text}" for path, text in changes.items()]
+    return None if call([str(file), *options]) else read_run(folder)
+
+
+def call(arguments: list[str]) -> int:
+    """Run train.py, which ends when this process ends, and saves before if that is by SIGTERM or Ctrl-C."""
+    command = [sys.executable, Path(__file__).parents[2] / "train.py", "--quiet", *arguments]
     end_with_parent = (lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)) if sys.platform == "linux" else None
     with subprocess.Popen(command, preexec_fn=end_with_parent) as process:
 
@@ -99,8 +111,7 @@ def train(file, parent: Path, name: str, changes: dict[str, str], *options: str)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
-        process.wait()
-    return None if process.returncode else read_run(parent / name)
+        return process.wait()
 
 
 def flat(ingredients: Ingredients) -> dict:
