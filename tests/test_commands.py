@@ -19,7 +19,7 @@ from pantry.download import download_archive
 from recipes import classification, predict, schema, validate
 from recipes.parts.command import split_overrides
 from recipes.parts.origins import resolved_text, unused_settings, users
-from recipes.settings import SECTIONS, declared_paths
+from recipes.settings import MEASURED, SECTIONS, declared_paths
 
 HERE = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 INI = str(HERE / "ingredients.ini")
@@ -371,7 +371,7 @@ def test_print_fed_back_trains_identically(ask, train, read, tmp_path):
 
 def losses(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in MEASURED} for line in lines]
 
 
 def test_print_of_a_list_that_closes_at_the_margin(tmp_path, monkeypatch, capsys):
@@ -541,9 +541,9 @@ def test_predict_takes_files_folders_and_patterns(tmp_path, monkeypatch):
     ]
     assert list(predict.find_inputs(["?*"], classification)) == ["3.png", "[x].png", "a/1.png", "a/b/2.jpg"]
     Path("empty").mkdir()
-    empty, missing, none, last = predict.find_inputs(["empty", "no\x1b.png", "*.gif", "3.png"], classification)
-    assert "empty: there is no image" in str(empty) and last == "3.png"
-    assert "\x1b" not in str(missing) and "no such file" in str(missing) and "*.gif" in str(none)
+    empty, missing, none, last = predict.find_inputs(["empty", "no.png", "*\x1b.gif", "3.png"], classification)
+    assert "empty: there is no image" in str(empty) and (missing, last) == ("no.png", "3.png")
+    assert "\x1b" not in str(none) and ".gif: there is no such file" in str(none)
 
 
 # ------------------------------------------------------------------------------------------------- completion

@@ -182,6 +182,21 @@ def test_boxes_are_confused_with_each_other_and_with_the_background():
     assert lower.describe(0) == {"found": 2, "false": 2, "missed": 1}
 
 
+@pytest.mark.parametrize("objects", [0, 2])
+def test_a_detector_that_finds_nothing(objects):
+    from recipes.parts.evaluation_detection import Kept
+    from recipes.parts.evaluation_detection import analyse as analyse_boxes
+
+    corners, labels = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]]), torch.tensor([0, 1])
+    keeper = Kept(Metrics(), None)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "scores": torch.zeros(0)}
+    keeper.update([nothing] * 3, [{"boxes": corners[:objects], "labels": labels[:objects]}] * 3)
+    analysis = analyse_boxes(experiment(), keeper, {})
+    assert analysis.statistic(numpy.arange(3)) == ({"map": 0.0, "map50": 0.0} if objects else {})
+    assert analysis.facts["calibration"]["ece"] == 0.0 and analysis.badness.tolist() == [objects] * 3
+    assert analysis.draw(0, torch.zeros(3, 40, 40)).shape[0] == 3 and analysis.table["a"]["recall"] == 0.0
+
+
 def test_masks_are_measured_image_by_image():
     from recipes.parts import evaluation_segmentation
 
@@ -309,10 +324,14 @@ def test_a_run_is_evaluated_and_gets_thresholds(train, read, own, monkeypatch, c
     assert len(list(run.glob("evaluation/*.png"))) == 12
 
     code, said = ask(monkeypatch, capsys, "--run", run, "--thresholds", "--on", "testing")
-    assert code == 0 and "thresholds kept: models/0.0.0/model.pth" in said, said
+    assert (code, said) == (1, "--on testing: thresholds are chosen on data of neither training nor testing\n")
+    assert ask(monkeypatch, capsys, "--run", run, "--on", "testing")[0] == 0
     tested = json.loads((run / "evaluation/testing.json").read_text())
     assert tested["metrics"].items() <= lines[-2].items() and lines[-2]["split"] == "testing"
-    thresholds = {name: row["threshold"] for name, row in tested["thresholds"].items()}
+    code, said = ask(monkeypatch, capsys, "--run", run, "--thresholds")
+    assert code == 0 and "thresholds kept: models/0.0.0/model.pth" in said, said
+    chosen = json.loads((run / "evaluation/validation.json").read_text())["thresholds"]
+    thresholds = {name: row["threshold"] for name, row in chosen.items()}
     for path, state in before.items():
         after = checkpoint.load(path)
         has = path.suffix == ".pth" or state["epoch"] == best["epoch"]

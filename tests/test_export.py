@@ -13,6 +13,7 @@ from recipes.parts.predictor import open_predictor
 from recipes.parts.samples import scale
 from recipes.parts.trained import open_trained
 from recipes.settings import Architecture
+from test_multilabel import CHANGES, load_stripes
 
 SUFFIXES = tuple(exported.READERS)
 
@@ -135,3 +136,19 @@ def test_a_detector_finds_the_same_objects(tmp_path, one_thread):
             model.forward, forward = partial(detection.restored, model, run), model.forward
             assert exporting.difference(detection.exported(model, image), [expected]) < exporting.TOLERANCE
             model.forward = forward
+
+
+def test_several_labels(train, run_export, own):
+    """Probabilities of labels, each by itself, with a metric of them."""
+    own.load_dataset("load_stripes")(load_stripes)
+    folder = train(CHANGES | {"training.scheme.epochs": "1"})
+    code, printed, wrong = run_export(folder, "--format", "torch", "onnx")
+    assert code == 0, wrong
+    assert len({metric for metric, _ in rows_of(printed).values()}) == 1
+    ingredients, sample = parse(folder / "ingredients.ini"), torch.randint(0, 256, (1, 8, 8), dtype=torch.uint8)
+    answers = [
+        predictor([predictor.prepare(sample)])[0]["labels"]
+        for name in ("", "export/model.pt2", "export/model.onnx")
+        for predictor in [open_predictor(str(folder / name), ingredients)]
+    ]
+    assert answers[1] == pytest.approx(answers[0], abs=1e-5) and answers[2] == pytest.approx(answers[0], abs=1e-5)

@@ -14,7 +14,7 @@ import torch
 from core import IngredientsError, parse
 from pantry._fetch import fetch_bytes
 from PIL import Image
-from recipes import classification, predict, text
+from recipes import classification, detection, predict, segmentation, text
 from recipes.parts import checkpoint
 from recipes.parts.predictor import Upload, in_words, open_predictor
 from tests.helpers import metrics_of
@@ -71,7 +71,8 @@ def test_formats_names_and_files_that_cannot_be_read(train, ask):
     inputs = [names[0], "a2.png", *names[1:], "none.png"]
 
     code, table, wrong = ask(folder, *inputs)
-    assert code == 1 and "a2.png: this is no image" in wrong and "none.png: there is no such" in wrong
+    assert code == 1 and "a2.png: this is no image" in wrong
+    assert "none.png: the image cannot be read: No such file" in wrong
     lines = table.splitlines()
     assert len(lines) == 5 and lines[0].startswith("a.png  ") and "\x1b" not in table
     assert lines[1].startswith(r"b\n\x1b[2J,.png  class-") and lines[2].startswith(r"\udcff.png  ")
@@ -141,7 +142,7 @@ def test_thresholds_views_and_postprocess_are_used(train, own, ask):
     image = next(Path("data/tiny/testing").rglob("*.png"))
     found = json.loads(ask(folder, image, "--run", folder, "--format", "json")[1])
     assert found["group"] == "class" and found["sure"] is False and called == [(1, 1, 16, 16)]
-    assert "  not sure  class" in ask(folder, image, "--run", folder)[1]
+    assert "  sure: False  class" in ask(folder, image, "--run", folder)[1]
     code, _, wrong = ask(folder, image, "--testing.postprocess.@postprocess", "grups")
     assert code == 1 and "Did you mean groups?" in wrong
 
@@ -255,11 +256,11 @@ def test_equal_shapes_share_a_forward_pass_and_answers_keep_their_order():
 
 
 def test_a_prediction_in_words():
-    assert in_words({"class": "7", "probability": 0.98, "sure": True}) == "7  0.9800  sure"
-    assert in_words({"class": "7", "probability": 0.9, "top": {"7": 0.9, "1": 0.1}}) == "7 0.9000, 1 0.1000"
+    assert in_words({"class": "7", "probability": 0.98, "sure": True}) == "7  0.9800  sure: True"
+    assert in_words({"class": "7", "probability": 0.9, "top": {"7": 0.9, "1": 0.1}}) == "7 0.900, 1 0.100"
     assert in_words({"value": 214.26, "unit": "points", "_mask": None}) == "214.3  points"
     assert in_words({"objects": []}) == "nothing" and in_words({"labels": {}}) == "none"
-    assert in_words({"objects": [{"class": "a", "score": 0.5, "box": [1.2, 3.7]}]}) == "a 0.5000 [1, 4]"
+    assert in_words({"objects": [{"class": "a", "score": 0.5, "box": [1.2, 3.7]}]}) == "a 0.50 [1, 4]"
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -277,3 +278,38 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert image == f"{tmp_path}/a.png" and str(error) == f"{tmp_path}/closed: cannot be read: Permission denied"
     [error] = predict.find_inputs([f"{tmp_path}/closed"], classification)
     assert "Permission denied" in str(error)
+
+
+class Finder(torch.nn.Module):
+    """A detector that always returns the same three objects."""
+
+    first_label = 1
+
+    def forward(self, images):
+        boxes = torch.tensor([[100.0, 200.0, 300.0, 400.0], [0.0, 0.0, 9.0, 9.0], [50.0, 60.0, 70.0, 80.0]])
+        found = {"boxes": boxes, "labels": torch.tensor([1, 1, 2]), "scores": torch.tensor([0.9, 0.4, 0.3])}
+        return [found for _ in images]
+
+
+def test_objects_above_their_threshold_are_written_and_drawn():
+    [all_of_a] = detection.predict(Finder(), torch.zeros(1, 3, 40, 60), ["a", "b"])
+    assert all_of_a == {"objects": [{"class": "a", "score": 0.9, "box": [100.0, 200.0, 300.0, 400.0]}]}
+    [found] = detection.predict(Finder(), torch.zeros(1, 3, 40, 60), ["a", "b"], thresholds={"b": 0.2})
+    first, second = detection.rows(found, ["a", "b"])
+    assert list(first.values()) == ["a", 0.9, 100.0, 200.0, 300.0, 400.0] and second["class"] == "b"
+    [empty] = detection.rows({"objects": []}, ["a", "b"])
+    assert list(empty) == list(first) and not any(empty.values())
+    drawn = detection.draw_prediction(torch.zeros(3, 1300, 1400, dtype=torch.uint8), found, ["a", "b"], 2)
+    assert drawn.shape == (3, 650, 700) and drawn[:, 150, 50].tolist() == [0, 255, 0]  # half of y 300 and x 100
+    assert json.dumps(found)
+
+
+def test_a_mask_is_drawn_in_the_size_of_the_file():
+    mask = torch.zeros(20, 10, dtype=torch.uint8)
+    mask[:, 5:] = 2
+    pixels = torch.full((3, 400, 200), 100, dtype=torch.uint8)
+    drawn = segmentation.draw_prediction(pixels, {"_mask": mask}, ["ground", "dog", "cat"], 1)[:, 14:]
+    half = torch.tensor(segmentation.colour_of(2), dtype=torch.uint8) // 2
+    assert drawn.shape == (3, 400, 200) and drawn[:, 200, 99].tolist() == [50] * 3
+    assert (drawn[:, 200, 100] - half).tolist() == [50] * 3
+    assert segmentation.rows({"shares": {"cat": 0.5}}, ["ground", "cat"]) == [{"ground": 0.0, "cat": 0.5}]

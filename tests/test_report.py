@@ -79,7 +79,7 @@ def test_a_report_holds_all_of_it_and_escapes_names(folder):
     assert time.process_time() - started < 5 and len(page) < 5_000_000
     for text in (page, card):
         assert BAD not in text and "<b>p</b>" not in text and "&lt;script&gt;alert(&#39;x&#39;)" in text
-        for part in ("0.8 to 0.9", "0.125", "1234abcd", "größe", "training.scheme.epochs"):
+        for part in ("0.8000 to 0.9000", "0.1250", "1234abcd", "größe", "training.scheme.epochs"):
             assert part in text, part
     assert (
         "日本" in page
@@ -89,7 +89,7 @@ def test_a_report_holds_all_of_it_and_escapes_names(folder):
     )
     assert re.search(r'class="changed"><td>training.scheme.epochs</td><td>50</td><td class="faint">10<', page)
     assert not re.search(r'class="changed"><td>training.scheme.seed', page)
-    assert r"größe\|\`\*\[5\]\*" in card and "| accuracy | testing | 0.75 | |" in card
+    assert r"größe\|\`\*\[5\]\*" in card and "| accuracy | testing | 0.7500 | |" in card
     assert not list(folder.glob("*.part"))
 
 

@@ -85,6 +85,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
         correct = correct + (logits.argmax(1) == targets).sum()
         count += len(targets)
         metrics.update(logits, targets)
+    total_loss, correct, count = map(sum, zip(*metrics.gathered([(total_loss, correct, count)]), strict=True))
     return {"loss": float(total_loss) / count, "accuracy": int(correct) / count}
 
 

@@ -110,6 +110,9 @@ class Task(Protocol):
     # Of large images only every `step`-th pixel is drawn.
     def draw_prediction(self, pixels: Tensor, prediction: dict, classes: list[str], step: int) -> Tensor: ...
     def rows(self, prediction: dict, classes: list[str]) -> list[dict]: ...  # for CSV, if it is not one
+
+    EXPORTS: tuple[str, ...]  # formats that recipes.export writes unless told; all
+
     # What an exported file returns, its docstring a description, and its `undo(outputs)` the model's outputs again;
     # or else `restored`: what the model returns, by `run(samples)` of such a file.
     def exported(self, model, inputs, views=None) -> Tensor: ...

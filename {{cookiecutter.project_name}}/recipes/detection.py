@@ -169,12 +169,13 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
     model.eval()
     by_kind, computed = {}, {}
-    for inputs, targets in batches:
-        found, truth = detect(model, inputs), [_plain(target) for target in targets]
+    seen = ((detect(model, inputs), [_plain(target) for target in targets]) for inputs, targets in batches)
+    for found, truth in metrics.gathered(seen):
         metrics.update(found, truth)
         for kind, key in (("bbox", "boxes"), ("segm", "masks")):
             if key in truth[0] and key in found[0]:
                 settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
+                settings["sync_on_compute"] = False  # all has been gathered
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
     for kind, metric in by_kind.items():
         metric.warn_on_many_detections = False  # a detector returns its hundred best

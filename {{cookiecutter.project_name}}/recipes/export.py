@@ -8,10 +8,12 @@ softmax, and take samples as they are read. A file whose outputs differ from tho
 """
 
 import importlib.util
+import shutil
 import tempfile
 from pathlib import Path
 
 from core import IngredientsError
+from core.errors import escaped
 from recipes.parts.command import Command
 
 FILES = {"safetensors": "model.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
@@ -30,12 +32,14 @@ def main() -> None:
             raise IngredientsError(f'{missing[0]} needs packages: pip install ".[{missing[0]}]"')
         from recipes.parts.calling import carried
         from recipes.parts.trained import find_trained, open_trained
+        from recipes.run import CHECKPOINTS
 
         # As the files work: on the CPU, in full precision.
         overrides = [("training.scheme.device", "cpu", True), ("training.scheme.precision", "float32", True)]
         experiment = open_trained(arguments.run, ingredients, [*command.overrides, *overrides])
         command.ingredients = experiment.ingredients
-        folder = arguments.output or find_trained(arguments.run, ingredients).parent.parent / "export"
+        place = find_trained(arguments.run, ingredients).parent
+        folder = arguments.output or (place.parent if place.name == CHECKPOINTS else place) / "export"
         formats = [name for name in carried(experiment.task, "EXPORTS") or FILES if name in installed]
         export(experiment, Path(folder), arguments.format or formats, overrides)
 
@@ -54,10 +58,11 @@ def export(experiment, folder: Path, formats: list[str], overrides) -> None:
             try:
                 comparison.write(part)
                 comparison.add(name, open_exported(part, overrides), part.stat().st_size / 1e6)
-                checkpoint.link(part, file)
+                with checkpoint.replacing(file) as complete, open(part, "rb") as written:
+                    shutil.copyfileobj(written, complete)
             except (IngredientsError, RuntimeError) as error:
                 file.unlink(missing_ok=True)
-                problems.append(f"{file}: {error}")
+                problems.append(f"{file}: {escaped(str(error).partition(chr(10))[0])}")
     if problems:
         raise IngredientsError("\n".join(problems))
     print(f"written to {folder}")

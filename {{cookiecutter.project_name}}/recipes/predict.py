@@ -12,6 +12,7 @@ import csv
 import glob
 import io
 import json
+import os
 import re
 import sys
 from collections import defaultdict, deque
@@ -23,6 +24,8 @@ from pathlib import Path
 from core import Ingredients, IngredientsError
 from core.errors import escaped
 from recipes.parts.command import Command
+
+FORMATS = {".csv": "csv", ".jsonl": "json"}  # by the suffix of --output
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
         from recipes.parts.predictor import open_predictor
 
         predictor = open_predictor(arguments.run, ingredients, command.overrides, arguments.top)
-        command.ingredients = predictor.ingredients
+        command.ingredients = predictor.experiment.ingredients
         if arguments.draw and (reads := carried(predictor.task, "READS")):
             raise IngredientsError(f"--draw needs images; this task reads {reads}")
         command.interruptible()
@@ -59,58 +62,58 @@ def main() -> None:
 def write_all(predictor, arguments) -> bool:
     """Write all predictions, and report inputs without one, in order; returns whether there were any of these."""
     from recipes.parts.checkpoint import replacing
+    from recipes.parts.predictor import in_words, without_tensors
 
-    suffix = Path(arguments.output or "").suffix
-    form = arguments.format or {".csv": "csv", ".jsonl": "json"}.get(suffix, "table")
-    size, columns, failed = arguments.batch_size or min(predictor.batch_size, 64), [], False
+    form = arguments.format or FORMATS.get(Path(arguments.output or "").suffix, "table")
+    size = arguments.batch_size or min(predictor.experiment.evaluation_batch_size, 64)
+    inputs, columns, failed = find_inputs(arguments.inputs, predictor.task), [], False
     with replacing(Path(arguments.output)) if arguments.output else nullcontext(sys.stdout.buffer) as file:
-        for results in predict_batches(predictor, find_inputs(arguments.inputs, predictor.task), size):
-            width = max((len(on_a_line(name)) for _, name, found in results if isinstance(found, dict)), default=0)
+        for results in predict_batches(predictor, inputs, size):
+            names = (on_a_line(name) for _, name, found in results if form == "table" and isinstance(found, dict))
+            width = max(map(len, names), default=0)
             for source, name, found in results:
                 if isinstance(found, IngredientsError):
                     failed, text = True, str(found)
                     file.flush()
                     print(text if name in text else f"{on_a_line(name)}: {text}", file=sys.stderr)
                     continue
-                file.write(as_text(name, found, form, width, columns, predictor).encode(errors="surrogateescape"))
+                if form == "table":
+                    text = f"{on_a_line(name):<{width}}  {on_a_line(in_words(found))}\n"
+                elif form == "json":
+                    text = json.dumps({"input": name} | without_tensors(found)) + "\n"
+                else:
+                    text = as_csv(name, found, columns, predictor)
+                file.write(text.encode(errors="surrogateescape"))  # the name of a file may be any bytes
                 if arguments.draw:
-                    picture = predictor.draw(source, found)
-                    picture.save(drawing_path(Path(arguments.draw), name))
+                    predictor.draw(source, found).save(drawing_path(Path(arguments.draw), name))
             file.flush()
     return failed
 
 
-def as_text(name: str, prediction: dict, form: str, width: int, columns: list[str], predictor) -> str:
-    """A prediction in a format. columns: of CSV; those of the first prediction are added."""
+def as_csv(name: str, prediction: dict, columns: list[str], predictor) -> str:
+    """A prediction as CSV; the first one determines the columns."""
     from recipes.parts.calling import carried
-    from recipes.parts.predictor import in_words, without_tensors
+    from recipes.parts.predictor import without_tensors
 
-    if form == "table":
-        return f"{on_a_line(name):<{width}}  {on_a_line(in_words(prediction))}\n"
-    plain, rows_of = without_tensors(prediction), carried(predictor.task, "rows")
-    if form == "json":
-        return json.dumps({"input": name} | plain) + "\n"
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows_of(plain, predictor.classes) if rows_of else [plain]:
-        row = {"input": name} | row
+    text, rows_of = io.StringIO(), carried(predictor.task, "rows") or (lambda found, classes: [without_tensors(found)])
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    for row in rows_of(prediction, predictor.classes):
+        cells = {key: json.dumps(cell) if isinstance(cell, list | dict) else cell for key, cell in row.items()}
         if not columns:
-            columns += row
-            writer.writerow(columns)
-        cells = [row.get(column, "") for column in columns]
-        writer.writerow(json.dumps(cell) if isinstance(cell, list | dict) else cell for cell in cells)
+            columns += ["input", *cells]
+            writer.writeheader()
+        writer.writerow({"input": name} | cells)
     return text.getvalue()
 
 
 def on_a_line(text: str) -> str:
-    return escaped(text.replace("\n", "\\n"))
+    return text if text.isprintable() else escaped(text.replace("\n", "\\n"))
 
 
 def drawing_path(folder: Path, name: str) -> Path:
     """The PNG for an input in the folder: its relative name, with characters that files cannot have as %XX."""
-    codes = lambda found: "".join(f"%{ord(char):02X}" for char in found[0])  # noqa: E731
-    parts = [re.sub(r"^\.\.$|[^\w. @()+,-]", codes, part) for part in Path(name).parts if part != Path(name).anchor]
-    path = folder.joinpath(*parts)
+    names = (part.replace("..", "%2E%2E") for part in Path(name).parts if part != Path(name).anchor)
+    path = folder.joinpath(*(re.sub(r"[^\w. @()+,%-]", lambda char: f"%{ord(char[0]):02X}", part) for part in names))
     path = path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
     if path.exists() and Path(name).exists() and path.samefile(name):
         raise IngredientsError(f"--draw {folder} would replace {name}; name another folder")
@@ -143,21 +146,24 @@ def read_ahead(predictor, sources, count: int):
     from recipes.parts.calling import carried
     from recipes.parts.predictor import Upload
 
-    def read(source) -> list[tuple]:
-        try:
-            if isinstance(source, IngredientsError):
-                raise source
-            if "://" in str(source) and not carried(predictor.task, "READS"):
-                source = Upload(source, fetch_bytes(source))
-            return [(source, name, predictor.prepare(sample)) for name, sample in predictor.read(source)]
-        except IngredientsError as error:
-            return [(source, str(source), error)]
-
-    waiting = deque()
-    with ThreadPoolExecutor(processors()) as pool:
+    def read(sources) -> list[tuple]:
+        found = []
         for source in sources:
-            waiting.append(pool.submit(read, source))
-            if len(waiting) > count:
+            try:
+                if isinstance(source, IngredientsError):
+                    raise source
+                if "://" in str(source) and not carried(predictor.task, "READS"):
+                    source = Upload(source, fetch_bytes(source))
+                found += [(source, name, predictor.prepare(sample)) for name, sample in predictor.read(source)]
+            except IngredientsError as error:
+                found.append((source, str(source), error))
+        return found
+
+    waiting, sources = deque(), iter(sources)
+    with ThreadPoolExecutor(processors()) as pool:
+        while some := list(islice(sources, max(1, count // 16))):  # small images are read faster than handed over
+            waiting.append(pool.submit(read, some))
+            if len(waiting) > min(count, 16):
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
@@ -181,9 +187,10 @@ def find_inputs(names: list[str], task):
         elif carried(task, "READS") or "://" in name:
             yield name
         else:
-            paths, unreadable = [name] if Path(name).exists() else sorted(glob.glob(name)), []
+            is_plain = os.path.exists(name) or not re.search(r"[*?[]", name)
+            paths, unreadable = [name] if is_plain else sorted(glob.glob(name)), []
             for path in paths:
-                found = find_files(Path(path), onerror=unreadable.append) if Path(path).is_dir() else [path]
+                found = find_files(Path(path), onerror=unreadable.append) if os.path.isdir(path) else [path]
                 yield from found if found or unreadable else [IngredientsError(f"{path}: there is no image in it")]
             yield from (IngredientsError(f"{error.filename}: cannot be read: {error.strerror}") for error in unreadable)
             yield from () if paths else [IngredientsError(f"{name}: there is no such file or folder")]
@@ -192,10 +199,15 @@ def find_inputs(names: list[str], task):
 def check_inputs(arguments, ingredients: Ingredients) -> str:
     """For --check: the checkpoint that would be opened, and how much there is to predict."""
     from recipes.experiment import load_task
+    from recipes.parts.calling import carried
     from recipes.parts.trained import find_trained
 
-    found = list(find_inputs([name for name in arguments.inputs if name != "-"], load_task(ingredients)))
-    if problems := [str(error) for error in found if isinstance(error, IngredientsError)]:
+    task = load_task(ingredients)
+    found = list(find_inputs([name for name in arguments.inputs if name != "-"], task))
+    missing = (path for path in found if isinstance(path, str) and not os.path.exists(path) and "://" not in path)
+    problems = [str(error) for error in found if isinstance(error, IngredientsError)]
+    problems += [f"{path}: there is no such file or folder" for path in missing if not carried(task, "READS")]
+    if problems:
         raise IngredientsError("\n".join(problems))
     return f"weights: {find_trained(arguments.run, ingredients)}\ninputs: {len(found)}"
 

@@ -17,7 +17,7 @@ from recipes.parts.command import Command
 from recipes.parts.records import flat, read_run
 
 INK = "#010203"  # of text and axes in a plot, which becomes the colour of the page's text, light or dark
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899", "#6366f1", "#84cc16")
 
 
 def main() -> None:
@@ -95,8 +95,8 @@ def read(folder: Path) -> dict:
     }
 
 
-def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
-    """Name -> (x, y), lists of numbers, as lines of an SVG in the colours of the page; mark: x of a dotted line."""
+def plot(lines: dict[str, tuple], label: str, mark: float | None = None, joined: bool = True) -> str:
+    """Name -> (x, y), lists of numbers, as SVG in the colours of the page. mark: x of a dotted line."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -104,16 +104,18 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
     style |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
     style |= {"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}
     with rc_context(style), warnings.catch_warnings(action="ignore"):  # of letters that the browser's font has
-        figure, file = Figure(figsize=(4.4, 2.6), layout="constrained"), io.StringIO()
+        figure, file = Figure(figsize=(3.6, 2.3), layout="constrained"), io.StringIO()
         axes = figure.add_subplot(xlabel=label)
         for (name, columns), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
             points = [point for point in zip(*columns, strict=True) if isinstance(point[1], int | float)]
-            axes.plot(*zip(*points, strict=True), marker="." * (len(points) < 60), color=colour, label=name)
+            kind = {"color": colour, "linestyle": "-" * joined, "marker": "." * (len(points) < 60 or not joined)}
+            axes.plot(*zip(*points, strict=True), label=name, **kind)
         if mark is not None:
             axes.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
         axes.grid(color=INK, alpha=0.12)
+        axes.xaxis.get_major_locator().set_params(integer=label == "epoch")
         if 1 < len(lines) <= len(COLOURS):
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, ncols=1 + len(lines) // 6, fontsize="small")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}"
 

@@ -201,6 +201,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
             total_loss = total_loss + each.sum()
             if metrics:
                 metrics.update(logits.movedim(1, -1)[counts], masks[counts])
+    confusion, total_loss = map(sum, zip(*metrics.gathered([(confusion, total_loss)]), strict=True))
     confusion = confusion.reshape(classes, classes).double().cpu()  # [truth, prediction]
     right, truth, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     present = (truth + predicted > 0).nonzero()[:, 0].tolist()

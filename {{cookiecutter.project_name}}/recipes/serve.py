@@ -53,10 +53,11 @@ def main() -> None:
             print(f"--host {arguments.host}: whoever reaches this machine may use the model; there is no password")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once all is answered
         command.interruptible()
-        app = app if arguments.workers == 1 else "recipes.parts.service:application"
-        limits = {"limit_concurrency": 1000, "http": "h11"}  # connections; h11 bounds the headers
-        listen = {name: options[name] for name in ("host", "port", "workers")}
-        uvicorn.run(app, factory=arguments.workers > 1, access_log=False, **limits, **listen)
+        settings = {name: options[name] for name in ("host", "port", "workers")}
+        settings |= {"limit_concurrency": 1000, "http": "h11", "access_log": False}  # h11 bounds the headers
+        if arguments.workers > 1:
+            app, settings["factory"] = "recipes.parts.service:application", True
+        uvicorn.run(app, **settings)
 
 
 if __name__ == "__main__":

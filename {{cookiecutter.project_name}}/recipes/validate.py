@@ -41,6 +41,8 @@ def main() -> None:
         experiment = open_trained(str(file), ingredients, command.overrides)
         command.ingredients = experiment.ingredients
         split, samples = arguments.on, None
+        if arguments.thresholds and split in ("testing", "training"):
+            raise IngredientsError(f"--on {split}: thresholds are chosen on data of neither training nor testing")
         if split not in ("validation", "testing", "training"):
             split, samples = load_folder(experiment, split)
         of_run = file.name == "best.pt" and file.parent.name == "checkpoints"
@@ -85,7 +87,10 @@ def describe(found: dict) -> list[str]:
         lines += ["", f"expected calibration error: {found['calibration']['ece']:.4f}"]
     speed = found["images_per_second"]
     lines.append(f"samples per second: {speed['all']:,.0f}, and {speed['model']:,.0f} without reading them")
-    return [*lines, *(f"worst: {one['sample']}" for one in found["worst"][:5])]
+    for worst in found["worst"][:5]:
+        facts = [f"{key} {worst[key]:.4g}" if isinstance(worst[key], float) else f"{key} {worst[key]}" for key in worst]
+        lines.append(f"worst: {worst['sample']} ({', '.join(facts[2 : len(facts) - ('picture' in worst)])})")
+    return lines
 
 
 def keep_thresholds(file: Path, thresholds: dict, experiment) -> None:

@@ -28,7 +28,7 @@ from core import IngredientsError
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import Metrics, carried
 
-WORST, RESAMPLES, BINS, POINTS = 12, 500, 15, 200  # POINTS: of a curve
+WORST, RESAMPLES, BINS, POINTS = 12, 1000, 15, 200  # POINTS: of a curve
 
 
 @dataclass
@@ -79,7 +79,7 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
     found = {"split": split, "samples": count, "metrics": metrics, "table": analysis.table, **analysis.facts}
     found["intervals"] = bootstrap(analysis.statistic, count)
     if experiment.metrics and type(kept) is Kept:
-        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept), count)
+        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept, experiment.device), count)
     ranked = analysis.ranked() if thresholds or analysis.has_curves else {}
     curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
     if analysis.has_curves:
@@ -111,8 +111,8 @@ def _timed(batches, kept: Kept, seconds: list):
         seconds.append(time.perf_counter() - started)
 
 
-def _statistic_of(metrics: Metrics, kept: Kept):
-    outputs, targets = map(torch.cat, zip(*kept.seen, strict=True))
+def _statistic_of(metrics: Metrics, kept: Kept, device):
+    outputs, targets = (torch.cat(part).to(device) for part in zip(*kept.seen, strict=True))
 
     def statistic(indices) -> dict:
         metrics.update(outputs[indices], targets[indices])
@@ -124,7 +124,8 @@ def _statistic_of(metrics: Metrics, kept: Kept):
 def bootstrap(statistic, count: int) -> dict[str, list[float]]:
     """95 % intervals of a statistic: percentiles of resamples, less their bias, which average precision has."""
     random, intervals = numpy.random.default_rng(0), {}
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(RESAMPLES)]
+    times = min(RESAMPLES, max(200, 5_000_000 // count))  # of many samples, each takes long and they differ little
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
     for name, value in statistic(numpy.arange(count)).items():
         values = numpy.array([one[name] for one in drawn if not math.isnan(one.get(name, math.nan))])
         if len(values):
@@ -148,12 +149,13 @@ def by_class(classes: list[str], right, found, there, **columns) -> dict[str, di
     return {name: {key: column[k].item() for key, column in columns.items()} for k, name in enumerate(classes)}
 
 
-def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
-    """What each threshold gives, the highest first: half way between two scores."""
+def precision_recall(scores, right, positives: int, weights=1) -> dict[str, numpy.ndarray]:
+    """What each threshold gives, the highest first: half way between two scores. weights: how often each counts."""
     order = numpy.argsort(-scores, kind="stable")
     ends = numpy.flatnonzero(numpy.diff(scores[order], append=-numpy.inf))  # equal scores pass together
-    passed, hits, found = numpy.append(scores[order][ends], 0.0), numpy.cumsum(right[order])[ends], ends + 1
-    curve = {"threshold": (passed[:-1] + passed[1:]) / 2, "precision": hits / found, "recall": hits / positives}
+    hits, found = (numpy.cumsum((part * weights)[order])[ends] for part in (right, numpy.ones(len(right))))
+    passed = numpy.append(scores[order][ends], 0.0)
+    curve = {"threshold": (passed[:-1] + passed[1:]) / 2, "precision": hits / found.clip(1), "recall": hits / positives}
     return curve | {"f1": 2 * hits / (found + positives)}
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of classes: one for each sample, or several labels."""
+"""Evaluation of classes: one for each sample, or several labels. K classes, shares (N, K): their probabilities."""
 
 import numpy
 import torch
@@ -8,44 +8,56 @@ from recipes.parts.evaluation import Analysis, by_class, calibration, precision_
 
 
 def analyse(experiment, kept, metrics: dict) -> Analysis:
-    """Of logits (N, K) and classes (N,), or of probabilities and labels (N, K)."""
     outputs, targets = map(torch.cat, zip(*kept.seen, strict=True))
     names, thresholds = experiment.meta["classes"], experiment.meta.get("thresholds", {})
-    each = numpy.arange(len(names))
-    if targets.ndim == 2:
-        losses = F.binary_cross_entropy(outputs, targets.float(), reduction="none").mean(1).numpy()
-        shares, truth = outputs.numpy(), targets.numpy() > 0
-        guess = shares >= [thresholds.get(name, 0.5) for name in names]
-        facts = {"calibration": calibration(shares.ravel(), truth.ravel())}
-    else:
-        losses, shares = F.cross_entropy(outputs, targets, reduction="none").numpy(), outputs.softmax(1).numpy()
-        truth, guess = (indices[:, None] == each for indices in (targets.numpy(), outputs.argmax(1).numpy()))
-        counts = numpy.bincount(targets * len(names) + outputs.argmax(1), minlength=len(names) ** 2)
-        facts = {"confusion": {"classes": names, "counts": counts.reshape(len(names), -1).tolist()}}
-        facts["calibration"] = calibration(shares[guess], truth[guess])
-    right = (truth & guess).any(1)
+    if targets.ndim == 1:
+        return _classes(names, outputs, targets)
+    return _labels(names, outputs, targets, [thresholds.get(name, 0.5) for name in names])
 
-    def of_classes(indices) -> dict:
+
+def _classes(names: list[str], outputs, targets) -> Analysis:
+    """Of logits (N, K) and classes (N,)."""
+    losses, shares = F.cross_entropy(outputs, targets, reduction="none").numpy(), outputs.softmax(1).numpy()
+    truth, guess = (part.numpy()[:, None] == numpy.arange(len(names)) for part in (targets, outputs.argmax(1)))
+    right = (truth & guess).any(1)
+    counts = numpy.bincount(targets * len(names) + outputs.argmax(1), minlength=len(names) ** 2)
+    facts = {"confusion": {"classes": names, "counts": counts.reshape(len(names), -1).tolist()}}
+    facts["calibration"] = calibration(shares[guess], right)
+
+    def statistic(indices) -> dict:
         return {"loss": losses[indices].mean(), "accuracy": right[indices].mean()}
 
-    def of_labels(indices) -> dict:
-        drawn, there, half = shares[indices], truth[indices], shares[indices] > 0.5
-        curves = [precision_recall(drawn[:, k], there[:, k], there[:, k].sum()) for k in each if there[:, k].any()]
-        areas = [(numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum() for curve in curves]
-        f1 = 2 * (there & half).sum(0) / (there.sum(0) + half.sum(0)).clip(1)
-        return {"loss": losses[indices].mean(), "map": sum(areas) / max(len(areas), 1), "f1": f1.mean()}
+    return _analysis(names, shares, truth, guess, losses, facts=facts, statistic=statistic)
 
+
+def _labels(names: list[str], outputs, targets, thresholds: list[float]) -> Analysis:
+    """Of probabilities and labels (N, K). Table and worst samples are of what passes the thresholds."""
+    losses = F.binary_cross_entropy(outputs, targets.float(), reduction="none").mean(1).numpy()
+    shares, truth = outputs.numpy(), targets.numpy() > 0
+    orders = numpy.argsort(-shares, axis=0).T  # once, which makes the sorting of each resample quick
+    by_score = [(order, shares[order, k], truth[order, k]) for k, order in enumerate(orders)]
+    right, either = truth * (shares > 0.5) * 1.0, truth + (shares > 0.5) * 1.0
+
+    def statistic(indices) -> dict:
+        weights, areas = numpy.bincount(indices, minlength=len(truth)), []
+        for order, scores, there in by_score:
+            if positives := (there * weights[order]).sum():
+                curve = precision_recall(scores, there, positives, weights[order])
+                areas.append((numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum())
+        f1 = (2 * (weights @ right) / (weights @ either).clip(1)).mean()
+        return {"loss": losses[indices].mean(), "map": numpy.mean(areas or [0]), "f1": f1}
+
+    more = {"facts": {"calibration": calibration(shares.ravel(), truth.ravel())}, "has_curves": True}
+    return _analysis(names, shares, truth, shares >= thresholds, losses, statistic=statistic, **more)
+
+
+def _analysis(names: list[str], shares, truth, guess, losses, **more) -> Analysis:
     def describe(index: int) -> dict:
-        said = [", ".join(names[k] for k in each[rows[index]]) or "none" for rows in (truth, guess)]
-        sure = {"probability": float(shares[index].max())} if targets.ndim == 1 else {}
-        return {"truth": said[0], "prediction": said[1], **sure, "loss": float(losses[index])}
+        said = [", ".join(names[k] for k in numpy.flatnonzero(rows[index])) or "none" for rows in (truth, guess)]
+        return {"truth": said[0], "prediction": said[1], "loss": float(losses[index])}
 
-    return Analysis(
-        statistic=of_classes if targets.ndim == 1 else of_labels,
-        table=by_class(names, (truth & guess).sum(0), guess.sum(0), truth.sum(0)),
-        facts=facts,
-        ranked=lambda: {name: (shares[:, k], truth[:, k], truth[:, k].sum()) for k, name in enumerate(names)},
-        has_curves=targets.ndim == 2,
-        badness=losses,
-        describe=describe,
-    )
+    def ranked() -> dict:
+        return {name: (shares[:, k], truth[:, k], truth[:, k].sum()) for k, name in enumerate(names)}
+
+    table = by_class(names, (truth & guess).sum(0), guess.sum(0), truth.sum(0))
+    return Analysis(table=table, ranked=ranked, badness=losses, describe=describe, **more)

@@ -161,7 +161,10 @@ def analyse(experiment, kept: Kept, metrics: dict) -> Analysis:
         there = boxes.objects.sum(0)
         return {name: (boxes.score[of[k]], boxes.hits[of[k], 0], there[k]) for k, name in enumerate(classes)}
 
-    shown, area = boxes.score >= limits[boxes.label], boxes.average_precision(numpy.ones(len(seen), int))
+    shown, area = (
+        boxes.score >= limits[boxes.label],
+        numpy.nan_to_num(boxes.average_precision(numpy.ones(len(seen), int))),
+    )
     counted = [
         numpy.bincount(boxes.label[which], minlength=len(classes)) for which in (shown & boxes.hits[:, 0], shown)
     ]

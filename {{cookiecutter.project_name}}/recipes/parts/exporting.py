@@ -1,7 +1,9 @@
 """Exported files that recipes/export.py writes: what is in them, and how they compare with the original."""
 
+import io
 import json
 import warnings
+from contextlib import redirect_stderr
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,18 +24,18 @@ TOLERANCE = 1e-4  # of an output; of one larger than 1, this share
 OPSET = 20  # of ONNX
 
 
+def scale_batch(samples) -> torch.Tensor:
+    """As `scale` does each sample."""
+    return samples / 255 if samples.dtype == torch.uint8 else samples
+
+
 class Pipeline(torch.nn.Module):
     """From samples as they are read to what the task exports, such as probabilities."""
 
     def __init__(self, experiment: Experiment):
         super().__init__()
         preprocess, _ = experiment.preprocess("testing")
-        plain = (
-            (lambda samples: samples / 255 if samples.dtype == torch.uint8 else samples)
-            if preprocess is scale
-            else None
-        )
-        self.preprocess = carried(preprocess, "of_batch") or plain or preprocess
+        self.preprocess = carried(preprocess, "of_batch") or (scale_batch if preprocess is scale else preprocess)
         self.model, self.views = experiment.model, experiment.functions.at("testing.views")
         self.exported = carried(experiment.task, "exported") or (lambda model, inputs, views: model(inputs))
         self.eval()
@@ -64,7 +66,7 @@ class Comparison:
         self.batch = read.to(torch.uint8) if to_image(self.read).dtype == torch.uint8 else read
         self.metric = (experiment.selection or [experiment.scheme.best or experiment.task.BEST])[0]
         print(f"{'':<11} {'MB':>8} {self.metric:>12} {'difference':>11} {'ms alone':>9} {f'in {self.size}':>9}")
-        self.add("original", experiment)
+        self.add("original", experiment, sum(part.nbytes for part in experiment.model.state_dict().values()) / 1e6)
 
     def batches(self, preprocess, pipeline=None, differences=()):
         """(inputs, targets) for an exported model, whose outputs are compared with those of the original."""
@@ -82,7 +84,7 @@ class Comparison:
                     differences.append(difference(pipeline.outputs(inputs), expected))
                 yield inputs, targets
 
-    def add(self, name: str, experiment: Experiment, size: float = 0.0) -> None:
+    def add(self, name: str, experiment: Experiment, size: float) -> None:
         """Evaluate a model and print its row. Raises IngredientsError if its outputs differ from the original's."""
         if "forward" in vars(experiment.model):  # of a graph, whose metrics may need more of the model, as of tables
             experiment.model.load_state_dict(self.pipeline.model.state_dict())
@@ -99,10 +101,11 @@ class Comparison:
         """Write a file of the format of its suffix."""
         text = json.dumps(self.metadata(), default=str)
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
             state = self.pipeline.model.state_dict()
-            save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path, {KEY: text})
+            state = {name: tensor.clone().contiguous() for name, tensor in state.items()}
+            path.write_bytes(save(state, {KEY: text}))  # save_file would write one that nobody else can read
         elif path.suffix == ".pt2":
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "No complete tensor")  # of weights with channels last; they are whole
@@ -124,7 +127,7 @@ class Comparison:
             "task": ingredients.at("project.meta.task", "classification"),
             "classes": experiment.meta["classes"],
             "input": {"dtype": dtype, "shape": ["N", *self.batch.shape[1:]]},
-            "preprocess": dict(ingredients.at(self.section) or {}),
+            "preprocess": dict(ingredients.at(self.section)) if "preprocess" in self.section else "bytes / 255",
             "outputs": self.pipeline.exported.__doc__ or "as of the network",
             "thresholds": experiment.meta.get("thresholds", {}),
             "versions": versions | {"torch": torch.__version__},
@@ -138,7 +141,8 @@ class Comparison:
         for axes in ([0, 2, 3], [0])[samples.ndim != 4 :]:
             try:
                 sizes = dict.fromkeys(axes, torch.export.Dim.AUTO)
-                return torch.export.export(self.pipeline, (samples,), dynamic_shapes=(sizes,))
+                with redirect_stderr(io.StringIO()):  # where torch prints all of the graph if it fails
+                    return torch.export.export(self.pipeline, (samples,), dynamic_shapes=(sizes,))
             except Exception as error:  # of torch, or of the user's own functions
                 reason = str(error).partition("\n")[0]
         advice = f"if that is of [{self.section}], its function has to take batches, with operations of torch alone"

@@ -25,7 +25,8 @@ def save(path: Path, experiment, inputs, targets, model=None) -> None:
     tiles = [torch.nn.functional.pad(image, (1, 1, 1, 1)) for image in drawn]
     tiles += [torch.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [torch.cat(tiles[start : start + columns], 2) for start in range(0, len(tiles), columns)]
-    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(path)
+    if experiment.rank == 0:
+        Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(path)
 
 
 def some_of(count: int) -> torch.Tensor:

@@ -7,10 +7,7 @@ predictor = open_predictor("runs/digits/2026-01-31_12-00-00", ingredients)
 
 import io
 import textwrap
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from PIL import Image
@@ -22,7 +19,7 @@ from recipes.parts.pictures import as_pixels, captioned
 from recipes.parts.samples import as_input
 
 EXPORTED = (".safetensors", ".pt2", ".onnx")  # files that recipes/parts/exported.py opens
-LARGEST = 640  # pixels of the longer side, at least, of a picture with a prediction
+LARGEST = 640  # pixels of the longer side from which on pictures of predictions are made smaller
 
 
 class Upload(io.BytesIO):
@@ -36,29 +33,25 @@ class Upload(io.BytesIO):
         return self.name
 
 
-@dataclass
 class Predictor:
     """A model, and what lies between a file and its prediction. `read` and `prepare` may be called by threads.
 
-    meta: classes, input_format, shape and, if there are any, thresholds: {class: lowest probability or score}
+    weights: the name of its file; top: classes to name; facts: about the model, for people
     """
 
-    task: ModuleType
-    model: torch.nn.Module
-    meta: dict
-    facts: dict  # about the model, for people
-    device: torch.device
-    preprocess: object
-    autocast: object = nullcontext()
-    views: object = None
-    postprocess: object = None
-    batch_size: int = 32  # that is known to fit
-    top: int = 1  # classes to name
-    ingredients: Ingredients | None = None
-
-    @property
-    def classes(self) -> list[str]:
-        return self.meta["classes"]
+    def __init__(self, experiment, weights="", top: int = 1):
+        self.experiment, self.task, self.meta = experiment, experiment.task, experiment.meta
+        self.classes, self.top = self.meta["classes"], top
+        self.preprocess, _ = experiment.preprocess("testing")
+        self.views, self.postprocess = (experiment.functions.at(f"testing.{name}") for name in ("views", "postprocess"))
+        self.facts = {
+            "weights": str(weights),
+            "task": self.task.__name__.rpartition(".")[2],
+            "backbone": experiment.architecture.backbone,
+            "parameters": sum(weight.numel() for weight in experiment.model.parameters()),
+            "device": str(experiment.device),
+            "thresholds": self.meta.get("thresholds", {}),  # {class: lowest probability or score}
+        } | {key: self.meta[key] for key in ("classes", "shape")}
 
     def read(self, source: str | Path | Upload) -> list[tuple]:
         """(name, sample before preprocess) of all samples of a source. IngredientsError names what is wrong."""
@@ -73,15 +66,17 @@ class Predictor:
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[dict]:
         """The predictions for inputs of one shape, in one forward pass."""
-        batch, thresholds = torch.stack(inputs).to(self.device), self.meta.get("thresholds")
+        batch = torch.stack(inputs).to(self.experiment.device)
+        settings = self.classes, self.views, self.top, self.facts["thresholds"]
         try:
-            with self.autocast:
-                found = self.task.predict(self.model, batch, self.classes, self.views, self.top, thresholds)
-        except torch.OutOfMemoryError as error:
-            raise IngredientsError(f"out of memory with {len(inputs)} inputs at once; lower their number") from error
+            with self.experiment.autocast:
+                found = self.task.predict(self.experiment.model, batch, *settings)
         except RuntimeError as error:
-            shapes = f"{list(batch.shape[1:])} after preprocess, but {self.meta['shape']} in training"
-            raise IngredientsError(f"{shapes}; resize in [testing.preprocess]") from error
+            message = f"{list(batch.shape[1:])} after preprocess, but {self.meta['shape']} in training; resize in "
+            message += "[testing.preprocess]"
+            if isinstance(error, torch.OutOfMemoryError):
+                message = f"out of memory with {len(inputs)} inputs at once; lower their number"
+            raise IngredientsError(message) from error
         with blame("testing.postprocess"):
             return list(map(self.postprocess, found)) if self.postprocess else found
 
@@ -103,25 +98,11 @@ def open_predictor(path: str | None, ingredients: Ingredients, overrides=(), top
     if Path(path or "").suffix in EXPORTED:
         from recipes.parts.exported import open_exported
 
-        experiment = open_exported(path, overrides)
-    else:
-        from recipes.parts.trained import find_trained, open_trained
+        return Predictor(open_exported(path, overrides), path, top)
+    from recipes.parts.trained import find_trained, open_trained
 
-        path = find_trained(path, ingredients)
-        experiment = open_trained(str(path), ingredients, overrides)
-    meta, functions = experiment.meta, experiment.functions
-    facts = {
-        "weights": str(path),
-        "task": experiment.task.__name__.rpartition(".")[2],
-        "device": str(experiment.device),
-    }
-    facts |= {"backbone": experiment.architecture.backbone, "classes": meta["classes"], "shape": meta["shape"]}
-    facts["parameters"] = sum(weight.numel() for weight in experiment.model.parameters())
-    facts["thresholds"] = meta.get("thresholds", {})
-    settings = {"preprocess": experiment.preprocess("testing")[0], "autocast": experiment.autocast}
-    settings |= {name: functions.at(f"testing.{name}") for name in ("views", "postprocess")}
-    settings |= {"batch_size": experiment.evaluation_batch_size, "top": top, "ingredients": experiment.ingredients}
-    return Predictor(experiment.task, experiment.model, meta, facts, experiment.device, **settings)
+    path = find_trained(path, ingredients)
+    return Predictor(open_trained(str(path), ingredients, overrides), path, top)
 
 
 def without_tensors(prediction: dict) -> dict:
@@ -131,21 +112,18 @@ def without_tensors(prediction: dict) -> dict:
 
 def in_words(prediction: dict) -> str:
     """A prediction on one line."""
-    told = ("class", "probability") if "top" in prediction else ()
-    shown = {key: value for key, value in without_tensors(prediction).items() if key not in told}
-    return "  ".join(
-        f"{'' if value else 'not '}{key}" if isinstance(value, bool) else _in_words(value)
-        for key, value in shown.items()
-    )
+    hidden = ("class", "probability") if "top" in prediction else ()
+    shown = [pair for pair in without_tensors(prediction).items() if pair[0] not in hidden]
+    return "  ".join(f"{key}: {value}" if isinstance(value, bool) else _in_words(value) for key, value in shown)
 
 
-def _in_words(value) -> str:
+def _in_words(value, digits: int = 4) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+        return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items()) or "none"
+        return ", ".join(f"{name} {_in_words(each, 3)}" for name, each in value.items()) or "none"
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
-        return "; ".join(" ".join(map(_in_words, each.values())) for each in value) or "nothing"
+        return "; ".join(" ".join(_in_words(part, 2) for part in each.values()) for each in value) or "nothing"
     return str(list(map(round, value))) if isinstance(value, list) else str(value)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from core import Ingredients, IngredientsError, parse
 from core.values import as_written
 from recipes.parts.origins import settings
+from recipes.settings import MEASURED
 
 LOWEST = re.compile(r"(^|_)(loss|error|mae|mse|rmse|perplexity)$|Error$")  # metrics whose lowest value is the best
 
@@ -62,7 +63,7 @@ def recorded(folder: Path) -> list[dict]:
 
 def metrics_of(line: dict) -> dict[str, float]:
     """The metrics of a line, without those of single classes, such as map.7."""
-    others = ("epoch", "seconds", "train_loss", "learning_rate", "split")
+    others = ("epoch", "train_loss", "learning_rate", "split", *MEASURED)
     return {key: value for key, value in line.items() if key not in others and "." not in key}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse
 from PIL import Image
 from python_multipart.exceptions import FormParserError
@@ -45,16 +45,10 @@ class Service:
         self.waiting, self.turn = {}, asyncio.Lock()  # future prediction -> input; who predicts
         self.room = asyncio.Semaphore(2 * options.batch_size)  # for decoded images
         self.decoders, self.forward = ThreadPoolExecutor(processors()), ThreadPoolExecutor(1)
-        torch.set_num_threads(max(1, processors() // options.workers - 1))  # one for decoding and answering
         Image.MAX_IMAGE_PIXELS = options.max_pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # refused when opened, whoever opens it
         logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the answer says it
         predictor([torch.zeros(predictor.facts["shape"])])  # the first is slow
-
-    async def ready(self, response: Response) -> dict:
-        """Whether there is room for images; the model is loaded and warm."""
-        response.status_code = 200 if self.images < self.options.queue else 503
-        return {"ready": response.status_code == 200}
 
     async def predict(self, request: Request):
         """The prediction for each image. ?NAME=true adds maps over the image, as PNG in base64, where there are any."""
@@ -79,7 +73,8 @@ class Service:
         async with self.room:
             if crowded and await request.is_disconnected():
                 raise ClientDisconnect
-            self.waiting[found := asyncio.Future()] = await run(self.decoders, self.decode, upload)
+            inputs = await run(self.decoders, lambda: self.predictor.prepare(self.predictor.read(upload)[0][1]))
+            self.waiting[found := asyncio.Future()] = inputs
             async with self.turn:
                 while not found.done():
                     await self.predict_batch()
@@ -87,10 +82,6 @@ class Service:
         names = [name for name in request.query_params if f"_{name}" in prediction]
         maps = {name: await run(self.decoders, as_png, prediction[f"_{name}"]) for name in names}
         return {"name": str(upload)} | without_tensors(prediction) | maps
-
-    def decode(self, upload: Upload) -> torch.Tensor:
-        [(_, sample)] = self.predictor.read(upload)
-        return self.predictor.prepare(sample)
 
     async def predict_batch(self) -> None:
         """Predict inputs of one shape, after `delay` if more are on the way."""
@@ -117,6 +108,7 @@ def application():
     """The ASGI application; the environment variable SERVE has the options, as JSON."""
     options = SimpleNamespace(**json.loads(os.environ["SERVE"]))
     ingredients = parse(options.ingredients, (), declared_paths(), [check_sections])
+    torch.set_num_threads(max(1, processors() // options.workers - 1))  # one for decoding and answering
     predictor = open_predictor(options.run or None, ingredients, options.overrides, top=5)
     if reads := carried(predictor.task, "READS"):
         task = predictor.facts["task"]
@@ -128,7 +120,7 @@ def application():
     app.get("/", include_in_schema=False)(lambda: FileResponse(PAGE))
     app.get("/health", name="health")(lambda: {"alive": True})
     app.get("/info", name="info")(lambda: predictor.facts | {"limits": vars(options)})
-    app.get("/ready")(service.ready)
+    app.get("/ready", name="ready")(lambda: refuse(service.images >= options.queue, 503, "busy") or {"ready": True})
     body = {"content": {"multipart/form-data": {"schema": FORM}}}
     app.post("/predict", openapi_extra={"requestBody": body})(service.predict)
     return logged(app)
@@ -141,12 +133,13 @@ def logged(app):
         started = time.perf_counter()
 
         async def watched(message):
-            if message["type"] == "http.response.start":
-                line = f"{scope['method']} {shortened(escaped(scope['path']))} {message['status']}"
-                milliseconds, images = 1000 * (time.perf_counter() - started), scope.get("images", 0)
-                logging.getLogger("uvicorn.error").info("%s %.0f ms %d images", line, milliseconds, images)
+            if "status" in message:
+                path, milliseconds = shortened(escaped(scope["path"])), 1000 * (time.perf_counter() - started)
+                line = f"{scope['method']} {path} {message['status']} {milliseconds:.0f} ms"
+                logging.getLogger("uvicorn.error").info("%s %d images", line, scope.get("images", 0))
             await send(message)
 
+        await asyncio.sleep(0)  # if no HTTP follows the headers, uvicorn answers first
         await app(scope, receive, watched)
 
     return call
@@ -158,17 +151,12 @@ async def read_uploads(request: Request, most: int) -> list[Upload]:
     if kind.startswith(b"image/"):
         return [Upload("image", await request.body())]
     refuse(kind != b"multipart/form-data", 415, "expected multipart/form-data, or an image and its type")
-    files, ends = [], []
-
-    def keep(file) -> None:
-        refuse(len(files) == most, 413, f"more than {most} images")
-        files.append(file)
-
-    in_memory = {"MAX_MEMORY_FILE_SIZE": float("inf")}  # larger files would go to the disk
-    boundary = options.get(b"boundary")
-    parser = FormParser(kind.decode(), None, keep, lambda: ends.append(True), boundary, config=in_memory)
+    files, ends, in_memory = [], [], {"MAX_MEMORY_FILE_SIZE": float("inf")}  # larger ones would go to the disk
+    end = lambda: ends.append(True)  # noqa: E731
+    parser = FormParser(kind.decode(), None, files.append, end, options.get(b"boundary"), config=in_memory)
     async for chunk in request.stream():
         parser.write(chunk)
+        refuse(len(files) > most, 413, f"more than {most} images")
     refuse(not ends or not files, 400, "there is no file in the form" if ends else "the form has no end")
     return [Upload(file.file_name.decode(errors="replace"), file.file_object.getvalue()) for file in files]
 

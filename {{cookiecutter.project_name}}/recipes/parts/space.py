@@ -40,12 +40,13 @@ def check_space(ingredients: Ingredients, file: Path, given: dict[str, str]) -> 
     if not space and not problems:
         message = "nothing to vary; write for example [sweep.training.optimizer] with learning_rate = log 1e-3 1"
         problems["", ""] = Problem(None, f"[{SWEEP}]", "", message)
+    space = dict(sorted(space.items(), key=lambda item: ".@" not in item[0]))  # another function drops arguments
     tried = {path: _all_values(values) or (values.low, values.high) for path, values in space.items()}
     calls = {path: tried.pop(path) for path in list(tried) if ".@" in path}  # arguments have to fit all functions
     last = max(map(len, tried.values()), default=1)
     for *names, number in itertools.product(*calls.values(), range(last)):
-        point = {path: as_text(values[min(number, len(values) - 1)]) for path, values in tried.items()}
-        point |= zip(calls, names, strict=True)
+        point = dict(zip(calls, names, strict=True))
+        point |= {path: as_text(values[min(number, len(values) - 1)]) for path, values in tried.items()}
         try:
             read_ingredients(file, [(path, text, True) for path, text in (given | point).items()])
         except IngredientsError as error:

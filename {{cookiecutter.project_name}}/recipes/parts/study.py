@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import socket
 import statistics
 import sys
 import time
@@ -120,7 +121,7 @@ class Worker:
             self.held.close()
         with lock(self.folder / "lock"):
             trials = self.study.get_trials(deepcopy=False)
-            running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING and self.is_here(trial)]
             trial = next((trial for trial in running if self.hold(trial.number)), None)
             if trial is None:
                 if len(trials) >= self.trials or is_late:
@@ -130,6 +131,10 @@ class Worker:
             self.study.sampler = self.sampler(trial.number)
             return optuna.Trial(self.study, trial._trial_id)
 
+    def is_here(self, trial: FrozenTrial) -> bool:
+        """Whether the trial was begun in this folder, and not on another disk with the same database."""
+        return "process" not in trial.user_attrs or (self.folder / "locks" / str(trial.number)).exists()
+
     def hold(self, number: int) -> bool:
         """Lock a trial until the next one; False if another process has done so."""
         self.held = lock(self.folder / "locks" / str(number), wait=False)
@@ -138,13 +143,13 @@ class Worker:
     def fail_trial_of(self, process: int, reason: str) -> None:
         """Record that a trial took its process down."""
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("process") == process:
+            if trial.user_attrs.get("process") == f"{socket.gethostname()}:{process}":
                 optuna.Trial(self.study, trial._trial_id).set_user_attr("error", reason)
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def run(self, trial: optuna.Trial) -> FrozenTrial:
         """Train with what is proposed, once for each seed. Whatever fails is recorded."""
-        trial.set_user_attr("process", os.getpid())
+        trial.set_user_attr("process", f"{socket.gethostname()}:{os.getpid()}")
         point = {path: propose(trial, path, values) for path, values in self.space.items()}
         values, error = [], None
         try:
