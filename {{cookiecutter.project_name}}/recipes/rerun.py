@@ -13,6 +13,7 @@ from core import IngredientsError, parse
 from core.errors import escaped, shortened
 from recipes.parts.command import Command
 from recipes.parts.records import Record, read_run, train
+from recipes.settings import MEASURED
 
 OF_THE_END = ("epoch", "early stop", "weights", "best epoch", "unused settings", "report", "run: ")  # lines of the log
 
@@ -50,7 +51,7 @@ def numbers(run: Record, *names: str) -> dict:
 
     lines = {f"epoch {line['epoch']}:": line for line in run.epochs} | {"test": run.testing}
     found = {f"{label} {name}": value for label, line in lines.items() for name, value in line.items()}
-    found = {name: value for name, value in found.items() if name.split()[-1] not in ("seconds", "split")}
+    found = {name: value for name, value in found.items() if name.split()[-1] not in ("split", *MEASURED)}
     for label, name in zip(("best", "last"), names, strict=False):
         state = checkpoint.load(run.folder / f"checkpoints/{name}.pt")["model"]
         found |= {f"{label} weights: {key}": value for key, value in state.items()}
