@@ -246,6 +246,13 @@ def test_who_joins_has_the_same_settings_but_may_want_more_trials(begin):
     assert "learning_rate" in (begin().folder / "ingredients.ini").read_text()
 
 
+def test_a_database_keeps_the_trials_and_no_run_folder_says_where_it_is(begin):
+    worker = begin(SPACE, trials="1", storage="sqlite:///study.db")
+    assert [trial.state.name for trial in go_on(worker)] == ["COMPLETE"] and not list(worker.folder.glob("journal*"))
+    texts = [file.read_text() for file in worker.folder.glob("0000-*/ingredients.ini")] + [worker.ini_of(0)]
+    assert len(texts) == 2 and not any("study.db" in text for text in texts)
+
+
 def test_half_a_line_of_a_journal_is_cut(begin):
     worker = begin(SPACE, trials="2")
     worker.study.tell(worker.next_trial(), 1.0)
@@ -326,11 +333,11 @@ def test_two_workers_that_are_killed_often_lose_no_trial_and_count_none_twice(be
     if storage == "postgresql" and not url:
         pytest.skip("POSTGRESQL is not set")
     study = {"trials": "1000", "seeds": "2", "pruner": "nop"} | ({"storage": url} if url else {})
-    begin(SPACE | {"training.scheme.epochs": "20"}, **study)
+    study = begin(SPACE | {"training.scheme.epochs": "20"}, **study).study
     chance, workers = random.Random(0), [start(), start()]
     for _ in range(kills := int(os.environ.get("KILLS", 20))):
         number = chance.randrange(2)
-        wait_for(lambda: trains(workers[number], begin().study), 300)  # noqa: B023
+        wait_for(lambda: trains(workers[number], study), 300)  # noqa: B023
         time.sleep(chance.uniform(0, 6))
         chance.choice([os.kill, os.killpg])(workers[number].pid, signal.SIGKILL)  # the command, or all of it
         workers[number].wait()
@@ -338,7 +345,7 @@ def test_two_workers_that_are_killed_often_lose_no_trial_and_count_none_twice(be
     for worker in workers:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
-    trials = len(begin().study.trials) + 2
+    trials = len(study.trials) + 2
     assert start("--sweep.study.trials", str(trials)).wait() == 0
     worker = begin()
     done = worker.study.trials

@@ -9,15 +9,17 @@ import io
 import json
 import os
 import signal
+import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, parse
 from recipes.parts.command import Command
 from recipes.parts.records import flat, read_run
 
-INK = "#010203"  # of text and axes in a plot, which becomes the colour of the page's text, light or dark
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899", "#6366f1", "#84cc16")
+TEMPLATES = Path(__file__).with_name("templates")
+INK = "#010203"  # of text and axes in plot.mplstyle; it becomes the colour of the page's text, light or dark
 
 
 def main() -> None:
@@ -44,11 +46,19 @@ def watch(folder: Path) -> None:
     """Render for each epoch, of which the process of the run writes a byte, and last when that process has ended."""
     for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*signal.Signals.__members__}:  # are meant for the run
         signal.signal(signal.Signals[name], signal.SIG_IGN)
-    if os.name != "nt":
-        os.nice(10)  # with 19, the end of a run would wait for long on a machine that others use
-    while os.read(0, 1 << 16):  # all epochs since the last one
-        render(folder, is_running=True)
+    follower = threading.Thread(target=follow, args=[folder])
+    follower.start()
+    follower.join()
     render(folder)
+
+
+def follow(folder: Path) -> None:
+    """Render during training, at a low priority; on Linux that of this thread alone: nobody waits for it."""
+    if os.name != "nt":
+        os.nice(10)
+    while os.read(0, 1 << 16):  # all epochs since the last one
+        with suppress(Exception):  # the last time says what is wrong
+            render(folder, is_running=True)
 
 
 def evaluate(folder: Path, ingredients: Ingredients) -> None:
@@ -70,7 +80,7 @@ def render(folder: Path, is_running: bool = False) -> None:
     except ImportError as error:
         message = f"a report needs the package {error.name}: python -m pip install {error.name}"
         raise IngredientsError(message) from None
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"plot": plot, "picture": picture}
     run = read(folder) | {"is_running": is_running}
@@ -83,11 +93,8 @@ def render(folder: Path, is_running: bool = False) -> None:
 def read(folder: Path) -> dict:
     """What the templates show. A file that is absent, as in the folder of a crashed run, counts as empty."""
     text_of = lambda path: path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # noqa: E731
-    chosen = flat(parse(folder / "ingredients.ini"))
     return vars(read_run(folder)) | {
-        "name": chosen.get("project.name", "run"),
-        "task": chosen.get("project.meta.task", "classification"),
-        "settings": chosen,
+        "settings": flat(parse(folder / "ingredients.ini")),
         "defaults": json.loads(text_of(folder / "defaults.json") or "{}"),
         "environment": json.loads(text_of(folder / "environment.json") or "{}"),
         "log": text_of(folder / "log.txt"),
@@ -100,23 +107,20 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None, joined:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    style |= {"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}
-    with rc_context(style), warnings.catch_warnings(action="ignore"):  # of letters that the browser's font has
-        figure, file = Figure(figsize=(3.6, 2.3), layout="constrained"), io.StringIO()
+    # The browser has letters that the font here may lack, of which matplotlib would warn.
+    with rc_context({"svg.hashsalt": label}, TEMPLATES / "plot.mplstyle"), warnings.catch_warnings(action="ignore"):
+        figure, file = Figure(), io.StringIO()
         axes = figure.add_subplot(xlabel=label)
-        for (name, columns), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
+        for name, columns in lines.items():
             points = [point for point in zip(*columns, strict=True) if isinstance(point[1], int | float)]
-            kind = {"color": colour, "linestyle": "-" * joined, "marker": "." * (len(points) < 60 or not joined)}
-            axes.plot(*zip(*points, strict=True), label=name, **kind)
+            marker = "." * (len(points) < 60 or not joined)
+            axes.plot(*zip(*points, strict=True), label=name, linestyle="-" * joined, marker=marker)
         if mark is not None:
             axes.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
-        axes.grid(color=INK, alpha=0.12)
         axes.xaxis.get_major_locator().set_params(integer=label == "epoch")
-        if 1 < len(lines) <= len(COLOURS):
-            axes.legend(frameon=False, ncols=1 + len(lines) // 6, fontsize="small")
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        if 1 < len(lines) <= 10:
+            axes.legend(ncols=1 + len(lines) // 6)
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}"
 
 

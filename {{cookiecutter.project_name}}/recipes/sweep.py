@@ -10,6 +10,7 @@ What [sweep] may contain: recipes/parts/space.py; trials, seeds, sampler, pruner
 """
 
 import csv
+import gc
 import io
 import multiprocessing
 import os
@@ -75,6 +76,8 @@ def work(worker, command, only_results: bool, dead: tuple | None) -> None:
         while not only_results and (trial := worker.next_trial()):
             cells = cells_of(worker, row_of(worker, worker.run(trial)))
             print("  ".join(f"{name} {text}" for name, text in cells.items() if text), flush=True)
+            gc.collect()  # a model that is part of a cycle holds its memory until then
+            gc.freeze()  # what is left are modules, which are not looked through again
         write_results(worker)
 
 

@@ -51,9 +51,10 @@ def check_space(ingredients: Ingredients, file: Path, given: dict[str, str]) -> 
             read_ingredients(file, [(path, text, True) for path, text in (given | point).items()])
         except IngredientsError as error:
             for found in error.problems:
-                if (path := found.key.strip("-")) in space:
+                path, once = found.key.strip("-"), (found.key, found.message)
+                if path in space:
                     found = Problem(None, key_of(path), "", f"{point[path]}: {found.message}")
-                problems.setdefault((found.key, found.message), found)
+                problems.setdefault(once, found)
     if problems:
         raise IngredientsError(list(problems.values()))
     return space
