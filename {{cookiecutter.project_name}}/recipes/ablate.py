@@ -132,13 +132,11 @@ def report(runs: dict[str, dict], metric: str) -> None:
             deviation = statistics.stdev(gains) if len(gains) > 1 else float("inf")
             rows.append((statistics.fmean(gains), name, statistics.fmean(found.values()), deviation, len(gains)))
     lowest = records.is_lowest(metric, [run for found in runs.values() for run in found.values() if run])
-    columns = [["ingredients"], [metric], ["contributes"], ["deviation"], ["seeds"], [""]]
+    lines = [("ingredients", metric, "contributes", "deviation", "seeds", "")]
     for gain, name, value, deviation, seeds in sorted(rows, reverse=not lowest):
         noise = "within noise" * (abs(gain) <= 2 * deviation and name != "as-it-is")
-        row = name, f"{value:.4f}", f"{gain:+.4f}", f"{deviation:.4f}", str(seeds), noise
-        for column, text in zip(columns, row, strict=True):
-            column.append(text)
-    print(records.table(columns))
+        lines.append((name, f"{value:.4f}", f"{gain:+.4f}", f"{deviation:.4f}", str(seeds), noise))
+    print(records.table(zip(*lines, strict=True)))
 
 
 if __name__ == "__main__":

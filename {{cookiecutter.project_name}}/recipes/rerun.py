@@ -6,16 +6,13 @@ python -m recipes.rerun runs/digits/2026-11-26_15-18-55
 The new run and its weights go to rerun_<time> beside the project's runs. Exits with 1 if a metric or a weight differs.
 """
 
-import difflib
 from datetime import datetime
 
 from core import IngredientsError, parse
-from core.errors import escaped, shortened
+from core.errors import escaped
 from recipes.parts.command import Command
 from recipes.parts.records import Record, read_run, train
 from recipes.settings import MEASURED
-
-OF_THE_END = ("epoch", "early stop", "weights", "best epoch", "unused settings", "report", "run: ")  # lines of the log
 
 
 def main() -> None:
@@ -38,7 +35,7 @@ def main() -> None:
         for name, value in numbers(old, "best", *["last"] * old.finished).items():
             if name not in after or not value.allclose(after[name], rtol=0, atol=0, equal_nan=True):
                 how = f"differs by up to {(after[name] - value).abs().max():.3g}" if name in after else "is missing"
-                print(escaped("\n".join([f"{name} {how}", *changed(old, new)])))
+                print(escaped(f"{name} {how}; environment.json and log.txt of the two runs may say why"))
                 raise SystemExit(1)
         print(f"the same: metrics of {len(old.epochs)} epoch(s){', of the test data' * bool(old.testing)}, weights")
 
@@ -56,15 +53,6 @@ def numbers(run: Record, *names: str) -> dict:
         state = checkpoint.load(run.folder / f"checkpoints/{name}.pt")["model"]
         found |= {f"{label} weights: {key}": value for key, value in state.items()}
     return {name: torch.as_tensor(value).double() for name, value in found.items()}
-
-
-def changed(*runs: Record) -> list[str]:
-    """What may be the reason: machine, git and packages, and what the log says of data, model and resumptions."""
-    files = [[run.folder / name for name in ("environment.json", "log.txt")] for run in runs]
-    lines = [[line for path in paths for line in path.read_text("utf-8").splitlines()] for paths in files]
-    told = [[line for line in found if not line.startswith(OF_THE_END)] for found in lines]
-    found = [shortened(line) for line in difflib.unified_diff(*told, "run", "rerun", n=0, lineterm="")]
-    return found or ["the environment is the same; the cause is in code, data, or a function without a seed"]
 
 
 if __name__ == "__main__":
