@@ -475,7 +475,7 @@ def test_the_resolved_text_has_no_section_of_a_function_that_an_override_replace
 def test_the_resolved_text_of_shipped_ingredients_reads_back(file):
     ingredients = core.parse(file)
     again = core.parse_string(resolved_text(ingredients))
-    for path in declared_paths(SECTIONS):
+    for path in [path for path in declared_paths(SECTIONS) if not path.startswith("sweep.")]:  # if there is a [sweep]
         section, _, key = path.rpartition(".")
         default = next(item.default for item in dataclasses.fields(SECTIONS[section]) if item.name == key)
         assert again.at(path) == ingredients.at(path, list(default) if default == () else default)

@@ -29,7 +29,7 @@ def resize_and_scale(size: list[int] | None = None, mean: list[float] | None = N
         if images.ndim != 4:
             raise IngredientsError(f"a sample is {list(images.shape[1:])}, expected an image (C, H, W)")
         images = images.float() / 255
-        if size is not None and list(images.shape[2:]) != list(size):
+        if size is not None and (torch.compiler.is_exporting() or list(images.shape[2:]) != list(size)):
             images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
         if shift is None:
             return images

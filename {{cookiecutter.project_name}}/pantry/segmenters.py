@@ -50,7 +50,7 @@ def unet(in_channels: int, output_classes: int, widths: list[int] = (64, 128, 25
             for grow, level in zip(self.grow, self.up, strict=True):
                 across, grown = passed.pop(), grow(features)
                 lacking = [here - there for here, there in zip(across.shape[2:], grown.shape[2:], strict=True)]
-                if any(lacking):  # an odd row or column that pooling left out
+                if torch.compiler.is_exporting() or any(lacking):  # an odd row or column that pooling left out
                     grown = F.pad(grown, (0, lacking[1], 0, lacking[0]))
                 features = level(torch.cat((across, grown), 1))
             logits = self.last(features)

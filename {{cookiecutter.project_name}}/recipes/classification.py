@@ -95,6 +95,14 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     return torch.stack([model(view).float().softmax(1) for view in views(inputs)]).mean(0).log()
 
 
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """probabilities (N, classes)"""
+    return logits_of(model, inputs, views).softmax(1)
+
+
+exported.undo = lambda shares: shares.clamp(min=1e-38).log()  # logits, up to a constant
+
+
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"class", "probability"} for each of inputs (N, C, H, W).

@@ -46,7 +46,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     need("torchmetrics")
     from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
-    seen = [(probabilities(model, inputs, views), targets) for inputs, targets in batches]
+    seen = [(exported(model, inputs, views), targets) for inputs, targets in batches]
     outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
     metrics.update(outputs, targets)
     return {
@@ -56,25 +56,25 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     }
 
 
-def probabilities(model, inputs, views=None) -> torch.Tensor:
-    """(N, labels), averaged over `views(inputs)` if there are any."""
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """probabilities (N, labels), each by itself; averaged over views, if there are any"""
     batches = views(inputs) if views else [inputs]
     return torch.stack([model.eval()(batch).float().sigmoid() for batch in batches]).mean(0)
+
+
+exported.undo = torch.logit
 
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"labels": those of each input that reach their threshold, or 0.5, the most probable first}."""
-    limits, rows = thresholds or {}, probabilities(model, inputs, views).tolist()
+    limits, rows = thresholds or {}, exported(model, inputs, views).tolist()
     ranked = (sorted(zip(row, classes, strict=True), reverse=True) for row in rows)
     return [{"labels": {name: round(p, 6) for p, name in row if p >= limits.get(name, 0.5)}} for row in ranked]
 
 
 def draw(inputs, targets, classes: list[str], model=None) -> list:
     """Images with their labels above; with a model those that it predicts."""
-    if model is None:
-        named = [[classes[i] for i in row.nonzero()[:, 0].tolist()] for row in targets]
-    else:
-        named = [found["labels"] for found in predict(model, inputs, classes)]
-    texts = [", ".join(names) or "none" for names in named]
-    return list(map(captioned, map(as_pixels, inputs), texts))
+    truth = [[classes[i] for i in row.nonzero()[:, 0].tolist()] for row in targets]
+    named = truth if model is None else [found["labels"] for found in predict(model, inputs, classes)]
+    return list(map(captioned, map(as_pixels, inputs), [", ".join(names) or "none" for names in named]))

@@ -35,24 +35,27 @@ class Run:
         self.parent = runs_folder(experiment.ingredients, experiment.saving.runs)
         self.weights = weights_files(experiment.saving)  # refused now, not after training
         self.saving, self.debug = experiment.saving, experiment.debug
+        name = Path(self.saving.run_name or "")
+        if name.is_absolute() or ".." in name.parts:
+            raise SettingError("training.model.run_name", f"names a folder in {self.parent}, such as baseline")
         self.folder, self.state, self.tracker = None, None, None
         self.reporter, self.reported_at = None, -math.inf
         self.saved_at, self.asked_to_save = time.monotonic(), False
         self.asked_to_stop = None  # (exit code, why)
 
     def create(self, ingredients: Ingredients) -> None:
-        """A new folder, named by the time, with all that is needed to repeat the run."""
+        """A new folder, named by the time or as the ingredients say, with all that is needed to repeat the run."""
         if not self.debug:
             make_folder("training.model.save_name", self.weights[0].parent)
         make_folder("training.model.runs", self.parent)
-        name = stamp = "debug" if self.debug else time.strftime("%Y-%m-%d_%H-%M-%S")
+        name = stamp = "debug" if self.debug else self.saving.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
         if self.debug:
             shutil.rmtree(self.parent / name, ignore_errors=True)
         for number in range(2, 1000):
             try:
                 (self.parent / name / CHECKPOINTS).mkdir(parents=True)
                 break
-            except FileExistsError:  # another run of the same second
+            except FileExistsError:  # another run of the same second, or name
                 name = f"{stamp}-{number}"
         self.folder = self.parent / name
         (self.folder / "ingredients.ini").write_text(resolved_text(ingredients), encoding="utf-8")

@@ -222,6 +222,14 @@ def logits_of(model, inputs, views=None) -> torch.Tensor:
     return torch.stack(shares).mean(0).clamp(min=1e-12).log()
 
 
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """probabilities (N, classes, H, W)"""
+    return logits_of(model, inputs, views).softmax(1)
+
+
+exported.undo = lambda shares: shares.clamp(min=1e-38).log()  # logits, up to a constant
+
+
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"shares": {class: its share of the pixels}, "_mask": (H, W)} for each of inputs (N, C, H, W), largest first."""

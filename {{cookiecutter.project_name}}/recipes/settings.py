@@ -20,6 +20,7 @@ from core.registry import check_functions
 from core.values import BROKEN
 
 FREE = "project"  # the section that may contain facts that no code reads
+SWEEP = "sweep"  # the section with the paths of settings below it, read by recipes/parts/space.py
 
 
 def setting(default, doc: str):
@@ -89,12 +90,27 @@ class Saving:
     save_all_checkpoints: bool = setting(False, "keep the checkpoint of every epoch, not only best and last")
     checkpoint_minutes: Amount = setting(10.0, "between checkpoints within an epoch, which ends with one")
     runs: str = setting("runs", "folder in which each run gets a folder")
+    run_name: str | None = setting(None, "of the run's folder; None: the time")
     report: bool = setting(True, "write report.html after each epoch, in another process; see recipes/report.py")
 
 
 @dataclass(frozen=True)
 class Testing:
     debug: bool = setting(False, "run one batch of everything, in this process, and keep nothing")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    trials: Count | None = setting(None, "settings to try; None: 20, or all combinations of a grid")
+    seeds: Count = setting(1, "trainings of each trial, with different seeds; their mean counts")
+    sampler: str | None = setting(None, "tpe, random, cmaes, gp, ... of Optuna, or grid; None: tpe, or grid if any is")
+    sampler_options: dict | None = setting(None, 'arguments of the sampler, such as {"n_startup_trials": 20}')
+    pruner: str = setting("median", "median, hyperband, ... of Optuna, stops bad trials early; nop: none is stopped")
+    pruner_options: dict | None = setting(None, 'arguments of the pruner, such as {"n_warmup_steps": 5}')
+    seed: int = setting(0, "of the sampler")
+    timeout: Positive | None = setting(None, "minutes after which no trial starts")
+    storage: str | None = setting(None, "URL of a database; None: a file in the folder of the sweep")
+    name: str | None = setting(None, "of the sweep, so of its folder; None: that of the ini file")
 
 
 # Path of a section -> its dataclass, or the name of the registry whose functions it calls. A last part * is any name.
@@ -117,6 +133,7 @@ SECTIONS = {
     "testing.views": "views",
     "testing.load_dataset": "load_dataset",
     "testing.preprocess": "preprocess",
+    "sweep.study": Sweep,
     "testing.postprocess": "postprocess",
 }
 
@@ -203,7 +220,7 @@ def check_sections(ingredients: Ingredients, declared: dict = SECTIONS) -> list[
     problems = []
     for path, node in todo:  # which grows on the way
         kind, called, message = kind_of(path, declared), call_key(node), None
-        is_free = path.partition(".")[0] in ("", FREE)
+        is_free = path.partition(".")[0] in ("", FREE, SWEEP)
         inside = {key: value for key, value in node.items() if isinstance(value, Ingredients)}
         own = node.copy({key: value for key, value in node.items() if key not in inside})
         if isinstance(kind, str):

@@ -103,6 +103,19 @@ def evaluate_classes(model, batches, metrics) -> dict[str, float]:
     return {"loss": float(value), "accuracy": float(correct.double().mean()), "f1": float(f1)}
 
 
+def exported(model, inputs, views=None) -> torch.Tensor:
+    """numbers (N, 1) in the unit of the target, or probabilities (N, classes)"""
+    return model(inputs) if model.target else classification.exported(model, inputs)
+
+
+def restored(model, run, rows, targets=None):
+    """What the model returns, by an exported file."""
+    if not model.target:
+        return classification.exported.undo(run(rows))
+    numbers = run(rows)
+    return numbers if targets is None else (model.target(numbers)[:, 0], model.target(targets[:, None])[:, 0])
+
+
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
     """{"value", "unit"} for each of inputs (N, columns), or of classes as in classification."""

@@ -22,7 +22,7 @@ EVALUATION = "classification"
 check, check_split = classification.check, classification.check_split
 build_model = partial(classification.build_model, dtype=torch.long)
 default_loss, loss, evaluate = classification.default_loss, classification.loss, classification.evaluate
-predict = classification.predict
+predict, exported = classification.predict, classification.exported
 
 
 def check_data(architecture, samples) -> int:

@@ -10,7 +10,7 @@ from core.ingredients import call_key
 from core.parser import Reader
 from core.references import find
 from core.values import as_written, evaluate, strip_comment
-from recipes.settings import SECTIONS, kind_of
+from recipes.settings import SECTIONS, SWEEP, kind_of
 
 READ = {"project.name", "project.meta.task"}  # the settings below [project] that recipes read
 # Settings without effect as long as another is as it is: (path, the other, whether it is so, in words).
@@ -60,7 +60,8 @@ def resolved_text(ingredients: Ingredients, declared: dict = SECTIONS) -> str:
         kind = declared.get(path)
         own = {key: value for key, value in node.items() if key not in entries and not isinstance(value, Ingredients)}
         added = [f"\n{key} = {as_written(value)}" for key, value in own.items()]
-        for item in fields(kind) if isinstance(kind, type) else ():
+        is_told = isinstance(kind, type) and (node or path.partition(".")[0] != SWEEP)
+        for item in fields(kind) if is_told else ():
             if item.name not in node and item.default is not MISSING:
                 added.append(f"\n{item.name} = {as_written(item.default)}  # default")
         if entries:

@@ -95,12 +95,14 @@ def open_predictor(path: str | None, ingredients: Ingredients, overrides=(), top
     if Path(path or "").suffix in EXPORTED:
         from recipes.parts.exported import open_exported
 
-        return open_exported(path, top)
-    from recipes.parts.trained import find_trained, open_trained
+        experiment = open_exported(path, overrides)
+    else:
+        from recipes.parts.trained import find_trained, open_trained
 
-    experiment = open_trained(path, ingredients, overrides)
+        path = find_trained(path, ingredients)
+        experiment = open_trained(str(path), ingredients, overrides)
     facts = {
-        "weights": str(find_trained(path, ingredients)),
+        "weights": str(path),
         "task": experiment.task.__name__.rpartition(".")[2],
         "backbone": experiment.architecture.backbone,
         "parameters": sum(weight.numel() for weight in experiment.model.parameters()),
