@@ -162,9 +162,8 @@ def main() -> None:
     print(f"checkpoint             {written / 1e9:9.2f} GB/s written, {read / 1e9:.2f} GB/s read and verified")
     print(f"step of two: predicted {predicted * 1e3:9.1f} ms   measured {two['parallel'] * 1e3:.1f} ms")
     print(f"error of the model     {predicted / two['parallel'] - 1:+9.1%}")
-    print(
-        f"efficiency             {alone['compute'] / two['parallel']:9.2f} measured, {alone['compute'] / predicted:.2f} predicted"
-    )
+    shares = [alone["compute"] / seconds for seconds in (two["parallel"], predicted)]
+    print(f"efficiency             {shares[0]:9.2f} measured, {shares[1]:.2f} predicted")
 
 
 if __name__ == "__main__":
