@@ -12,6 +12,7 @@ DIGITS = ["data/digits.tgz", "data/README.md"]
 SCENES = [*DIGITS, "pantry/scenes.py"]
 LOOP = ["tests/test_interruptions.py", "tests/test_train.py"]
 PHOTOS = ["tests/test_photos.py"]
+SERVED = ["recipes/serve.py", "recipes/parts/service.py", "recipes/templates/serve.html"]  # images
 IMAGE_TASKS = ("classification", "detection", "segmentation")
 # What a choice needs and not every project; a file may serve several. A further task or data set is one more line here
 # and one more choice in cookiecutter.json.
@@ -22,16 +23,20 @@ ONLY_FOR = {
             "recipes/classification.py",
             "recipes/multilabel.py",
             "recipes/parts/evaluation_classification.py",
+            *SERVED,
         ],
         "detection": [
             "recipes/detection.py",
+            "recipes/parts/evaluation_detection.py",
             "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/boxes.py",
             "pantry/detectors.py",
+            *SERVED,
         ],
         "segmentation": [
             "recipes/segmentation.py",
+            "recipes/parts/evaluation_segmentation.py",
             "pantry/bodies.py",
             "pantry/box_folders.py",
             "pantry/boxes.py",
@@ -39,10 +44,12 @@ ONLY_FOR = {
             "pantry/mask_losses.py",
             "pantry/masks.py",
             "pantry/segmenters.py",
+            *SERVED,
         ],
         "tabular": [
             "recipes/classification.py",
             "recipes/parts/evaluation_classification.py",
+            "recipes/parts/evaluation_tabular.py",
             "recipes/tabular.py",
             "pantry/tables.py",
             "tests/test_tabular.py",
@@ -58,7 +65,7 @@ ONLY_FOR = {
             *(f"data/udhr/{split}.tsv" for split in ("training", "validation", "testing")),
             "data/README.md",
         ],
-        "blank": ["recipes/blank.py", "tests/test_blank.py"],
+        "blank": ["recipes/blank.py", "recipes/parts/evaluation_own.py", "tests/test_blank.py", *SERVED],
     },
     "data": {
         "classification-digits": [*DIGITS, *LOOP],

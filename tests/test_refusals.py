@@ -302,7 +302,7 @@ def test_backbones_that_are_no_module(read, own, returned):
     assert "backbone = mine" in text and f"mine returned {type(returned).__name__}" in text
 
 
-@pytest.mark.parametrize("name", ["epoch", "train_loss", "seconds", "split", "loss", "accuracy"])
+@pytest.mark.parametrize("name", ["epoch", "train_loss", "seconds", "waiting", "split", "loss", "accuracy"])
 def test_metrics_named_as_what_a_run_reports(read, own, name):
     own.metric.register("mine")(lambda: lambda outputs, targets: 0.0)
     assert f"validation.metrics.{name}" in refusal(read, {f"validation.metrics.{name}.@metric": "mine"})

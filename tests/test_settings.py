@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from core import IngredientsError, locate, registry
-from recipes.settings import SECTIONS, call_functions, declared_paths, import_functions, read_ingredients
+from recipes.settings import MEASURED, SECTIONS, call_functions, declared_paths, import_functions, read_ingredients
 
 from hooks.post_gen_project import ONLY_FOR
 
@@ -323,7 +323,7 @@ def left_behind(folder: Path) -> dict:
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     log = (run_folder / "log.txt").read_text()
     return {
-        "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        "metrics": [{key: value for key, value in line.items() if key not in MEASURED} for line in lines],
         "weights": digest.hexdigest(),
         "files": sorted(name.replace(run_folder.name, "RUN") for name in names),
         "unused": log.partition("unused settings: ")[2].partition("\n")[0],

@@ -1,10 +1,15 @@
 """Sweeps: what [sweep] may say, what is proposed and recorded, and that killed processes lose nothing."""
 
 import csv
+import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -17,6 +22,7 @@ from recipes.parts.study import JournalLock, Worker
 from recipes.settings import read_ingredients
 from recipes.sweep import train_in_processes, write_results
 
+PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SHORT = {"training.scheme.epochs": "2", "training.schedule.@schedule": "constant", "training.scheme.best": "loss"}
 SPACE = {"sweep.training.optimizer.learning_rate": "log 1e-3 1e-1", "sweep.training.augment.pixels": "int 0 2"}
@@ -91,6 +97,16 @@ def test_values_are_as_the_file_would_have_them(begin):
     assert worker.trials == 8
     sizes = {tuple(point.values()) for point in proposals(worker)}
     assert len(sizes) == 8 and ("[8, 8]", "0.9", "16") in sizes
+
+
+def test_another_function_takes_the_arguments_that_vary_and_its_own_defaults(begin):
+    space = {
+        "sweep.training.optimizer.learning_rate": "grid 0.5",
+        "sweep.training.optimizer.optimizer": "grid adamw sgd",
+    }
+    points = [[(*item, True) for item in point.items()] for point in proposals(begin(space))]
+    first, second = (read_ingredients("sweep.ini", point).training.optimizer for point in points)
+    assert first == {"@optimizer": "adamw", "learning_rate": 0.5} and second["momentum"] == 0.9
 
 
 @pytest.mark.parametrize("sampler, pruner", [("random", "hyperband"), ("tpe", "nop")])
@@ -230,6 +246,13 @@ def test_who_joins_has_the_same_settings_but_may_want_more_trials(begin):
     assert "learning_rate" in (begin().folder / "ingredients.ini").read_text()
 
 
+def test_a_database_keeps_the_trials_and_no_run_folder_says_where_it_is(begin):
+    worker = begin(SPACE, trials="1", storage="sqlite:///study.db")
+    assert [trial.state.name for trial in go_on(worker)] == ["COMPLETE"] and not list(worker.folder.glob("journal*"))
+    texts = [file.read_text() for file in worker.folder.glob("0000-*/ingredients.ini")] + [worker.ini_of(0)]
+    assert len(texts) == 2 and not any("study.db" in text for text in texts)
+
+
 def test_half_a_line_of_a_journal_is_cut(begin):
     worker = begin(SPACE, trials="2")
     worker.study.tell(worker.next_trial(), 1.0)
@@ -260,3 +283,90 @@ def test_a_trial_that_takes_its_process_down_is_recorded_and_others_go_on(begin,
     first, second = begin().study.trials
     assert first.state.name == "FAIL" and "signal 9" in first.user_attrs["error"] and second.state.name == "COMPLETE"
     assert "2 trials" in capfd.readouterr().out
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(begin, capfd):
+    def sweep(worker):
+        os.setpgid(0, 0)
+        train_in_processes(worker, Command("", []), only_results=False)
+
+    worker = begin(SPACE | {"training.scheme.epochs": "1000"}, trials="1")
+    process = multiprocessing.get_context("fork").Process(target=sweep, args=(worker,))
+    process.start()
+    wait_for(lambda: worker.study.trials and worker.study.trials[0].last_step)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130 and capfd.readouterr().out == "stopped; the same command continues the sweep\n"
+    assert worker.study.trials[0].state.name == "RUNNING" and begin().next_trial().number == 0
+
+
+# ------------------------------------------------------------------------------------------------------- killed often
+
+
+def start(*arguments, **settings):
+    """A worker as a process group of its own; its folder is the current one, as is its sweep.ini."""
+    command = [sys.executable, "-m", "recipes.sweep", "sweep.ini", *arguments]
+    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return subprocess.Popen(command, env=environment, process_group=0, text=True, **settings)
+
+
+def trains(worker, study) -> bool:
+    """Whether a trial runs in the child of that process."""
+    running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    files = [Path("/proc", trial.user_attrs.get("process", ":0").split(":")[1], "status") for trial in running]
+    return any(f"PPid:\t{worker.pid}\n" in file.read_text() for file in files if file.exists())
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("storage", ["journal", "sqlite", "postgresql"])
+def test_two_workers_that_are_killed_often_lose_no_trial_and_count_none_twice(begin, storage):
+    """KILLS=100 for more; POSTGRESQL=URL names a database for the last one."""
+    url = {"journal": None, "sqlite": "sqlite:///study.db", "postgresql": os.environ.get("POSTGRESQL")}[storage]
+    if storage == "postgresql" and not url:
+        pytest.skip("POSTGRESQL is not set")
+    study = {"trials": "1000", "seeds": "2", "pruner": "nop"} | ({"storage": url} if url else {})
+    study = begin(SPACE | {"training.scheme.epochs": "20"}, **study).study
+    chance, workers = random.Random(0), [start(), start()]
+    for _ in range(kills := int(os.environ.get("KILLS", 20))):
+        number = chance.randrange(2)
+        wait_for(lambda: trains(workers[number], study), 300)  # noqa: B023
+        time.sleep(chance.uniform(0, 6))
+        chance.choice([os.kill, os.killpg])(workers[number].pid, signal.SIGKILL)  # the command, or all of it
+        workers[number].wait()
+        workers[number] = start()
+    for worker in workers:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+    trials = len(study.trials) + 2
+    assert start("--sweep.study.trials", str(trials)).wait() == 0
+    worker = begin()
+    done = worker.study.trials
+    resumed = sum("resume" in file.read_text() for file in worker.folder.glob("*/log.txt"))
+    print(f"{storage}: {kills} kills, {resumed} trainings continued, {len(done)} trials")
+    assert [trial.number for trial in done] == list(range(trials)) and {trial.state.name for trial in done} == {
+        "COMPLETE"
+    }
+    if storage == "journal":
+        journal = (worker.folder / "journal.log").read_text()
+        finished = re.findall(r'"op_code":6,.*?"trial_id":(\d+),"state":1', journal)
+        assert sorted(map(int, finished)) == list(range(trials))
+    for trial in done:
+        folders = sorted(worker.folder.glob(f"{trial.number:04}-seed-*"))
+        assert [recorded(folder)[-1]["finished"] for folder in folders] == [20, 20]
+        lows = [min(line["loss"] for line in recorded(folder) if "train_loss" in line) for folder in folders]
+        assert sum(lows) / 2 == pytest.approx(trial.value)
+    for number in (0, trials - 1):
+        Path("again.ini").write_text(worker.ini_of(number))
+        losses, again = (
+            [line.get("loss") for line in recorded(folder)]
+            for folder in (worker.folder / f"{number:04}-seed-0", train_file("again.ini"))
+        )
+        assert losses == again

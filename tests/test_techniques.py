@@ -129,7 +129,7 @@ def test_a_tracker_is_told_every_epoch_and_closed(train, own):
         return track
 
     train(SHORT | {"training.tracker.@tracker": "list"})
-    names = ["accuracy", "loss", "seconds", "train_loss"]
+    names = ["accuracy", "learning_rate", "loss", "memory", "samples_per_second", "seconds", "train_loss", "waiting"]
     assert told == [(1, names), (2, names), "closed"]
 
 

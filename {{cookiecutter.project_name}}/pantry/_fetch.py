@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 from core import IngredientsError
 
+HEADERS = {"User-Agent": "Mozilla/5.0"}  # some servers refuse urllib's own
 PAUSE = 1.0  # seconds before the second try; each later pause is twice the one before
 
 
@@ -38,12 +39,25 @@ def fetch(url: str, archive: Path, timeout: float, tries: int) -> None:
         time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
+def fetch_bytes(url: str, most: int = 2**26, timeout: float = 30.0) -> bytes:
+    """What an address sends, kept in memory; IngredientsError if that is more than `most` bytes or takes too long."""
+    try:
+        if not url.lower().startswith(("http://", "https://")):
+            raise ValueError("only http and https are fetched")
+        with urlopen(Request(url, headers=HEADERS), timeout=timeout) as response:
+            content = response.read(most + 1)
+        if len(content) > most:
+            raise ValueError(f"it is larger than {most:,} bytes")
+        return content
+    except (OSError, HTTPException, ValueError) as error:
+        raise IngredientsError(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
+
+
 def save(url: str, file: Path, timeout: float) -> None:
     """One try."""
     from tqdm import tqdm
 
-    request = Request(url, headers={"User-Agent": "Mozilla/5.0"})  # some servers refuse urllib's own
-    with urlopen(request, timeout=timeout) as response, open(file, "wb") as stream:
+    with urlopen(Request(url, headers=HEADERS), timeout=timeout) as response, open(file, "wb") as stream:
         size = int(response.headers.get("Content-Length") or 0) or None  # unknown
         with tqdm.wrapattr(response, "read", size, desc=file.stem, leave=False, disable=None) as source:
             shutil.copyfileobj(source, stream)

@@ -206,7 +206,10 @@ def decode_image(path: str | Path, channels: int, image_size: list[int] | None =
         if image.info or image.format != "PNG":  # a tenth of the time of a small image goes into looking for tags
             ImageOps.exif_transpose(image, in_place=True)
         if image.mode in DEEP:
-            image = Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
+            is_inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0  # white is zero, which Pillow overlooks
+            deep = numpy.asarray(image) ^ (65535 * is_inverted)
+            opaque = 255 * (deep != image.info.get("transparency"))
+            image = Image.fromarray(numpy.stack([deep >> 8, opaque], 2).astype(numpy.uint8))
         if image.mode in ALPHA or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -315,10 +318,10 @@ def _subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
 
 
-def find_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
-    """The files of these suffixes in a folder and those inside it, sorted; hidden ones are left out."""
+def find_files(folder: Path, suffixes: str | tuple[str, ...] = IMAGE_SUFFIXES, onerror=None) -> list[str]:
+    """The files of these suffixes in a folder and those in it, sorted, without hidden ones; onerror: of os.walk."""
     found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         around = {Path(here).resolve(), *Path(here).resolve().parents}  # a link to one of these would never end
         folders[:] = [name for name in folders if is_visible(name) and Path(here, name).resolve() not in around]
         found += [os.path.join(here, name) for name in files if is_visible(name) and name.lower().endswith(suffixes)]

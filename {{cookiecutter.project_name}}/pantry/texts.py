@@ -57,7 +57,7 @@ def to_ids(text: str, length: int):
     """int64 (length,): 1 + each byte of the text in UTF-8, truncated or padded with 0."""
     import torch
 
-    ids = [1 + byte for byte in text.encode()[:length]]
+    ids = [1 + byte for byte in text.encode(errors="surrogateescape")[:length]]
     return torch.tensor(ids + [0] * (length - len(ids)))
 
 

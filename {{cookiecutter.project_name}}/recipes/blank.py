@@ -60,7 +60,7 @@ def loss(model, inputs, targets, criterion) -> torch.Tensor:
 @torch.inference_mode()
 def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     """METRICS over all batches, each sample counted once; `metrics`, those of [validation.metrics], are updated."""
-    seen = [(model.eval()(inputs)[:, 0], targets) for inputs, targets in batches]
+    seen = metrics.gathered([(model.eval()(inputs)[:, 0], targets) for inputs, targets in batches])
     outputs, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
     metrics.update(outputs, targets)
     return {"loss": float(nn.functional.mse_loss(outputs, targets))}

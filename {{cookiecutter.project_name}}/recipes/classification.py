@@ -85,6 +85,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
         correct = correct + (logits.argmax(1) == targets).sum()
         count += len(targets)
         metrics.update(logits, targets)
+    total_loss, correct, count = map(sum, zip(*metrics.gathered([(total_loss, correct, count)]), strict=True))
     return {"loss": float(total_loss) / count, "accuracy": int(correct) / count}
 
 
@@ -105,10 +106,7 @@ exported.undo = lambda shares: shares.clamp(min=1e-38).log()  # logits, up to a 
 
 @torch.inference_mode()
 def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]:
-    """{"class", "probability"} for each of inputs (N, C, H, W).
-
-    With top > 1 also {"top": the most probable classes}; with thresholds {"sure": whether its own is reached}.
-    """
+    """{"class", "probability"} for each of inputs (N, C, H, W), with thresholds "sure" too, with top > 1 "top"."""
     best = logits_of(model.eval(), inputs, views).softmax(1).topk(min(top, len(classes)))
     predictions = []
     for shares, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -120,7 +118,6 @@ def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=Non
 
 
 def read_sample(source, input_format: dict):
-    """An image file, as training saw those of its data."""
     from recipes.parts.predictor import read_image
 
     return read_image(source, input_format)

@@ -11,36 +11,25 @@ needs no network, and sorts by a click on a column.
 import csv
 import io
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from core import IngredientsError
 from core.errors import escaped, suggest
 from recipes.parts.command import Command
 from recipes.parts.records import LOWEST, Record, find_runs, metrics_of, read_run
-from recipes.settings import Saving, read_section
 
 
-@dataclass
 class Column:
-    """A setting or a metric: numbers or texts, one a run; None for a run that has none."""
+    """A setting or a metric: a number or a text for each run, None for a run without it."""
 
-    name: str
-    values: list
-    is_metric: bool = False
-
-    def ranks(self) -> list[int]:
-        """The place of each run: 0 for the best metric or the lowest setting; what is missing is last."""
-        sign = -1 if self.is_metric and not LOWEST.search(self.name) else 1
+    def __init__(self, name: str, values: list, is_metric: bool = False):
+        self.name, self.values, self.is_metric = name, [v if v == v else None for v in values], is_metric
+        sign = -1 if is_metric and not LOWEST.search(name) else 1
         keys = [(v is None, isinstance(v, str), v if isinstance(v, str) else sign * (v or 0)) for v in self.values]
-        return [sorted({*keys}).index(key) for key in keys]
-
-    def texts(self, widest: int = 999) -> list[str]:
-        """With a star at the best value of a metric, if there are worse ones."""
-        texts = ["-" if v is None else f"{v:.4f}" if self.is_metric else str(v) for v in self.values]
-        best = [self.is_metric and rank == 0 and len({*self.values} - {None}) > 1 for rank in self.ranks()]
-        return [t[: widest - 1] + "…" * (len(t) >= widest) + "*" * star for t, star in zip(texts, best, strict=True)]
+        self.ranks = [sorted({*keys}).index(key) for key in keys]  # 0: the best metric, the lowest setting
+        stars = is_metric and len({*self.values} - {None}) > 1
+        texts = ["-" if v is None else f"{v:.4f}" if is_metric else str(v) for v in self.values]
+        self.texts = [text + "*" * (stars and not rank) for text, rank in zip(texts, self.ranks, strict=True)]
 
 
 def main() -> None:
@@ -51,17 +40,17 @@ def main() -> None:
         command.add_argument("--csv", metavar="FILE", help="write the table")
         command.add_argument("--html", metavar="FILE", help="write a page with table and curves")
         arguments, ingredients = command.read(with_functions=False)
-        parent = os.path.expanduser(read_section(ingredients, "training.model", Saving).runs)
-        parent = Path(parent, str(ingredients.at("project.name", "project")))
+        where = ingredients.at("training.model.runs", "runs"), ingredients.at("project.name", "project")
+        parent = Path(*map(str, where)).expanduser()
         runs = read_runs(arguments.runs or [path for path in find_runs(parent) if path.parent == parent] or [parent])
         columns = columns_of(runs)
         if arguments.sort:
-            ranks = {column.name: column.ranks() for column in columns}
+            ranks = {column.name: column.ranks for column in columns}
             if arguments.sort not in ranks:
                 raise IngredientsError(f"--sort {arguments.sort}: no such column. {suggest(arguments.sort, ranks)}")
             runs = [runs[row] for row in sorted(range(len(runs)), key=ranks[arguments.sort].__getitem__)]
             columns = columns_of(runs)
-        cells = [[column.name, *column.texts(40)] for column in columns]
+        cells = [[text[:59] + "…" * (len(text) > 59) for text in (c.name, *c.texts)] for c in columns]
         padded = [[text.ljust(max(map(len, column))) for text in column] for column in cells]
         print(escaped("\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))))
         try:
@@ -95,40 +84,42 @@ def columns_of(runs: list[Record]) -> list[Column]:
         # What repeats another of its name, as by a reference, is left out.
         if len({*values}) > 1 and not path.startswith("training.model.") and settings.get(name) != values:
             settings[path if name in settings else name] = values
-    above = os.path.commonpath([run.folder.parent.absolute() for run in runs])
-    columns = [Column("run", [os.path.relpath(run.folder, above) for run in runs])]
+    folders = [run.folder.absolute() for run in runs]
+    folders = [path.parents[1] if (path.parents[1] / "model.pth").is_file() else path for path in folders]  # of ablate
+    above = os.path.commonpath([path.parent for path in folders])
+    columns = [Column("run", [os.path.relpath(path, above) for path in folders])]
     columns += [Column(name, values) for name, values in settings.items()]
     columns.append(Column("best epoch", [run.best["epoch"] for run in runs]))
     for prefix, lines in (("", [run.best for run in runs]), ("test ", [run.testing for run in runs])):
         for name in dict.fromkeys(name for line in lines for name in metrics_of(line)):
-            columns.append(Column(prefix + name, [metrics_of(line).get(name) for line in lines], is_metric=True))
-    columns.append(Column("epochs", [len(run.epochs) for run in runs]))
+            columns.append(Column(prefix + name, [line.get(name) for line in lines], is_metric=True))
+    columns.append(Column("epochs done", [len(run.epochs) for run in runs]))
     columns.append(Column("seconds", [round(sum(line["seconds"] for line in run.epochs), 1) for run in runs]))
     return [*columns, Column("finished", ["yes" if run.finished else "no" for run in runs])]
 
 
 def page(runs: list[Record], columns: list[Column], folder: Path) -> str:
     """The HTML text of the table, with links from `folder` to the reports there are, and of the curves."""
-    import matplotlib
     from jinja2 import Environment, FileSystemLoader
+    from matplotlib import colormaps, rc_context
+    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
 
-    shades = matplotlib.colormaps["turbo"].resampled(len(runs) + 1)
-    colors = [matplotlib.colors.to_hex(shades(row + 1)) for row in range(len(runs))]
-    names = dict.fromkeys(name for run in runs for line in run.epochs for name in ("train_loss", *metrics_of(line)))
+    colors = [to_hex(colormaps["turbo"]((row + 0.5) / len(runs))) for row in range(len(runs))]
+    names = dict.fromkeys(name for run in runs for line in run.epochs for name in line if "." not in name)
+    names = [name for name in names if name not in ("epoch", "seconds")]
     figure, svg = Figure(figsize=(12, 1.7 * len(names) + 1), layout="constrained"), io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+    with rc_context({"svg.fonttype": "none", "text.parse_math": False}):
         for number, name in enumerate(names):
             axes = figure.add_subplot((len(names) + 1) // 2, 2, number + 1, title=name)
             for row, run in enumerate(runs):
                 points = [(line["epoch"], line.get(name, float("nan"))) for line in run.epochs]
                 axes.plot(*zip(*points, strict=True), color=colors[row], marker=".", gid=f"run-{row}-{number}")
         figure.savefig(svg, format="svg")
-    reports = [run.folder / "report.html" for run in runs]
-    links = [quote(os.path.relpath(path, folder)) if path.is_file() else "" for path in reports]
     template = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    curves = svg.getvalue()[svg.getvalue().index("<svg") :]
-    return template.get_template("compare.html").render(columns=columns, colors=colors, links=links, curves=curves)
+    template, curves = template.get_template("compare.html"), svg.getvalue()[svg.getvalue().index("<svg") :]
+    facts = {"runs": runs, "columns": columns, "colors": colors, "curves": curves}
+    return template.render(facts, folder=folder, relpath=os.path.relpath)
 
 
 if __name__ == "__main__":

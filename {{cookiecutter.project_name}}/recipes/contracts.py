@@ -97,9 +97,7 @@ class Task(Protocol):
     # Before preprocess; or several: {name: sample}. source: a path, or an Upload of recipes/parts/predictor.py.
     def read_sample(self, source, input_format: dict) -> Any: ...
 
-    EVALUATION: (
-        str  # <name> of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's own name
-    )
+    EVALUATION: str  # name of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's name
     READS: str  # what the arguments of `recipes.predict` are if they are no image files, such as "text"
     # Of networks that take turns in each step, such as a GAN, each with an optimizer of its own: (the name of a part of
     # the model, its loss, called as `loss`), in order. A part may come twice.
@@ -108,8 +106,13 @@ class Task(Protocol):
     def metrics_of(self, outputs: int) -> tuple[str, ...]: ...  # those of METRICS that are computed
     def adapt_augment(self, augment: Callable) -> Callable: ...  # one that moves the targets along with the inputs
     def draw(self, inputs, targets, classes: list[str], model=None) -> list[Tensor]: ...  # images (3, H, W) of a batch
-    # A file's image (3, H, W) of bytes with its prediction on it; without it the prediction is written above.
-    def draw_prediction(self, pixels: Tensor, prediction: dict, classes: list[str]) -> Tensor: ...
+    # A file's image of bytes (3, H, W) with its prediction, for --draw; without it the prediction is written above.
+    # Of large images only every `step`-th pixel is drawn.
+    def draw_prediction(self, pixels: Tensor, prediction: dict, classes: list[str], step: int) -> Tensor: ...
+    def rows(self, prediction: dict, classes: list[str]) -> list[dict]: ...  # for CSV, if it is not one
+
+    EXPORTS: tuple[str, ...]  # formats that recipes.export writes unless told; all
+
     # What an exported file returns, its docstring a description, and its `undo(outputs)` the model's outputs again;
     # or else `restored`: what the model returns, by `run(samples)` of such a file.
     def exported(self, model, inputs, views=None) -> Tensor: ...

@@ -8,13 +8,11 @@ that it is evaluated on, so the mean is a little too good: compare it with other
 """
 
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 from core import IngredientsError
 from recipes.parts.command import Command
+from recipes.parts.records import find_runs, metrics_of, read_run, train
 from recipes.run import format_metrics, runs_folder
 from recipes.settings import Saving, read_section
 
@@ -29,36 +27,21 @@ def main() -> None:
         parent = runs_folder(ingredients, read_section(ingredients, "training.model", Saving).runs)
         parent /= time.strftime("crossvalidation_%Y-%m-%d_%H-%M-%S")
         results = []
-        for fold in range(1, arguments.folds + 1):
-            folder = parent / f"fold-{fold}"
-            part = f"{fold}/{arguments.folds}"
-            metrics = train_fold(arguments.ingredients, command.overrides, part, folder)
-            print(f"fold {part}  {format_metrics(metrics)}", flush=True)
-            results.append(metrics)
+        for part in (f"{fold}/{arguments.folds}" for fold in range(1, arguments.folds + 1)):
+            folder = parent / f"fold-{part.partition('/')[0]}"
+            changes = {path: value for path, value, _ in command.overrides} | {"training.scheme.fold": part}
+            if code := train(arguments.ingredients, folder, changes):
+                raise SystemExit(code)
+            results.append(metrics_of(read_run(find_runs(folder)[-1]).best))
+            print(f"fold {part}  {format_metrics(results[-1])}", flush=True)
         print(summarize(results))
         print(f"runs: {parent}")
-
-
-def train_fold(file: str, overrides: list[tuple], fold: str, folder: Path) -> dict[str, float]:
-    """Train in a process of its own; returns the metrics of the best epoch. Exits as the training does if it fails."""
-    changes = {path: value for path, value, _ in overrides} | {
-        "training.scheme.fold": fold,
-        "training.model.runs": folder,
-        "training.model.save_name": folder / "model.pth",
-    }
-    command = [sys.executable, "train.py", file, "--quiet"]
-    command += [text for path, value in changes.items() for text in ("--add", f"{path}={value}")]
-    if code := subprocess.run(command).returncode:
-        raise SystemExit(code)
-    from recipes.parts import checkpoint
-
-    return checkpoint.load(folder / "model.pth")["best"]
 
 
 def summarize(results: list[dict[str, float]]) -> str:
     """The mean and the standard deviation of each metric, on one line."""
     lines = []
-    for name in (name for name in results[0] if "." not in name):
+    for name in results[0]:
         values = [metrics[name] for metrics in results]
         lines.append(f"{name} {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}")
     return "mean      " + ", ".join(lines)

@@ -14,6 +14,7 @@ from recipes.parts.pictures import as_pixels, captioned, enlarged
 
 METRICS = ("map", "map50")  # what `evaluate` returns, and map of each class
 BEST = "map"  # the one that selects the best epoch if the ingredients name none
+EXPORTS = ("safetensors", "onnx")  # torch.export cannot trace the detectors of torchvision
 SHOWN = 0.5  # lowest score of a box that is drawn or printed
 
 _SIZE = "boxes would not be resized; set image_size in the loaders' sections instead"
@@ -167,14 +168,15 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     from torchmetrics.detection import MeanAveragePrecision
 
     model.eval()
-    by_kind = {}
-    for inputs, targets in batches:
-        found, truth = detect(model, inputs), [_plain(target) for target in targets]
+    by_kind, computed = {}, {}
+    seen = ((detect(model, inputs), [_plain(target) for target in targets]) for inputs, targets in batches)
+    for found, truth in metrics.gathered(seen):
+        metrics.update(found, truth)
         for kind, key in (("bbox", "boxes"), ("segm", "masks")):
             if key in truth[0] and key in found[0]:
                 settings = {"iou_type": kind, "backend": "faster_coco_eval", "class_metrics": True}
+                settings["sync_on_compute"] = False  # all has been gathered
                 by_kind.setdefault(kind, MeanAveragePrecision(**settings)).update(found, truth)
-    computed = {}
     for kind, metric in by_kind.items():
         metric.warn_on_many_detections = False  # a detector returns its hundred best
         values, name = metric.compute(), {"bbox": "map", "segm": "mask_map"}[kind]
@@ -200,6 +202,39 @@ def detect(model, inputs) -> list[dict]:
             found["masks"] = found["masks"][:, 0] > 0.5
         results.append(found)
     return results
+
+
+def exported(model, inputs, views=None) -> list[tuple]:
+    """for one image: boxes (M, 4), scores (M,), classes (M,), of Mask R-CNN masks (M, H, W)"""
+    keys = ("boxes", "scores", "labels", "masks")
+    return [tuple(found[key] for key in keys if key in found) for found in detect(model, inputs)]
+
+
+def restored(model, run, images) -> list[dict]:
+    """What the detector returns, by an exported file."""
+    results = []
+    for image in images:
+        boxes, scores, labels, *masks = run(image[None])
+        found = {"boxes": boxes, "scores": scores, "labels": labels + model.first_label}
+        results.append(found | ({"masks": masks[0][:, None].float()} if masks else {}))
+    return results
+
+
+def write_onnx(path, pipeline, image, properties: dict[str, str]) -> None:
+    """Write a detector by the exporter that follows one call: the newer one cannot trace torchvision's."""
+    import warnings
+
+    import onnx
+
+    names = ["boxes", "scores", "classes", "masks"]
+    axes = {"samples": {2: "height", 3: "width"}} | {name: {0: "objects"} for name in names}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # that the exporter is old, and of each Python number in the graph
+        settings = {"dynamo": False, "opset_version": 17, "input_names": ["samples"], "dynamic_axes": axes}
+        torch.onnx.export(pipeline, (image,), path, output_names=names[: len(pipeline(image)[0])], **settings)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
 
 
 def read_sample(source, input_format: dict):
@@ -235,6 +270,23 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
         sure = {key: value[found["scores"] >= SHOWN] for key, value in found.items()}
         pairs.append(torch.cat([captioned(truth, "truth"), captioned(_drawn(sample, sure, classes), "prediction")], 2))
     return pairs
+
+
+def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
+    """The objects of a prediction on an image of bytes (3, H, W), of which every `step`-th pixel is drawn."""
+    names = [f"{found['class']} {found['score']:.2f}" for found in prediction["objects"]]
+    boxes = torch.tensor([found["box"] for found in prediction["objects"]]).reshape(-1, 4)
+    target = {"boxes": boxes / step, "labels": torch.arange(len(names))}
+    if "_masks" in prediction:
+        target["masks"] = prediction["_masks"][:, ::step, ::step]
+    return _drawn(pixels[:, ::step, ::step] / 255, target, names)
+
+
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
+    """The rows of CSV: one for each object, or an empty one."""
+    columns = ("class", "score", "left", "top", "right", "bottom")
+    cells = [(found["class"], found["score"], *found["box"]) for found in prediction["objects"]]
+    return [dict(zip(columns, row, strict=True)) for row in cells or [[""] * 6]]
 
 
 def _drawn(sample, target: dict, classes: list[str]) -> torch.Tensor:

@@ -60,6 +60,14 @@ class Experiment:
     ema_start: float = 0.0  # share of training from which on weights are averaged
     seed_all: object = None  # seeds the generators that layers draw from
     generator: torch.Generator | None = None  # for augmentation, on the device
+    rank: int = 0  # of this process among those that train together
+
+    # Under torchrun recipes/parts/parallel.py does more than to return the first argument.
+    shard = wrap = share = last_syncs = mean = even = full = spread = alone = staticmethod(lambda first, *_: first)
+
+    def once(self, function, run, *facts):
+        """The result of `function(run, *facts)`, which under torchrun one process calls for all."""
+        return function(run, *facts)
 
     @property
     def param_groups(self) -> list[dict]:
@@ -137,7 +145,8 @@ class Experiment:
         """(metrics, number of samples) of the model on a split; `progress(batches, count, text) -> batches`."""
         order = self.some(samples := self.load_checked(split))
         batches = self.read(samples, self.evaluation_batch_size)(order)
-        views, count = self.functions.at(f"{split}.views"), len(samples if order is None else order)
+        views = self.functions.at(f"{split}.views")
+        count = min(len(samples), self.evaluation_batch_size) if self.debug else len(samples)
         return self.evaluate(self.model, progress(batches, count, split), views), count
 
     def schedule(self, steps_per_epoch: int, history: list[dict]):
@@ -324,6 +333,7 @@ def _build_training(experiment: Experiment, blame) -> None:
             experiment.frozen_norms = freeze_norms(model, scheme.frozen_norms, len(experiment.training))
         if experiment.frozen_norms:
             experiment.notes.append(f"frozen: {len(experiment.frozen_norms)} batch norms of the body")
+    experiment.shard(model)
     with blame("training.optimizer"):
         build_optimizer = functions.at("training.optimizer") or registry.optimizer.get("sgd")()
         losses = carried(experiment.task, "LOSSES") or [("", experiment.task.loss)]

@@ -46,7 +46,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     need("torchmetrics")
     from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
-    seen = [(exported(model, inputs, views), targets) for inputs, targets in batches]
+    seen = metrics.gathered([(exported(model, inputs, views), targets) for inputs, targets in batches])
     outputs, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, labels)
     metrics.update(outputs, targets)
     return {

@@ -8,16 +8,18 @@ import base64
 import io
 import json
 import os
-import re
 import signal
+import threading
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, parse
 from recipes.parts.command import Command
-from recipes.parts.origins import settings
+from recipes.parts.records import flat, read_run
 
-INK = "#010203"  # of text and axes in a plot, which becomes the colour of the page's text, light or dark
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
+TEMPLATES = Path(__file__).with_name("templates")
+INK = "#010203"  # of text and axes in plot.mplstyle; it becomes the colour of the page's text, light or dark
 
 
 def main() -> None:
@@ -25,42 +27,49 @@ def main() -> None:
         command.add_argument("run", nargs="?", metavar="RUN", help="a run folder; default: the newest run")
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         command.add_argument("--watch", action="store_true", help="render for each byte of the standard input")
-        check = lambda *given: f"run: {find_folder(*given)}"  # noqa: E731
-        arguments, ingredients = command.read(with_functions=False, checks=[check])
-        folder = find_folder(arguments, ingredients)
+        arguments, ingredients = command.read(with_functions=False)
         if arguments.watch:
-            watch(folder)
-        else:
-            render(folder)
-            print(f"report: {folder / 'report.html'}")
+            watch(Path(arguments.run))
+            return
+        if arguments.run is None:
+            from recipes.parts.trained import find_trained
 
-
-def find_folder(arguments, ingredients: Ingredients) -> Path:
-    """The run folder that is named, or the newest one."""
-    if arguments.run is None:
-        from recipes.parts.trained import find_trained
-
-        return find_trained(None, ingredients).parent.parent
-    folder = Path(arguments.run)
-    if not (folder / "metrics.jsonl").is_file():
-        raise IngredientsError(f"{folder}: there is no run in this folder, or it has no complete epoch yet")
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+            arguments.run = find_trained(None, ingredients).parent.parent
+        folder = Path(arguments.run)
+        if (folder / "checkpoints/best.pt").is_file() and not (folder / "evaluation/validation.json").is_file():
+            evaluate(folder, ingredients)
+        render(folder)
+        print(f"report: {folder / 'report.html'}")
 
 
 def watch(folder: Path) -> None:
-    """Render after each epoch of a run in progress, and a last time when it ends, however it ends.
-
-    The process of the run writes a byte for each epoch; the input ends with that process.
-    """
-    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {
-        *signal.Signals.__members__
-    }:  # are for the run, which ends the input
+    """Render for each epoch, of which the process of the run writes a byte, and last when that process has ended."""
+    for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*signal.Signals.__members__}:  # are meant for the run
         signal.signal(signal.Signals[name], signal.SIG_IGN)
-    if os.name != "nt":
-        os.nice(10)  # with 19, the end of a run would wait for long on a machine that others use
-    while os.read(0, 1 << 16):  # all epochs since the last one
-        render(folder, is_running=True)
+    follower = threading.Thread(target=follow, args=[folder])
+    follower.start()
+    follower.join()
     render(folder)
+
+
+def follow(folder: Path) -> None:
+    """Render during training, at a low priority; on Linux that of this thread alone: nobody waits for it."""
+    if os.name != "nt":
+        os.nice(10)
+    while os.read(0, 1 << 16):  # all epochs since the last one
+        with suppress(Exception):  # the last time says what is wrong
+            render(folder, is_running=True)
+
+
+def evaluate(folder: Path, ingredients: Ingredients) -> None:
+    """Evaluate the best weights, as a training that reaches its end has done."""
+    from tqdm import tqdm
+
+    from recipes.parts.evaluation import evaluate_run
+    from recipes.parts.trained import open_trained
+
+    progress = lambda batches, count, text: tqdm(batches, desc=text, leave=False, disable=None)  # noqa: E731
+    evaluate_run(open_trained(str(folder), ingredients), "validation", folder / "evaluation", progress)
 
 
 def render(folder: Path, is_running: bool = False) -> None:
@@ -71,71 +80,57 @@ def render(folder: Path, is_running: bool = False) -> None:
     except ImportError as error:
         message = f"a report needs the package {error.name}: python -m pip install {error.name}"
         raise IngredientsError(message) from None
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"plot": plot, "picture": picture}
-    run = read_run(folder) | {"is_running": is_running}
+    run = read(folder) | {"is_running": is_running}
     for template, name in (("report.html", "report.html"), ("model_card.md.jinja", "MODEL_CARD.md")):
         part = folder / f"{name}.part"
         part.write_text(environment.get_template(template).render(run), encoding="utf-8")
         os.replace(part, folder / name)
 
 
-def read_run(folder: Path) -> dict:
+def read(folder: Path) -> dict:
     """What the templates show. A file that is absent, as in the folder of a crashed run, counts as empty."""
     text_of = lambda path: path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # noqa: E731
-    lines = [json.loads(line) for line in text_of(folder / "metrics.jsonl").splitlines(True) if line[-2:] == "}\n"]
-    epochs, log = [line for line in lines if "train_loss" in line], text_of(folder / "log.txt")
-    best = int((re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE) or [epochs[-1]["epoch"]])[-1])
-    ingredients = parse(folder / "ingredients.ini")
-    return {
-        "folder": folder,
-        "name": ingredients.at("project.name", "run"),
-        "task": ingredients.at("project.meta.task", "classification"),
-        "settings": [(f"{path}.{key}", ingredients.at(path)[key]) for path, key in settings(ingredients)],
+    return vars(read_run(folder)) | {
+        "settings": flat(parse(folder / "ingredients.ini")),
         "defaults": json.loads(text_of(folder / "defaults.json") or "{}"),
         "environment": json.loads(text_of(folder / "environment.json") or "{}"),
-        "log": log,
-        "epochs": epochs,
-        "best": next(line for line in epochs if line["epoch"] == best),
-        "testing": next((line for line in reversed(lines) if line.get("split") == "testing"), {}),
-        "is_finished": lines[-1].get("finished") == epochs[-1]["epoch"],
+        "log": text_of(folder / "log.txt"),
         "evaluations": [json.loads(text_of(path)) for path in sorted(folder.glob("evaluation/*.json"))],
     }
 
 
-def plot(lines: dict[str, tuple], label: str, mark: float | None = None) -> str:
-    """Name -> (x, y), lists of numbers, as lines of an SVG in the colours of the page; mark: x of a dotted line."""
-    from markupsafe import Markup
+def plot(lines: dict[str, tuple], label: str, mark: float | None = None, joined: bool = True) -> str:
+    """Name -> (x, y), lists of numbers, as SVG in the colours of the page. mark: x of a dotted line."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    style |= {"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}
-    with rc_context(style):
-        figure, file = Figure(figsize=(4.4, 2.6), layout="constrained"), io.StringIO()
+    # The browser has letters that the font here may lack, of which matplotlib would warn.
+    with rc_context({"svg.hashsalt": label}, TEMPLATES / "plot.mplstyle"), warnings.catch_warnings(action="ignore"):
+        figure, file = Figure(), io.StringIO()
         axes = figure.add_subplot(xlabel=label)
-        for (name, columns), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
+        for name, columns in lines.items():
             points = [point for point in zip(*columns, strict=True) if isinstance(point[1], int | float)]
-            axes.plot(*zip(*points, strict=True), marker="." * (len(points) < 60), color=colour, label=name)
+            marker = "." * (len(points) < 60 or not joined)
+            axes.plot(*zip(*points, strict=True), label=name, linestyle="-" * joined, marker=marker)
         if mark is not None:
             axes.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
-        axes.grid(color=INK, alpha=0.12)
-        if 1 < len(lines) <= len(COLOURS):
-            axes.legend(frameon=False)
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return Markup(f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}")
+        axes.xaxis.get_major_locator().set_params(integer=label == "epoch")
+        if 1 < len(lines) <= 10:
+            axes.legend(ncols=1 + len(lines) // 6)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return f"<svg{file.getvalue().partition('<svg')[2].replace(INK, 'currentColor')}"
 
 
 def picture(path: Path) -> str:
-    """A picture as a data URI, small enough to embed; "" if it is absent."""
+    """A picture as a data URI, compressed: of photos the files themselves would be too large."""
     from PIL import Image
 
     file = io.BytesIO()
-    if path.is_file():
-        Image.open(path).convert("RGB").save(file, "WEBP", quality=90)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}" if path.is_file() else ""
+    Image.open(path).convert("RGB").save(file, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from core import Ingredients, SettingError
@@ -23,7 +24,7 @@ from recipes.experiment import Experiment
 from recipes.parts import checkpoint
 from recipes.parts.calling import carried
 from recipes.parts.origins import defaults, resolved_text
-from recipes.settings import Saving
+from recipes.settings import MEASURED, Saving
 
 CHECKPOINTS = "checkpoints"
 
@@ -42,6 +43,8 @@ class Run:
         self.reporter, self.reported_at = None, -math.inf
         self.saved_at, self.asked_to_save = time.monotonic(), False
         self.asked_to_stop = None  # (exit code, why)
+        self.hidden = None  # whether to show no bars; None: unless somebody watches
+        self.samples, self.waited = 0, 0.0  # read since `progress` was called, and the seconds that it took to get them
 
     def create(self, ingredients: Ingredients) -> None:
         """A new folder, named by the time or as the ingredients say, with all that is needed to repeat the run."""
@@ -90,9 +93,10 @@ class Run:
             file.write("".join(f"{line}\n" for line in lines).encode())
         if self.tracker:
             self.tracker({key: value for key, value in values.items() if key != "epoch"}, values["epoch"])
-        shown = {key: values[key] for key in values if key not in ("epoch", "train_loss", "learning_rate", "seconds")}
+        shown = {key: values[key] for key in values if key not in ("epoch", "train_loss", "learning_rate", *MEASURED)}
         start = f"epoch {values['epoch']:>3}/{epochs}  train loss {values['train_loss']:.4f}"
-        end = f"{values['seconds']:.1f} s" + ("  best" if is_best else "")
+        end = f"{values['seconds']:.1f} s ({values['samples_per_second']:,.0f}/s, {values['waiting']:.0%} waiting, "
+        end += f"{values['memory']:.1f} GB)" + ("  best" if is_best else "")
         self.log(f"{start}  validation {format_metrics(shown)}  {end}")
         self._update_page()
 
@@ -133,14 +137,23 @@ class Run:
 
         state: of the training; its checkpoint is saved between batches when that is due or a signal asks for it
         """
-        with tqdm(total=count, desc=text, leave=False, disable=None, mininterval=0.25, unit=" samples") as bar:
+        self.samples, self.waited, started = 0, 0.0, time.perf_counter()
+        with tqdm(total=count, desc=text, leave=False, disable=self.hidden, mininterval=0.25, unit=" samples") as bar:
             for batch in batches:
+                self.waited += time.perf_counter() - started
+                self.samples += len(batch[0])
                 yield batch
                 if state is not None and self._is_save_due() and math.isfinite(state.loss_sum):
                     self.save(state)
                     self.exit_if_requested(f"step {state.step} of epoch {state.epoch + 1}")
                 if bar.update(len(batch[0])) and state is not None and state.step:
                     bar.set_postfix_str(f"loss {state.mean_loss():.4f}", refresh=False)
+                started = time.perf_counter()
+
+    def measure(self, seconds: float, device) -> dict[str, float]:
+        """Of the training of an epoch: how fast, the share of time spent waiting for data, the peak memory in GB."""
+        rates = self.samples / seconds, self.waited / seconds, peak_memory(device) / 1e9
+        return dict(zip(MEASURED, (round(value, 3) for value in (seconds, *rates)), strict=True))
 
     def _is_save_due(self) -> bool:
         due = time.monotonic() > self.saved_at + 60 * self.saving.checkpoint_minutes
@@ -220,6 +233,17 @@ class Run:
         finally:
             if close := carried(self.tracker, "close"):
                 close()
+
+
+def peak_memory(device) -> int:
+    """The most bytes that this process has taken so far: on a GPU there, else in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # ------------------------------------------------------------------------------------------------------------ folders

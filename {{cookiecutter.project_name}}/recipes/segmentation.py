@@ -201,6 +201,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
             total_loss = total_loss + each.sum()
             if metrics:
                 metrics.update(logits.movedim(1, -1)[counts], masks[counts])
+    confusion, total_loss = map(sum, zip(*metrics.gathered([(confusion, total_loss)]), strict=True))
     confusion = confusion.reshape(classes, classes).double().cpu()  # [truth, prediction]
     right, truth, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     present = (truth + predicted > 0).nonzero()[:, 0].tolist()
@@ -263,6 +264,19 @@ def draw(inputs, targets, classes: list[str], model=None) -> list:
         pair = torch.cat([_blended(sample, mask) for mask in masks], 2)
         drawn.append(torch.cat([_legend(pair.shape[2], torch.cat(masks), classes), pair], 1))
     return drawn
+
+
+def rows(prediction: dict, classes: list[str]) -> list[dict]:
+    """The row of CSV: a column for each class."""
+    return [{name: prediction["shares"].get(name, 0.0) for name in classes}]
+
+
+def draw_prediction(pixels, prediction: dict, classes: list[str], step: int):
+    """The mask of a prediction on an image of bytes (3, H, W), of which every `step`-th pixel is drawn."""
+    sample, mask = pixels[:, ::step, ::step] / 255, prediction["_mask"]
+    mask = F.interpolate(mask[None, None].float(), sample.shape[1:], mode="nearest-exact")[0, 0].to(mask.dtype)
+    drawn = _blended(sample, mask)
+    return torch.cat([_legend(drawn.shape[2], mask, classes), drawn], 1)
 
 
 def _blended(sample, mask):

@@ -21,6 +21,8 @@ from core.values import BROKEN
 
 FREE = "project"  # the section that may contain facts that no code reads
 SWEEP = "sweep"  # the section with the paths of settings below it, read by recipes/parts/space.py
+# Of an epoch, beside its metrics; waiting: for data, as a share of the seconds; memory: the most so far, in GB.
+MEASURED = ("seconds", "samples_per_second", "waiting", "memory")
 
 
 def setting(default, doc: str):
@@ -84,6 +86,14 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    strategy: Literal["ddp", "fsdp"] = setting("ddp", "under torchrun; fsdp shards what ddp copies to each process")
+    sync_batch_norm: bool = setting(False, "batch norms of the whole batch instead of a process's part; on GPUs alone")
+    find_unused_parameters: bool = setting(False, "for networks that leave some parameters out of some steps")
+    timeout: Positive = setting(10.0, "minutes after which a process that does not answer is taken for lost")
+
+
+@dataclass(frozen=True)
 class Saving:
     save_dir: str = setting("models", "folder of save_name, if that names none")
     save_name: str = setting("model.pth", "file for the best weights; the last ones are saved beside it as NAME-last")
@@ -125,6 +135,7 @@ SECTIONS = {
     "training.optimizer": "optimizer",
     "training.schedule": "schedule",
     "training.scheme": Scheme,
+    "training.parallel": Parallel,
     "training.model": Saving,
     "training.tracker": "tracker",
     "validation.load_dataset": "load_dataset",

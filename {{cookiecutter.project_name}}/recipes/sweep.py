@@ -10,6 +10,7 @@ What [sweep] may contain: recipes/parts/space.py; trials, seeds, sampler, pruner
 """
 
 import csv
+import gc
 import io
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import threading
 from pathlib import Path
 
 from core import IngredientsError
+from core.errors import escaped, shortened
 from core.registry import need
 from recipes.parts.command import Command
 
@@ -72,8 +74,10 @@ def work(worker, command, only_results: bool, dead: tuple | None) -> None:
         if dead:
             worker.fail_trial_of(*dead)
         while not only_results and (trial := worker.next_trial()):
-            shown = shortened(worker, row_of(worker, worker.run(trial)))
-            print("  ".join(f"{name} {value}" for name, value in shown.items() if value), flush=True)
+            cells = cells_of(worker, row_of(worker, worker.run(trial)))
+            print("  ".join(f"{name} {text}" for name, text in cells.items() if text), flush=True)
+            gc.collect()  # a model that is part of a cycle holds its memory until then
+            gc.freeze()  # what is left are modules, which are not looked through again
         write_results(worker)
 
 
@@ -91,49 +95,48 @@ def write_results(worker) -> None:
     sign = -1 if worker.best_of is max else 1
     rows = [row_of(worker, trial) for trial in worker.study.trials]
     rows.sort(key=lambda row: (ORDER.index(row["state"]), sign * (row[worker.metric] or 0), row["trial"]))
+    if not rows:
+        return print("no trial yet")
     with io.StringIO() as table:
-        csv.writer(table, lineterminator="\n").writerows([columns_of(worker), *(row.values() for row in rows)])
+        csv.writer(table, lineterminator="\n").writerows([rows[0], *(row.values() for row in rows)])
         files = {"results.csv": table.getvalue()}
+    logarithmic = [path for path, values in worker.space.items() if vars(values).get("log")]
     facts = {"rows": rows, "metric": worker.metric, "lowest": sign > 0, "importance": worker.importance()}
-    facts |= {
-        "paths": list(worker.space),
-        "logarithmic": [path for path, values in worker.space.items() if vars(values).get("log")],
-    }
+    facts |= {"paths": list(worker.space), "logarithmic": logarithmic}
     template, environment = Path(__file__).with_name("templates") / "sweep.html", Environment(autoescape=True)
     environment.policies["json.dumps_kwargs"] = {}  # which would sort the columns
     page = environment.from_string(template.read_text(encoding="utf-8"))
     files["results.html"] = page.render(name=worker.folder.name, facts=facts)
-    if rows and rows[0]["state"] == "complete":
+    if rows[0]["state"] == "complete":
         files["best.ini"] = worker.ini_of(rows[0]["trial"])
         rows[0]["state"] = "best"
     for name, text in files.items():
         with checkpoint.replacing(worker.folder / name) as file:
             file.write(text.encode())
-    heads = dict.fromkeys(columns_of(worker))
-    cells = [list(shortened(worker, heads)), *(list(shortened(worker, row).values()) for row in rows[:20])]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    cells = [cells_of(worker, row) for row in rows[:20]]
+    for line in [{name: name for name in cells[0]}, *cells]:
+        widths = {name: max(len(name), *(len(row[name]) for row in cells)) for name in line}
+        shown = [line[name].ljust(widths[name]) for name in line if any(row[name] for row in cells)]
+        print("  ".join(shown).rstrip())
     print(f"{len(rows)} trials: {', '.join(str(worker.folder / name) for name in files)}")
-
-
-def columns_of(worker) -> list[str]:
-    return ["trial", "state", worker.metric, "deviation", *worker.space, "last_epoch", "seconds", "error"]
 
 
 def row_of(worker, trial) -> dict:
     """What results.csv says of a trial."""
-    error, seconds = trial.user_attrs.get("error", "").strip(), trial.duration and trial.duration.total_seconds()
-    values = [trial.number, trial.state.name.lower(), trial.value, trial.user_attrs.get("deviation")]
-    values += [*map(trial.params.get, worker.space), trial.last_step, seconds, error.rpartition("\n")[2] or None]
-    return dict(zip(columns_of(worker), values, strict=True))
+    error = trial.user_attrs.get("error", "").strip().rpartition("\n")[2]
+    row = {"trial": trial.number, "state": trial.state.name.lower(), worker.metric: trial.value}
+    row |= {"deviation": trial.user_attrs.get("deviation")} | {path: trial.params.get(path) for path in worker.space}
+    seconds = trial.duration and trial.duration.total_seconds()
+    return row | {"last_epoch": trial.last_step, "seconds": seconds, "error": escaped(shortened(error)) or None}
 
 
-def shortened(worker, row: dict) -> dict[str, str]:
+def cells_of(worker, row: dict) -> dict[str, str]:
     """A row for the terminal: short names and numbers."""
-    names = [path.rpartition(".")[2] for path in worker.space]
-    short = {path: name.lstrip("@") for path, name in zip(worker.space, names, strict=True) if names.count(name) == 1}
-    texts = [f"{value:.4g}" if isinstance(value, float) else str(value or "") for value in row.values()]
+    names = [path.rpartition(".")[2].lstrip("@") for path in worker.space]
+    short = {path: name for path, name in zip(worker.space, names, strict=True) if [*names, *row].count(name) == 1}
+    texts = (
+        "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()
+    )
     return dict(zip([short.get(name, name) for name in row], texts, strict=True))
 
 

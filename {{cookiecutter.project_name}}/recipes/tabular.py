@@ -81,7 +81,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
     model.eval()
     if model.target is None:
         return evaluate_classes(model, batches, metrics)
-    seen = [(*model(inputs, targets), targets) for inputs, targets in batches]
+    seen = metrics.gathered([(*model(inputs, targets), targets) for inputs, targets in batches])
     outputs, standard, targets = (torch.cat(part).float() for part in zip(*seen, strict=True))  # (N,)
     predicted = model.target.undo(outputs)
     errors, deviations = (predicted - targets).double(), (targets - targets.mean()).double()
@@ -91,7 +91,7 @@ def evaluate(model, batches, metrics, views=None) -> dict[str, float]:
 
 
 def evaluate_classes(model, batches, metrics) -> dict[str, float]:
-    seen = [(model(inputs).float(), targets) for inputs, targets in batches]
+    seen = metrics.gathered([(model(inputs).float(), targets) for inputs, targets in batches])
     logits, targets = (torch.cat(part) for part in zip(*seen, strict=True))  # (N, classes), (N,)
     metrics.update(logits, targets)
     predicted = logits.argmax(1)

@@ -36,4 +36,4 @@ def check_data(architecture, samples) -> int:
 def read_sample(text, input_format: dict) -> torch.Tensor:
     """A text, or an Upload of one, as the token ids of `load_texts`. Change this for a loader with other tokens."""
     text = text if isinstance(text, str) else text.getvalue().decode(errors="replace")
-    return to_ids(text, input_format.get("length", max(1, len(text.encode()))))
+    return to_ids(text, input_format.get("length", max(1, len(text.encode(errors="surrogateescape")))))

@@ -9,6 +9,7 @@ What the loop trains is built by recipes/experiment.py; what differs by task is 
 """
 
 import math
+import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class TrainState:
     history: list = field(default_factory=list)  # the metrics of each epoch
     best: dict | None = None  # the metrics of the best epoch
     since_best: int = 0  # epochs
-    seconds: float = 0.0  # that the steps of the last epoch took
+    measured: dict = field(default_factory=dict)  # of the steps of the last epoch: seconds, samples per second, ...
     autotuned: dict = field(default_factory=dict)  # what `auto` chose
 
     def __post_init__(self):
@@ -66,7 +67,7 @@ class TrainState:
         is_best = self.best is None or score > rank(self.best)
         rate = max(group["initial_lr"] for group in self.experiment.param_groups) * factor
         line = {"epoch": self.epoch + 1, "train_loss": self.mean_loss(), **metrics, "learning_rate": rate}
-        self.history.append(line | {"seconds": round(self.seconds, 3)})
+        self.history.append(line | self.measured)
         self.epoch, self.step = self.epoch + 1, 0
         self.best, self.since_best = (metrics, 0) if is_best else (self.best, self.since_best + 1)
         self.loss_sum.zero_()
@@ -82,7 +83,7 @@ class TrainState:
         if experiment.ema_model is not None:
             state["training"] = experiment.model.state_dict()
             state["n_averaged"] = experiment.ema_model.n_averaged
-        return state
+        return experiment.full(state)
 
     def load_state_dict(self, state: dict) -> None:
         from recipes.parts.trained import restore
@@ -90,7 +91,7 @@ class TrainState:
         for name in COUNTS:
             setattr(self, name, state[name])
         self.loss_sum = state["loss_sum"].to(self.experiment.device)
-        restore(self.experiment, state)
+        restore(self.experiment, self.experiment.spread(state))
 
 
 def train(ingredients: Ingredients, functions: Ingredients, resume: str | None = None) -> Path:
@@ -100,16 +101,23 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
     """
     experiment = configure(ingredients, functions)
     scheme = experiment.scheme
-    run = Run(experiment)
+    if "LOCAL_RANK" in os.environ:  # torchrun has started several processes
+        from recipes.parts.parallel import join
+
+        experiment, run = join(experiment)
+        resume = run.interrupted or resume
+    else:
+        run = Run(experiment)
     if (resume is not None or scheme.resume) and not experiment.debug:
         from recipes.parts.trained import resume_run
 
-        if resume_run(run, resume or "", ingredients, scheme):
+        if experiment.once(resume_run, run, resume or "", ingredients, scheme):
             run.log(f"{run.folder} is finished after epoch {run.state['epoch']}; raise epochs or patience to continue")
             return run.folder
     build(experiment, new=run.state is None)
-    state, model = TrainState(experiment), experiment.model
+    state = TrainState(experiment)
     batch_size = begin(run, state)  # of a step: all its microbatches
+    model = experiment.wrap(experiment.model, batch_size)  # DistributedDataParallel under torchrun
     steps_per_epoch = len(experiment.training) // batch_size  # the rest is left out
     steps = max(1, round(scheme.epochs * steps_per_epoch))
     schedule = experiment.schedule(steps_per_epoch, state.history)
@@ -128,7 +136,7 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
             started = time.perf_counter()
             train_mode(experiment, epoch)
             order = order_of(epoch)[: min(steps_per_epoch, steps - epoch * steps_per_epoch) * batch_size]
-            batches = read(order[state.step * batch_size :])
+            batches = read(experiment.share(order[state.step * batch_size :], batch_size))
             for inputs, targets in run.progress(batches, len(order), f"epoch {epoch + 1}", state):
                 step = epoch * steps_per_epoch + state.step
                 set_learning_rate(experiment, schedule(step / steps))
@@ -138,15 +146,16 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     pictures.save(run.folder / "batch.png", experiment, inputs, targets)
 
                 for network, optimizer, loss_of in experiment.phases:  # one; of a GAN two, which take turns
-                    for micro_inputs, micro_targets in microbatches(inputs, targets, scheme.accumulate):
+                    parts = microbatches(inputs, targets, scheme.accumulate)
+                    for part in experiment.last_syncs(parts, model):
                         with experiment.autocast:
-                            loss = loss_of(model, micro_inputs, micro_targets, experiment.criterion)
+                            loss = loss_of(model, *part, experiment.criterion)
                         if state.step == 0:
                             check_loss(loss, experiment)
                         if scheme.accumulate > 1:
                             loss = loss / scheme.accumulate
                         experiment.scaler.scale(loss).backward()
-                        state.loss_sum += loss.detach()
+                        state.loss_sum += experiment.mean(loss.detach())
                     if scheme.clip_norm is not None:
                         experiment.scaler.unscale_(optimizer)
                         torch.nn.utils.clip_grad_norm_(network.parameters(), scheme.clip_norm)
@@ -160,12 +169,14 @@ def train(ingredients: Ingredients, functions: Ingredients, resume: str | None =
                     experiment.ema_model.update_parameters(model)
             if not math.isfinite(state.loss_sum):
                 watch.refuse(run.folder, state, order, batch_size)
-            state.seconds = time.perf_counter() - started
+            state.measured = run.measure(time.perf_counter() - started, experiment.device)
 
             # Validation
             eval_mode(experiment)
-            if scheme.swa and state.eval_model is not model and not experiment.frozen_norms:
-                torch.optim.swa_utils.update_bn(read(order), state.eval_model, experiment.device)
+            if scheme.swa and state.eval_model is not experiment.model and not experiment.frozen_norms:
+                batches = read(experiment.share(order, batch_size))
+                torch.optim.swa_utils.update_bn(batches, state.eval_model, experiment.device)
+            experiment.even(state.eval_model)
             batches = read_validation(experiment.some(experiment.validation))
             batches = run.progress(batches, len(experiment.validation), "validation", state)
             is_best = state.end_epoch(
@@ -217,7 +228,7 @@ def begin(run: Run, state: TrainState) -> int:
     state.loss_sum = state.loss_sum.to(experiment.device)
     if run.state is not None:
         state.load_state_dict(run.state)
-    if tracker := experiment.functions.at("training.tracker"):
+    if experiment.rank == 0 and (tracker := experiment.functions.at("training.tracker")):
         run.tracker = tracker(run.folder, experiment.ingredients)
     introduce(run, state)
     return batch_size
@@ -305,20 +316,33 @@ def eval_mode(experiment: Experiment) -> None:
 
 
 def finish(run: Run, experiment: Experiment) -> None:
-    """Save best and last weights under their names; evaluate the best ones once on the test data."""
-    best, last = (checkpoint.load(run.folder / CHECKPOINTS / name) for name in ("best.pt", "last.pt"))
-    if not experiment.debug:
-        for path, state in zip(run.weights, (best, last), strict=True):
-            checkpoint.save(path, {key: state[key] for key in state if key not in ("optimizers", "training")})
-        run.log(f"weights: {run.weights[0]}")
+    """Name the weights; evaluate the best ones once on the test data."""
+    best, last = experiment.once(save_weights, run)
+    experiment.model.load_state_dict(experiment.spread(best)["model"])
     if experiment.has_testing:
-        experiment.model.load_state_dict(best["model"])
         metrics, count = experiment.evaluate_split("testing", run.progress)
         run.record(split="testing", epoch=best["epoch"], **metrics)
         run.log(f"best epoch {best['epoch']} on {count:,} test samples: {format_metrics(metrics)}")
     if unused := unused_settings(experiment.ingredients):
         run.log(f"unused settings: {', '.join(unused)}")
     run.record(finished=last["epoch"])
+    experiment = experiment.alone(experiment, best)
     if run.reporter:
+        from recipes.parts.evaluation import evaluate_run
+
+        evaluate_run(experiment, "validation", run.folder / "evaluation", run.progress, experiment.validation)
         run.close_page()
     run.log(f"run: {run.folder}")
+
+
+def save_weights(run: Run) -> list[dict]:
+    """Save best and last weights under their names; returns what is saved."""
+    saved = []
+    for path, name in zip(run.weights, ("best.pt", "last.pt"), strict=True):
+        state = checkpoint.load(run.folder / CHECKPOINTS / name)
+        saved.append({key: state[key] for key in state if key not in ("optimizers", "training")})
+        if not run.debug:
+            checkpoint.save(path, saved[-1])
+    if not run.debug:
+        run.log(f"weights: {run.weights[0]}")
+    return saved

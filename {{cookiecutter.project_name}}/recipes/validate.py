@@ -2,12 +2,11 @@
 
 python -m recipes.validate                       the newest run, on the validation data that selected it
 python -m recipes.validate --on testing
-python -m recipes.validate --on ~/new-photos     on labelled data of your own, laid out as the training data
-python -m recipes.validate --run runs/digits/2026-01-31_12-00-00
+python -m recipes.validate --on ~/new-photos     labelled data, laid out as that of training
 python -m recipes.validate --run models/0.0.0/model.pth
-python -m recipes.validate --thresholds          choose a threshold for each class, and keep them with the weights
+python -m recipes.validate --thresholds          choose a threshold for each class, and keep it with the weights
 
-Writes JSON, CSV and PNG files into RUN/evaluation/; see recipes/parts/evaluation.py.
+Writes JSON, CSV and PNG files into RUN/evaluation/; recipes/parts/evaluation.py lists what they hold.
 """
 
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from core import Ingredients, IngredientsError, resolve
 from recipes.parts.command import Command
 
-SHOWN = 25  # lines of a table in the terminal
+MOST = 20  # lines of a table
 
 
 def check_run(arguments, ingredients: Ingredients) -> str:
@@ -31,7 +30,7 @@ def main() -> None:
         command.add_argument("--run", metavar="PATH", help="a run folder or a checkpoint; default: the newest run")
         on = "validation (default), testing, training, or a folder of labelled data"
         command.add_argument("--on", metavar="SPLIT", default="validation", help=on)
-        command.add_argument("--thresholds", action="store_true", help="choose those of the best F1 on this data")
+        command.add_argument("--thresholds", action="store_true", help="choose those of the highest F1")
         arguments, ingredients = command.read(with_functions=False, checks=[check_run])
         from tqdm import tqdm
 
@@ -39,32 +38,35 @@ def main() -> None:
         from recipes.parts.trained import find_trained, open_trained
 
         file = find_trained(arguments.run, ingredients)
-        experiment = open_trained(arguments.run, ingredients, command.overrides)
+        experiment = open_trained(str(file), ingredients, command.overrides)
         command.ingredients = experiment.ingredients
         split, samples = arguments.on, None
+        if arguments.thresholds and split in ("testing", "training"):
+            raise IngredientsError(f"--on {split}: thresholds are chosen on data of neither training nor testing")
         if split not in ("validation", "testing", "training"):
             split, samples = load_folder(experiment, split)
         of_run = file.name == "best.pt" and file.parent.name == "checkpoints"
         folder = file.parent.parent / "evaluation" if of_run else file.with_name(f"{file.stem}-evaluation")
         progress = lambda batches, count, text: tqdm(batches, desc=text, leave=False, disable=None)  # noqa: E731
         found = evaluate_run(experiment, split, folder, progress, samples, arguments.thresholds)
-        print("\n".join(describe(found)))
-        print(f"written: {folder}/{split}.json")
+        print("\n".join([*describe(found), f"written: {folder / split}.json"]))
         if arguments.thresholds:
             keep_thresholds(file, found["thresholds"], experiment)
 
 
 def load_folder(experiment, source: str) -> tuple:
-    """(name, samples) of labelled data: that of the validation or training section, with another source."""
-    names = ("validation.load_dataset", "training.load_dataset")
+    """(name, samples) of labelled data, which takes the place of test data."""
+    names = [f"{split}.load_dataset" for split in ("testing", "validation", "training")]
     section = next(name for name in names if experiment.ingredients.at(name) is not None)
-    settings = dict(experiment.ingredients.at(section))
-    if "source" not in settings or not Path(source).expanduser().exists():
+    settings, path = dict(experiment.ingredients.at(section)), Path(source).expanduser()
+    if "source" not in settings or not path.exists():
         reason = "there is no such folder" if "source" in settings else f"[{section}] has no source to replace"
         raise IngredientsError(f"--on {source}: {reason}; expected validation, testing, training, or a folder")
-    settings |= {"source": str(Path(source).expanduser())} | ({"split": "training"} if "split" in settings else {})
+    table = {"split": "all", "like": experiment.ingredients.at("training.load_dataset.source")}
+    known = table if settings["@load_dataset"] == "load_csv" else {"split": "training"} if "split" in settings else {}
+    settings |= {"source": str(path)} | known
     experiment.functions.made["testing.load_dataset"] = resolve(Ingredients(settings))
-    return f"folder-{Path(source).resolve().stem}", experiment.load_checked("testing")
+    return f"folder-{path.resolve().stem}", experiment.load_checked("testing")
 
 
 def describe(found: dict) -> list[str]:
@@ -72,41 +74,40 @@ def describe(found: dict) -> list[str]:
     from recipes.run import format_metrics
 
     lines = [f"{found['split']}: {format_metrics(found['metrics'])} ({found['samples']:,} samples)"]
-    for name, (low, high) in found["intervals"].items():
-        lines.append(f"    {name:<16} {found['metrics'][name]:.4f}   95 %: {low:.4f} to {high:.4f}")
-    for table in ("table", "thresholds"):
-        rows = list(found.get(table, {}).items())[:SHOWN]
-        if rows:
-            width = max(len(name) for name, _ in rows)
-            lines += ["", f"{'':<{width}}" + "".join(f"{column:>11}" for column in rows[0][1])]
-            lines += [
-                f"{name:<{width}}"
-                + "".join(f"{value:>11,}" if isinstance(value, int) else f"{value:>11.4f}" for value in row.values())
-                for name, row in rows
-            ]
+    values, limits = found["metrics"], found["intervals"].items()
+    limits = {name: {"value": values[name], "from": low, "to": high} for name, (low, high) in limits}
+    for title, table in (("95 %", limits), ("class", found["table"]), ("class", found.get("thresholds", {}))):
+        width = max(map(len, [title, *table]))
+        for row in list(table.values())[:1]:
+            lines += ["", f"{title:<{width}}" + "".join(f"{column:>11}" for column in row)]
+        for name, row in list(table.items())[:MOST]:
+            cells = [f"{value:>11,}" if isinstance(value, int) else f"{value:>11.4f}" for value in row.values()]
+            lines.append(f"{name:<{width}}" + "".join(cells))
+    if "calibration" in found:
+        lines += ["", f"expected calibration error: {found['calibration']['ece']:.4f}"]
+    speed = found["images_per_second"]
+    lines.append(f"samples per second: {speed['all']:,.0f}, and {speed['model']:,.0f} without reading them")
+    for worst in found["worst"][:5]:
+        facts = [f"{key} {worst[key]:.4g}" if isinstance(worst[key], float) else f"{key} {worst[key]}" for key in worst]
+        lines.append(f"worst: {worst['sample']} ({', '.join(facts[2 : len(facts) - ('picture' in worst)])})")
     return lines
 
 
 def keep_thresholds(file: Path, thresholds: dict, experiment) -> None:
-    """Write them into the checkpoint, and into the others of the run and the released ones that have its weights."""
+    """Write them into the checkpoint, and into those of the run and its released ones that have the same weights."""
     import torch
 
     from recipes.parts import checkpoint
     from recipes.run import weights_files
 
-    if not thresholds:
-        raise IngredientsError("--thresholds: this task has none")
-    state = checkpoint.load(file)
-    for path in dict.fromkeys(
-        [file, file.with_name("best.pt"), file.with_name("last.pt"), *weights_files(experiment.saving)]
-    ):
-        other = checkpoint.load(path) if path.is_file() else {"model": {}}
-        if other["model"].keys() == state["model"].keys() and all(
-            torch.equal(value, state["model"][name]) for name, value in other["model"].items()
-        ):
-            other["meta"]["thresholds"] = {name: row["threshold"] for name, row in thresholds.items()}
-            checkpoint.save(path, other)
-            print(f"thresholds: {path}")
+    weights = checkpoint.load(file)["model"]
+    others = (file.with_name("best.pt"), file.with_name("last.pt"), *weights_files(experiment.saving))
+    for path in dict.fromkeys([file, *others]):
+        state = checkpoint.load(path) if path.is_file() else {"model": {}}
+        if all(name in state["model"] and torch.equal(state["model"][name], weights[name]) for name in weights):
+            state["meta"]["thresholds"] = {name: row["threshold"] for name, row in thresholds.items()}
+            checkpoint.save(path, state)
+            print(f"thresholds kept: {path}")
 
 
 if __name__ == "__main__":

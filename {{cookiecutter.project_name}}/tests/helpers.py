@@ -5,12 +5,13 @@ import json
 import torch
 
 from recipes.parts import checkpoint
+from recipes.settings import MEASURED
 
 
 def metrics_of(folder):
     """The lines of metrics.jsonl, less the time they took."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def state_of(folder, name="last.pt"):
@@ -18,7 +19,8 @@ def state_of(folder, name="last.pt"):
     state = checkpoint.load(folder / "checkpoints" / name)
     state.pop("meta")
     for line in state["history"]:
-        line.pop("seconds")
+        for name in MEASURED:
+            line.pop(name)
     return state
 
 

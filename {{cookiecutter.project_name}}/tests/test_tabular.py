@@ -146,7 +146,7 @@ def test_a_run_learns_is_evaluated_again_and_predicts_rows(train, monkeypatch, c
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["validate", str(run / "ingredients.ini"), "--run", str(run), "--on", "testing"])
     validate.main()
-    assert capsys.readouterr().out == f"testing: {tested} (88 samples)\n"
+    assert capsys.readouterr().out.startswith(f"testing: {tested} (88 samples)\n")
 
     header, *rows = DATA.read_text().splitlines()[:4]
     plain = table(tmp_path, "\n".join([header, *rows]) + "\n")

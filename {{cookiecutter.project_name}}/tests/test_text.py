@@ -101,7 +101,7 @@ def test_a_run_learns_is_evaluated_again_and_names_the_language_of_a_text(train,
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["validate", str(run / "ingredients.ini"), "--run", str(run), "--on", "testing"])
     validate.main()
-    assert capsys.readouterr().out == f"testing: {tested} (265 samples)\n"
+    assert capsys.readouterr().out.startswith(f"testing: {tested} (265 samples)\n")
     texts = {
         "alle Menschen sind frei und gleich an Rechten geboren": "German",
         "tout individu a droit à la vie": "French",

@@ -63,6 +63,10 @@ class Metrics(dict):
             with blame(f"validation.metrics.{name}", outputs, targets):
                 metric.update(outputs, targets)
 
+    def gathered(self, parts):
+        """What a task's `evaluate` found, part by part; under torchrun what all processes found, in order."""
+        return parts
+
     def compute(self) -> dict[str, float]:
         """The values, and a new start; NAME_0, NAME_1, ... of a metric with several, such as one for each class."""
         computed = {}

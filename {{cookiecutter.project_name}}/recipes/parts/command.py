@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from traceback import extract_tb
 
@@ -116,6 +117,8 @@ class Command:
             message = error if self.ingredients is None else locate(error, self.ingredients)
         else:
             return 0
+        if os.environ.get("RANK", "0") != "0":  # the first of torchrun's processes tells, and its end ends the others
+            time.sleep(5)
         print(message, file=sys.stderr)
         return code
 

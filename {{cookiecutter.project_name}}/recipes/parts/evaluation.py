@@ -1,22 +1,20 @@
-"""Evaluate a model in depth. `evaluate_run` writes PNG files, a table by class as CSV, and <split>.json, which holds
+"""Evaluate a model in depth. `evaluate_run` writes <split>.json, <split>-classes.csv and pictures of the worst samples.
 
-samples, metrics   300, {"accuracy": 0.97, ...}
-intervals          {"accuracy": [0.95, 0.99], ...}: of 95 % confidence, by resampling the samples
-table              by class: {"dog": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20}, ...}
-confusion          {"classes": [...], "counts": [[...], ...]}: a row for each true class
-calibration        {"ece": 0.02, "bins": [{"low": 0.6, "high": 0.67, "count": 8, "accuracy": 0.6, ...}, ...]}
-curves             by class: {"threshold": [...], "precision": [...], "recall": [...]}
-thresholds         by class: {"threshold": 0.4, "precision": 0.9, ...}, if they were asked for
-worst              [{"sample": its file, "picture": "validation-worst-01.png", "loss": 4.2, ...}, ...]
-images_per_second  {"model": 9000.0, "all": 4000.0}: of network and metrics; with reading the samples
-
-as far as the task allows. What differs by task is in evaluation_<name>.py, see `EVALUATION` in recipes/contracts.py.
+The JSON file holds `samples` (their number), `metrics` and, as far as the task allows, `intervals` of 95 %,
+table        {"dog": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 20}, ...}
+confusion    {"classes": [...], "counts": [[...], ...]}: a row for each true class
+calibration  {"ece": 0.02, "bins": [{"count": 8, "confidence": 0.63, "accuracy": 0.6}, ...]}
+curves       {"dog": {"threshold": [...], "precision": [...], "recall": [...], "f1": [...]}, ...}; thresholds: the best
+worst        [{"sample": its file, "picture": "validation-worst-01.png", "loss": 4.2, ...}, ...]
+images_per_second  {"model": 9000.0, "all": 4000.0}: without and with the reading of samples
+What differs by task is in evaluation_<name>.py; see EVALUATION in recipes/contracts.py.
 """
 
 import csv
 import importlib.util
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,6 +24,7 @@ import numpy
 import torch
 from PIL import Image
 
+from core import IngredientsError
 from recipes.parts import checkpoint, pictures
 from recipes.parts.calling import Metrics, carried
 
@@ -36,61 +35,61 @@ WORST, RESAMPLES, BINS, POINTS = 12, 1000, 15, 200  # POINTS: of a curve
 class Analysis:
     """What `analyse(experiment, kept, metrics)` of evaluation_<name>.py returns."""
 
-    statistic: Callable | None = None  # indices (N,) of a resample -> {name of a metric: value}
-    resamples: int = RESAMPLES  # fewer if the statistic is slow
+    statistic: Callable = lambda indices: {}  # indices (N,) of a resample -> {name of a metric: value}
     table: dict = field(default_factory=dict)
-    facts: dict = field(default_factory=dict)  # confusion, calibration
+    facts: dict = field(default_factory=dict)  # confusion, calibration, ...
     ranked: Callable = dict  # () -> {class: (scores (n,), which are right (n,), how many there are to be found)}
-    badness: numpy.ndarray | None = None  # of each sample (N,)
+    has_curves: bool = False  # of these
+    badness: numpy.ndarray | tuple = ()  # of each sample (N,)
     describe: Callable = dict  # index of a sample -> facts about it
     draw: Callable | None = None  # (index, input) -> image (3, H, W); None: as the task draws predictions
 
 
-class Outputs:
-    """A metric without a value, which keeps what the task gives to metrics."""
+class Kept(Metrics):
+    """Metrics which keep what they are given, and may do more at the end of a batch."""
 
-    def __init__(self, model):
+    def __init__(self, metrics: Metrics, model):
+        super().__init__(metrics)
         self.seen = []
 
+    def __bool__(self) -> bool:  # a task may leave out `update` if there are none
+        return True
+
     def update(self, outputs, targets) -> None:
+        super().update(outputs, targets)
         self.seen.append((outputs.cpu(), targets.cpu()))
 
     def end_batch(self, targets) -> None: ...
 
-    def compute(self) -> tuple:
-        return ()
-
-    def reset(self) -> None: ...
-
-    def joined(self) -> tuple:
-        """(outputs, targets) of all samples."""
-        return tuple(torch.cat(part) for part in zip(*self.seen, strict=True))
-
 
 def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, thresholds: bool = False) -> dict:
-    """Evaluate the model on a split, or on `samples` of it; returns what the JSON file holds.
-
-    progress: `progress(batches, count, text) -> batches`; thresholds: choose one for each class
-    """
+    """Evaluate the model on a split, or `samples` of it; returns what the JSON file holds. progress: that of Run."""
     started, seconds = time.perf_counter(), []
     samples = experiment.load_checked(split) if samples is None else samples
     order = experiment.some(samples)
     count = len(samples if order is None else order)
     part = find_part(experiment.task)
-    kept = (carried(part, "Outputs") or Outputs)(experiment.model)
+    kept = (carried(part, "Kept") or Kept)(experiment.metrics, experiment.model)
     batches = progress(experiment.read(samples, experiment.evaluation_batch_size)(order), count, split)
     views = None if split in ("training", "validation") else experiment.functions.at("testing.views")
-    watched = replace(experiment, metrics=Metrics({**experiment.metrics, "": kept}))
-    metrics = watched.evaluate(experiment.model, _timed(batches, kept, seconds), views)
+    metrics = replace(experiment, metrics=kept).evaluate(experiment.model, _timed(batches, kept, seconds), views)
     speed = {"model": count / sum(seconds), "all": count / (time.perf_counter() - started)}
 
     analysis = part.analyse(experiment, kept, metrics) if part else Analysis()
-    intervals = bootstrap(analysis.statistic, count, analysis.resamples)
-    intervals |= bootstrap(_own_metrics(experiment.metrics, kept), count, RESAMPLES // 5)
-    found = {"split": split, "samples": count, "metrics": metrics, "intervals": intervals, "table": analysis.table}
-    found |= analysis.facts
+    found = {"split": split, "samples": count, "metrics": metrics, "table": analysis.table, **analysis.facts}
+    found["intervals"] = bootstrap(analysis.statistic, count)
+    if experiment.metrics and type(kept) is Kept:
+        found["intervals"] |= bootstrap(_statistic_of(experiment.metrics, kept, experiment.device), count)
+    ranked = analysis.ranked() if thresholds or analysis.has_curves else {}
+    curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
+    if analysis.has_curves:
+        found["curves"] = {name: {k: _thinned(v) for k, v in curve.items()} for name, curve in curves.items()}
+    if thresholds and not curves:
+        raise IngredientsError("--thresholds: this task has no scores of classes to choose a threshold for")
     if thresholds:
-        found["thresholds"] = {name: best_threshold(*one) for name, one in analysis.ranked().items() if one[1].any()}
+        found["thresholds"] = {
+            name: {k: float(v[c["f1"].argmax()]) for k, v in c.items()} for name, c in curves.items()
+        }
     found["worst"] = _draw_worst(experiment, samples, analysis, Path(folder), split)
     found["images_per_second"] = {name: round(value, 1) for name, value in speed.items()}
     _write(Path(folder) / split, found)
@@ -104,7 +103,7 @@ def find_part(task):
     return next((importlib.import_module(path) for path in paths if importlib.util.find_spec(path)), None)
 
 
-def _timed(batches, kept: Outputs, seconds: list):
+def _timed(batches, kept: Kept, seconds: list):
     for inputs, targets in batches:
         started = time.perf_counter()
         yield inputs, targets
@@ -112,86 +111,56 @@ def _timed(batches, kept: Outputs, seconds: list):
         seconds.append(time.perf_counter() - started)
 
 
-def _own_metrics(metrics: Metrics, kept: Outputs):
-    """The statistic of [validation.metrics], if outputs are kept."""
-    outputs, targets = kept.joined() if metrics and kept.seen else (None, None)
+def _statistic_of(metrics: Metrics, kept: Kept, device):
+    outputs, targets = (torch.cat(part).to(device) for part in zip(*kept.seen, strict=True))
 
     def statistic(indices) -> dict:
         metrics.update(outputs[indices], targets[indices])
         return metrics.compute()
 
-    return None if outputs is None else statistic
+    return statistic
 
 
-def bootstrap(statistic, count: int, times: int = RESAMPLES) -> dict[str, list[float]]:
-    """95 % intervals, percentiles of a statistic of resampled samples: {name: [low, high]}."""
-    random = numpy.random.default_rng(0)
-    times = min(times, max(200, 2 * 10**7 // count))  # of many samples fewer, which would take long
-    drawn = [statistic(random.integers(count, size=count)) for _ in range(times if statistic else 0)]
-    values = {name: [one.get(name, numpy.nan) for one in drawn] for one in drawn for name in one}
-    return {name: numpy.nanpercentile(each, (2.5, 97.5)).tolist() for name, each in values.items()}
-
-
-# ------------------------------------------------------------------------------------------- for evaluation_<name>.py
+def bootstrap(statistic, count: int) -> dict[str, list[float]]:
+    """95 % intervals of a statistic: percentiles of resamples, less their bias, which average precision has."""
+    random, intervals = numpy.random.default_rng(0), {}
+    times = min(RESAMPLES, max(200, 5_000_000 // count))  # of many samples, each takes long and they differ little
+    drawn = [statistic(random.integers(count, size=count)) for _ in range(times)]
+    for name, value in statistic(numpy.arange(count)).items():
+        values = numpy.array([one[name] for one in drawn if not math.isnan(one.get(name, math.nan))])
+        if len(values):
+            intervals[name] = (numpy.percentile(values, (2.5, 97.5)) - values.mean() + value).tolist()
+    return intervals
 
 
 def calibration(confidence: numpy.ndarray, right: numpy.ndarray) -> dict:
-    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599) and its bins, of equal width."""
+    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599), and its bins of equal width."""
     places = numpy.ceil(confidence * BINS).clip(1, BINS).astype(int) - 1
-    counts = numpy.bincount(places, minlength=BINS)
-    sums = [numpy.bincount(places, weights, BINS) for weights in (confidence, right)]
-    means = [(total / counts.clip(1)).tolist() for total in sums]
-    columns = zip(range(BINS), counts.tolist(), *means, strict=True)
-    bins = [
-        {"low": i / BINS, "high": (i + 1) / BINS, "count": n, "confidence": c, "accuracy": a} for i, n, c, a in columns
-    ]
-    return {"ece": float(abs(sums[0] - sums[1]).sum() / len(places)), "bins": bins}
+    counts, *sums = (numpy.bincount(places, weights, BINS) for weights in (None, confidence, right))
+    rows = zip(counts.tolist(), *(total / counts.clip(1) for total in sums), strict=True)
+    bins = [{"count": count, "confidence": float(mean), "accuracy": float(share)} for count, mean, share in rows]
+    return {"ece": float(abs(sums[0] - sums[1]).sum() / max(len(right), 1)), "bins": bins}
 
 
 def by_class(classes: list[str], right, found, there, **columns) -> dict[str, dict]:
     """A table of counts (K,): right ones, predicted ones, and those that there are; further columns come first."""
-    f1 = 2 * right / (found + there).clip(1)
-    columns |= {"precision": right / found.clip(1), "recall": right / there.clip(1), "f1": f1, "support": there}
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
+    columns |= {"precision": right / found.clip(1), "recall": right / there.clip(1)}
+    columns |= {"f1": 2 * right / (found + there).clip(1), "support": there}
+    return {name: {key: column[k].item() for key, column in columns.items()} for k, name in enumerate(classes)}
 
 
-def precision_recall(scores, right, positives: int) -> dict[str, numpy.ndarray]:
-    """Both at each threshold, the highest first."""
+def precision_recall(scores, right, positives: int, weights=1) -> dict[str, numpy.ndarray]:
+    """What each threshold gives, the highest first: half way between two scores. weights: how often each counts."""
     order = numpy.argsort(-scores, kind="stable")
     ends = numpy.flatnonzero(numpy.diff(scores[order], append=-numpy.inf))  # equal scores pass together
-    hits = numpy.cumsum(right[order])[ends]
-    return {"threshold": scores[order][ends], "precision": hits / (ends + 1), "recall": hits / max(positives, 1)}
+    hits, found = (numpy.cumsum((part * weights)[order])[ends] for part in (right, numpy.ones(len(right))))
+    passed = numpy.append(scores[order][ends], 0.0)
+    curve = {"threshold": (passed[:-1] + passed[1:]) / 2, "precision": hits / found.clip(1), "recall": hits / positives}
+    return curve | {"f1": 2 * hits / (found + positives)}
 
 
-def average_precision(*one) -> float:
-    """Of what `precision_recall` takes."""
-    curve = precision_recall(*one)
-    return float((numpy.diff(curve["recall"], prepend=0) * curve["precision"]).sum())
-
-
-def as_curves(ranked: dict) -> dict[str, dict]:
-    """The curves of precision and recall, thinned out."""
-    curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
-    chosen = {
-        name: numpy.unique(numpy.linspace(0, len(c["recall"]) - 1, POINTS).astype(int)) for name, c in curves.items()
-    }
-    return {
-        name: {key: v[chosen[name]].round(5).tolist() for key, v in curve.items()} for name, curve in curves.items()
-    }
-
-
-def best_threshold(scores, right, positives: int) -> dict[str, float]:
-    """The threshold of the highest F1, half way to the next lower score, and what it gives."""
-    curve = precision_recall(scores, right, positives)
-    f1 = 2 * curve["precision"] * curve["recall"] / (curve["precision"] + curve["recall"]).clip(1e-12)
-    best = int(f1.argmax())
-    values = {name: float(values[best]) for name, values in (curve | {"f1": f1}).items()}
-    lower = numpy.append(curve["threshold"], 0.0)[best + 1]
-    return values | {"threshold": (values["threshold"] + float(lower)) / 2}
-
-
-# ---------------------------------------------------------------------------------------------------------- files
+def _thinned(values: numpy.ndarray) -> list[float]:
+    return values[:: len(values) // POINTS + 1].round(5).tolist()
 
 
 def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: str) -> list[dict]:
@@ -199,27 +168,26 @@ def _draw_worst(experiment, samples, analysis: Analysis, folder: Path, split: st
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob(f"{split}-worst-*.png"):
         path.unlink()
-    worst = [] if analysis.badness is None else numpy.argsort(-analysis.badness, kind="stable")[:WORST].tolist()
-    found = []
-    for number, index in enumerate(worst, 1):
-        path, (sample, target) = folder / f"{split}-worst-{number:02}.png", samples[index]
-        if analysis.draw:
-            Image.fromarray(analysis.draw(index, sample).permute(1, 2, 0).contiguous().numpy()).save(path)
-        else:
-            batch = (part[None].to(experiment.device) for part in (sample, target))
-            pictures.save(path, experiment, *batch, experiment.model)
-        picture = {"picture": path.name} if path.exists() else {}
-        name = samples.names[index] if samples.names else index
-        found.append({"sample": str(name), "index": index, **analysis.describe(index), **picture})
-    return found
+    worst = []
+    for index in numpy.argsort(analysis.badness)[::-1][:WORST].tolist():
+        if analysis.badness[index] > 0:
+            path, (sample, target) = folder / f"{split}-worst-{len(worst) + 1:02}.png", samples[index]
+            if analysis.draw:
+                Image.fromarray(analysis.draw(index, sample).permute(1, 2, 0).contiguous().numpy()).save(path)
+            else:
+                batch = (part[None].to(experiment.device) for part in (sample, target))
+                pictures.save(path, experiment, *batch, experiment.model)
+            name = {"sample": str(samples.names[index] if samples.names else index), "index": index}
+            worst.append(name | analysis.describe(index) | ({"picture": path.name} if path.exists() else {}))
+    return worst
 
 
 def _write(path: Path, found: dict) -> None:
-    text = io.StringIO()
-    for row in [["class", *columns] for columns in found["table"].values()][:1]:
-        csv.writer(text, lineterminator="\n").writerow(row)
-    rows = [[name, *row.values()] for name, row in found["table"].items()]
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    for suffix, content in ((".json", json.dumps(found) + "\n"), ("-classes.csv", text.getvalue())):
-        with checkpoint.replacing(path.with_name(path.name + suffix)) as file:
+    files, text = {f"{path.name}.json": json.dumps(found) + "\n"}, io.StringIO()
+    if table := found["table"]:
+        csv.writer(text, lineterminator="\n").writerow(["class", *next(iter(table.values()))])
+        csv.writer(text, lineterminator="\n").writerows([name, *row.values()] for name, row in table.items())
+        files[f"{path.name}-classes.csv"] = text.getvalue()
+    for name, content in files.items():
+        with checkpoint.replacing(path.with_name(name)) as file:
             file.write(content.encode())

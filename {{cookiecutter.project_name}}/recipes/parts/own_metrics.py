@@ -6,8 +6,9 @@ import torch
 
 from core import SettingError
 from recipes.parts.calling import Metrics, carried
+from recipes.settings import MEASURED
 
-NAMES = ("epoch", "train_loss", "seconds", "split", "finished")  # of what a run reports besides metrics
+NAMES = ("epoch", "train_loss", *MEASURED, "split", "finished")  # of what a run reports besides metrics
 
 
 def build_metrics(made: dict, names, device) -> Metrics:

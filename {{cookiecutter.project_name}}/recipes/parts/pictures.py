@@ -25,7 +25,8 @@ def save(path: Path, experiment, inputs, targets, model=None) -> None:
     tiles = [torch.nn.functional.pad(image, (1, 1, 1, 1)) for image in drawn]
     tiles += [torch.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [torch.cat(tiles[start : start + columns], 2) for start in range(0, len(tiles), columns)]
-    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(path)
+    if experiment.rank == 0:
+        Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(path)
 
 
 def some_of(count: int) -> torch.Tensor:
@@ -51,6 +52,5 @@ def enlarged(sample: torch.Tensor) -> int:
 def captioned(pixels: torch.Tensor, text: str, good: bool | None = None) -> torch.Tensor:
     """The image with a line of text above it; good: green, or red for False."""
     strip = Image.new("RGB", (pixels.shape[2], 14))
-    colour = {None: "white", True: "lime", False: "tomato"}[good]
-    ImageDraw.Draw(strip).text((2, 1), text, fill=colour)
+    ImageDraw.Draw(strip).text((2, 1), text, fill={None: "white", True: "lime", False: "tomato"}[good])
     return torch.cat([torch.from_numpy(numpy.array(strip)).permute(2, 0, 1), pixels], 1)

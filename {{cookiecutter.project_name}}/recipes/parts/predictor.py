@@ -1,4 +1,4 @@
-"""Predictions of a trained model, a dict for each input, as `predict` of the task returns them.
+"""Predictions of a trained model: a dict for each input, as `predict` of the task returns it.
 
 predictor = open_predictor("runs/digits/2026-01-31_12-00-00", ingredients)
 [(name, sample)] = predictor.read("7.png")
@@ -6,10 +6,8 @@ predictor = open_predictor("runs/digits/2026-01-31_12-00-00", ingredients)
 """
 
 import io
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+import textwrap
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from PIL import Image
@@ -18,143 +16,119 @@ from core import Ingredients, IngredientsError
 from pantry.images import decode_image
 from recipes.parts.calling import blame, carried
 from recipes.parts.pictures import as_pixels, captioned
-from recipes.parts.samples import as_input, scale
+from recipes.parts.samples import as_input
 
 EXPORTED = (".safetensors", ".pt2", ".onnx")  # files that recipes/parts/exported.py opens
+LARGEST = 640  # pixels of the longer side from which on pictures of predictions are made smaller
 
 
 class Upload(io.BytesIO):
-    """The bytes of an image, table or text that lie in no file; `str(upload)` is its name, for messages."""
+    """The bytes of an image or table that is no file; `str(upload)` is its name, for messages."""
 
-    def __init__(self, name: str, data: bytes):
-        super().__init__(data)
+    def __init__(self, name: str, content: bytes):
+        super().__init__(content)
         self.name = name
 
     def __str__(self) -> str:
         return self.name
 
 
-@dataclass
 class Predictor:
-    """What predicts: a model, and all that lies between a file and its prediction. Reading is safe in threads."""
+    """A model, and what lies between a file and its prediction. `read` and `prepare` may be called by threads.
 
-    task: ModuleType
-    model: torch.nn.Module
-    meta: dict  # classes, input_format, shape; thresholds: {class: lowest probability}, if there are any
-    facts: dict  # about the model, for people
-    ingredients: Ingredients | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    batch_size: int = 32  # that fits
-    preprocess: object = scale
-    views: object = None
-    postprocess: object = None
-    autocast: AbstractContextManager = field(default_factory=nullcontext)
-    top: int = 1  # classes in a prediction
+    weights: the name of its file; top: classes to name; facts: about the model, for people
+    """
 
-    @property
-    def classes(self) -> list[str]:
-        return self.meta["classes"]
+    def __init__(self, experiment, weights="", top: int = 1):
+        self.experiment, self.task, self.meta = experiment, experiment.task, experiment.meta
+        self.classes, self.top = self.meta["classes"], top
+        self.preprocess, _ = experiment.preprocess("testing")
+        self.views, self.postprocess = (experiment.functions.at(f"testing.{name}") for name in ("views", "postprocess"))
+        self.facts = {
+            "weights": str(weights),
+            "task": self.task.__name__.rpartition(".")[2],
+            "backbone": experiment.architecture.backbone,
+            "parameters": sum(weight.numel() for weight in experiment.model.parameters()),
+            "device": str(experiment.device),
+            "thresholds": self.meta.get("thresholds", {}),  # {class: lowest probability or score}
+        } | {key: self.meta[key] for key in ("classes", "shape")}
 
     def read(self, source: str | Path | Upload) -> list[tuple]:
-        """(name, sample before preprocess) of each sample in a file or upload; IngredientsError names what is wrong."""
+        """(name, sample before preprocess) of all samples of a source. IngredientsError names what is wrong."""
         source = source if isinstance(source, Upload) else str(source)
         sample = self.task.read_sample(source, self.meta["input_format"])
         return list(sample.items()) if isinstance(sample, dict) else [(str(source), sample)]
 
     def prepare(self, sample) -> torch.Tensor:
-        """A sample after [testing.preprocess], as the network takes it."""
+        """A sample after [testing.preprocess]: an input of the network."""
         with blame("testing.preprocess"):
             return as_input(self.preprocess(sample))
 
     def __call__(self, inputs: list[torch.Tensor]) -> list[dict]:
-        """The prediction for each of inputs of one shape, in one forward pass."""
-        batch, limits = torch.stack(inputs).to(self.device), self.meta.get("thresholds")
+        """The predictions for inputs of one shape, in one forward pass."""
+        batch = torch.stack(inputs).to(self.experiment.device)
+        settings = self.classes, self.views, self.top, self.facts["thresholds"]
         try:
-            with self.autocast:
-                found = self.task.predict(self.model, batch, self.classes, self.views, self.top, limits)
-        except torch.OutOfMemoryError:
-            raise
+            with self.experiment.autocast:
+                found = self.task.predict(self.experiment.model, batch, *settings)
         except RuntimeError as error:
-            shapes = f"{list(batch.shape[1:])} after preprocess, but {self.meta['shape']} in training"
-            raise IngredientsError(f"{shapes}; resize in [testing.preprocess]") from error
-        if self.postprocess:
-            with blame("testing.postprocess"):
-                found = list(map(self.postprocess, found))
-        return found
+            message = f"{list(batch.shape[1:])} after preprocess, but {self.meta['shape']} in training; resize in "
+            message += "[testing.preprocess]"
+            if isinstance(error, torch.OutOfMemoryError):
+                message = f"out of memory with {len(inputs)} inputs at once; lower their number"
+            raise IngredientsError(message) from error
+        with blame("testing.postprocess"):
+            return list(map(self.postprocess, found)) if self.postprocess else found
 
-    def draw(self, source: str | Path | Upload, prediction: dict) -> torch.Tensor:
-        """The image of a file or upload with its prediction, (3, H, W) bytes."""
+    def draw(self, source: str | Path | Upload, prediction: dict) -> Image.Image:
+        """The image of a source with its prediction: as `draw_prediction` of the task does it, or written above it."""
         pixels = decode_image(source, 3)
+        step = max(1, max(pixels.shape) // LARGEST)
         if drawn := carried(self.task, "draw_prediction"):
-            return drawn(pixels, prediction, self.classes)
-        return captioned(as_pixels(pixels / 255), as_text(prediction))
+            pixels = drawn(pixels, prediction, self.classes, step)
+        else:
+            pixels = as_pixels(pixels[:, ::step, ::step] / 255)
+            for line in reversed(textwrap.wrap(in_words(prediction), pixels.shape[2] // 6)):
+                pixels = captioned(pixels, line)
+        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def open_predictor(path: str | None, ingredients: Ingredients, overrides=(), top: int = 1) -> Predictor:
-    """The predictor of a run folder, checkpoint or exported file; None: of the newest run. See `find_trained`."""
+    """The predictor of a run folder, a checkpoint or an exported file; None: of the newest run."""
     if Path(path or "").suffix in EXPORTED:
         from recipes.parts.exported import open_exported
 
-        experiment = open_exported(path, overrides)
-    else:
-        from recipes.parts.trained import find_trained, open_trained
+        return Predictor(open_exported(path, overrides), path, top)
+    from recipes.parts.trained import find_trained, open_trained
 
-        path = find_trained(path, ingredients)
-        experiment = open_trained(str(path), ingredients, overrides)
-    facts = {
-        "weights": str(path),
-        "task": experiment.task.__name__.rpartition(".")[2],
-        "backbone": experiment.architecture.backbone,
-        "parameters": sum(weight.numel() for weight in experiment.model.parameters()),
-        "device": str(experiment.device),
-        "classes": experiment.meta["classes"],
-        "shape": experiment.meta["shape"],
-        "thresholds": experiment.meta.get("thresholds", {}),
-    }
-    return Predictor(
-        task=experiment.task,
-        model=experiment.model,
-        meta=experiment.meta,
-        facts=facts,
-        ingredients=experiment.ingredients,
-        device=experiment.device,
-        batch_size=experiment.evaluation_batch_size,
-        preprocess=experiment.preprocess("testing")[0],
-        views=experiment.functions.at("testing.views"),
-        postprocess=experiment.functions.at("testing.postprocess"),
-        autocast=experiment.autocast,
-        top=top,
-    )
+    path = find_trained(path, ingredients)
+    return Predictor(open_trained(str(path), ingredients, overrides), path, top)
 
 
 def without_tensors(prediction: dict) -> dict:
-    """A prediction as it goes to JSON: keys that begin with _ are for drawing."""
+    """A prediction as JSON takes it: keys that begin with _ are for drawing."""
     return {key: value for key, value in prediction.items() if key[0] != "_"}
 
 
-def as_text(value) -> str:
-    """A prediction, or a value in it, on one line for people."""
-    if isinstance(value, bool):
-        return "sure" if value else "not sure"
+def in_words(prediction: dict) -> str:
+    """A prediction on one line."""
+    hidden = ("class", "probability") if "top" in prediction else ()
+    shown = [pair for pair in without_tensors(prediction).items() if pair[0] not in hidden]
+    return "  ".join(f"{key}: {value}" if isinstance(value, bool) else _in_words(value) for key, value in shown)
+
+
+def _in_words(value, digits: int = 4) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
-    if isinstance(value, list) and all(isinstance(item, float | int) for item in value):
-        return f"[{', '.join(f'{item:.0f}' for item in value)}]"
-    if isinstance(value, list):
-        return "; ".join(" ".join(map(as_text, item.values())) for item in value) or "nothing"
-    if not isinstance(value, dict):
-        return str(value)
-    shown = without_tensors(value)
-    return "  ".join(
-        (", ".join(f"{name} {as_text(share)}" for name, share in part.items()) or "none")
-        if isinstance(part, dict)
-        else as_text(part)
-        for part in shown.values()
-    )
+        return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(each, 3)}" for name, each in value.items()) or "none"
+    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
+        return "; ".join(" ".join(_in_words(part, 2) for part in each.values()) for each in value) or "nothing"
+    return str(list(map(round, value))) if isinstance(value, list) else str(value)
 
 
 def read_image(source, input_format: dict):
-    """An image file or upload in the format of the training data, before preprocess (see samples.py)."""
+    """An image file in the format of the training data, before preprocess (see samples.py)."""
     image = decode_image(source, input_format["channels"], input_format["size"])
     if input_format["float"]:
         image = image / 255 if input_format["divided"] else image.float()

@@ -1,14 +1,18 @@
-"""What a run folder says of its run. Imports nothing of torch."""
+"""Runs as seen from outside, without torch: read one from its folder, or make one in a process of its own."""
 
 import hashlib
 import json
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, parse
 from core.values import as_written
 from recipes.parts.origins import settings
+from recipes.settings import MEASURED
 
 LOWEST = re.compile(r"(^|_| )(loss|error|mae|mse|rmse|perplexity)\b|Error$")  # metrics whose lowest value is the best
 
@@ -25,29 +29,29 @@ class Record:
     finished: bool
 
 
+def read_run(folder: Path) -> Record:
+    """Raises IngredientsError if a file is damaged, or no epoch is complete yet."""
+    found = {path: value for path, value in flat(parse(folder / "ingredients.ini")).items() if value is not None}
+    found = {path: value if type(value) in (int, float) else as_written(value) for path, value in found.items()}
+    if (functions := folder / "custom_functions.py").is_file():
+        found[functions.name] = hashlib.sha256(functions.read_bytes()).hexdigest()[:8]
+    lines = recorded(folder)
+    epochs = [line for line in lines if {"epoch", "train_loss", "seconds"} <= line.keys()]
+    if not epochs:
+        raise IngredientsError(f"{folder}: no epoch is complete")
+    log = (folder / "log.txt").read_bytes().decode(errors="replace") if (folder / "log.txt").is_file() else ""
+    marked = re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE)[-1:]
+    best = next((line for line in epochs if [str(line["epoch"])] == marked), epochs[-1])
+    testing = next((line for line in reversed(lines) if line.get("split") == "testing"), {})
+    finished = any(line.get("finished") == epochs[-1]["epoch"] for line in lines)
+    return Record(folder, found, epochs, best, testing, finished)
+
+
 def find_runs(folder: Path) -> list[Path]:
     """The run folders in a folder, or the one that it is. Debug runs do not count."""
     if (folder / "checkpoints").is_dir() or not folder.is_dir():
         return [folder]
     return sorted(path.parent for path in folder.rglob("checkpoints") if path.parent.name != "debug")
-
-
-def read_run(folder: Path) -> Record:
-    """Raises IngredientsError if a file is damaged, or no epoch is complete yet."""
-    chosen = {path: value for path, value in flat(parse(folder / "ingredients.ini")).items() if value is not None}
-    chosen = {path: value if type(value) in (int, float) else as_written(value) for path, value in chosen.items()}
-    if (functions := folder / "custom_functions.py").is_file():
-        chosen[functions.name] = hashlib.sha256(functions.read_bytes()).hexdigest()[:8]
-    lines = recorded(folder)
-    epochs = {line["epoch"]: line for line in lines if "train_loss" in line}
-    if not epochs:
-        raise IngredientsError(f"{folder}: no epoch is complete")
-    log = (folder / "log.txt").read_text(encoding="utf-8") if (folder / "log.txt").is_file() else ""
-    marked = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/.* best$", log, re.MULTILINE)]
-    best = [epochs[epoch] for epoch in marked if epoch in epochs] or [*epochs.values()]
-    testing = [line for line in lines if line.get("split") == "testing"] or [{}]
-    finished = any(line.get("finished") == max(epochs) for line in lines)
-    return Record(folder, chosen, [*epochs.values()], best[-1], testing[-1], finished)
 
 
 def recorded(folder: Path) -> list[dict]:
@@ -61,9 +65,21 @@ def recorded(folder: Path) -> list[dict]:
 
 
 def metrics_of(line: dict) -> dict[str, float]:
-    """The metrics of a line that are numbers, without those of single classes, such as map.7."""
-    others = ("epoch", "seconds", "train_loss", "split")
-    return {key: value for key, value in line.items() if key not in others and "." not in key and value == value}
+    """The metrics of a line, without those of single classes, such as map.7."""
+    others = ("epoch", "train_loss", "learning_rate", "split", *MEASURED)
+    return {key: value for key, value in line.items() if key not in others and "." not in key}
+
+
+def train(file, folder: Path, changes: dict, *options: str) -> int:
+    """Run train.py; run folder and weights go below `folder`. Returns the exit code. changes: path -> value."""
+    changes = changes | {"training.model.runs": folder, "training.model.save_name": folder / "model.pth"}
+    changes["training.model.report"] = False  # python -m recipes.report writes it when it is wanted
+    added = [f"--add={path}={value}" for path, value in changes.items()]
+    with subprocess.Popen([sys.executable, "train.py", str(file), "--quiet", *options, *added]) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it saves, and stops
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
+    return process.returncode
 
 
 def flat(ingredients: Ingredients) -> dict:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch.utils.data import StackDataset, default_collate
@@ -303,17 +304,25 @@ def epoch_sampler(samples: Samples, seed: int, balanced: bool = False):
 def reader(samples: Samples, batch_size: int, device, workers: int = 0):
     """`read(order=None) -> batches (inputs, targets)` on the device; order: indices of samples, None: all, in order."""
     samples = samples.to(device)
+    batches_of = partial(split, len(samples), batch_size)
     if not samples.in_memory:
         from recipes.parts.workers import worker_reader
 
-        return worker_reader(samples, batch_size, device, workers)
+        return worker_reader(samples, batches_of, device, workers)
 
-    def read(order: torch.Tensor | None = None):
-        order = torch.arange(len(samples)) if order is None else order
-        if len(order):  # else it would be split into one part, an empty one
-            yield from map(samples.at, order.to(samples.kept[0].device).split(batch_size))
+    def read(order: torch.Tensor | list | None = None):
+        for indices in batches_of(order):
+            yield samples.at(indices.to(samples.kept[0].device))
 
     return read
+
+
+def split(count: int, batch_size: int, order: torch.Tensor | list | None) -> list[torch.Tensor]:
+    """The indices of each batch. order: the indices of samples, None for all `count` in order, or a list of batches."""
+    if isinstance(order, list):
+        return order
+    order = torch.arange(count) if order is None else order
+    return list(order.split(batch_size)) if len(order) else []  # else it would be one part, an empty one
 
 
 def summary(training: Samples, validation: Samples, outputs: int) -> str:

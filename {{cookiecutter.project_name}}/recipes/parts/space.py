@@ -40,19 +40,21 @@ def check_space(ingredients: Ingredients, file: Path, given: dict[str, str]) -> 
     if not space and not problems:
         message = "nothing to vary; write for example [sweep.training.optimizer] with learning_rate = log 1e-3 1"
         problems["", ""] = Problem(None, f"[{SWEEP}]", "", message)
+    space = dict(sorted(space.items(), key=lambda item: ".@" not in item[0]))  # another function drops arguments
     tried = {path: _all_values(values) or (values.low, values.high) for path, values in space.items()}
     calls = {path: tried.pop(path) for path in list(tried) if ".@" in path}  # arguments have to fit all functions
     last = max(map(len, tried.values()), default=1)
     for *names, number in itertools.product(*calls.values(), range(last)):
-        point = {path: as_text(values[min(number, len(values) - 1)]) for path, values in tried.items()}
-        point |= zip(calls, names, strict=True)
+        point = dict(zip(calls, names, strict=True))
+        point |= {path: as_text(values[min(number, len(values) - 1)]) for path, values in tried.items()}
         try:
             read_ingredients(file, [(path, text, True) for path, text in (given | point).items()])
         except IngredientsError as error:
             for found in error.problems:
-                if (path := found.key.strip("-")) in space:
+                path, once = found.key.strip("-"), (found.key, found.message)
+                if path in space:
                     found = Problem(None, key_of(path), "", f"{point[path]}: {found.message}")
-                problems.setdefault((found.key, found.message), found)
+                problems.setdefault(once, found)
     if problems:
         raise IngredientsError(list(problems.values()))
     return space

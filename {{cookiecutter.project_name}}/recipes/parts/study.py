@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import socket
 import statistics
 import sys
 import time
@@ -11,6 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from core import Ingredients, IngredientsError, SettingError, locate, parse_string
@@ -120,7 +122,7 @@ class Worker:
             self.held.close()
         with lock(self.folder / "lock"):
             trials = self.study.get_trials(deepcopy=False)
-            running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING and self.is_here(trial)]
             trial = next((trial for trial in running if self.hold(trial.number)), None)
             if trial is None:
                 if len(trials) >= self.trials or is_late:
@@ -130,6 +132,10 @@ class Worker:
             self.study.sampler = self.sampler(trial.number)
             return optuna.Trial(self.study, trial._trial_id)
 
+    def is_here(self, trial: FrozenTrial) -> bool:
+        """Whether the trial was begun in this folder, and not on another disk with the same database."""
+        return "process" not in trial.user_attrs or (self.folder / "locks" / str(trial.number)).exists()
+
     def hold(self, number: int) -> bool:
         """Lock a trial until the next one; False if another process has done so."""
         self.held = lock(self.folder / "locks" / str(number), wait=False)
@@ -138,36 +144,34 @@ class Worker:
     def fail_trial_of(self, process: int, reason: str) -> None:
         """Record that a trial took its process down."""
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("process") == process:
+            if trial.user_attrs.get("process") == f"{socket.gethostname()}:{process}":
                 optuna.Trial(self.study, trial._trial_id).set_user_attr("error", reason)
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def run(self, trial: optuna.Trial) -> FrozenTrial:
         """Train with what is proposed, once for each seed. Whatever fails is recorded."""
-        trial.set_user_attr("process", os.getpid())
+        trial.set_user_attr("process", f"{socket.gethostname()}:{os.getpid()}")
         point = {path: propose(trial, path, values) for path, values in self.space.items()}
-        values, error = [], None
+        values = []
         try:
             for seed in range(self.seed, self.seed + self.sweep.seeds):
                 values.append(self.best_of(epoch[self.metric] for epoch in self.train(trial, point, seed)))
-            trial.set_user_attr("deviation", statistics.stdev(values) if len(values) > 1 else None)
+            if len(values) > 1:
+                trial.set_user_attr("deviation", statistics.stdev(values))
             return self.study.tell(trial, statistics.mean(values))
         except optuna.TrialPruned:
             return self.study.tell(trial, state=TrialState.PRUNED)
-        except IngredientsError as refused:
-            error = str(refused)
-        except Exception as own:  # whatever the user's code raises
-            error = "".join(traceback.format_exception(own))
-        trial.set_user_attr("error", error)
-        return self.study.tell(trial, state=TrialState.FAIL)
+        except Exception as error:  # whatever the user's code raises
+            is_plain = isinstance(error, IngredientsError)
+            trial.set_user_attr("error", str(error) if is_plain else "".join(traceback.format_exception(error)))
+            return self.study.tell(trial, state=TrialState.FAIL)
 
     def train(self, trial: optuna.Trial, point: dict[str, str], seed: int) -> list[dict]:
         """Train, or continue what a killed process began; returns the metrics of the epochs."""
         folder = self.folder / f"{trial.number:04}-seed-{seed}"
         own = {"run_name": f"{self.folder.name}/{folder.name}", "save_name": folder / "model.pth", "report": False}
-        changes = self.frozen["given"] | point | {f"training.model.{key}": str(value) for key, value in own.items()}
-        changes["training.scheme.seed"] = str(seed)
-        ingredients = read_ingredients(self.folder / "ingredients.ini", [(*item, True) for item in changes.items()])
+        changes = point | {f"training.model.{key}": str(value) for key, value in own.items()}
+        ingredients = self.read(changes | {"training.scheme.seed": str(seed)})
         reported = self.study.trials[trial.number].intermediate_values
 
         def on_epoch(metrics: dict) -> None:
@@ -187,6 +191,9 @@ class Worker:
                 folder = train(ingredients, functions, str(folder) if is_begun else None)
         except IngredientsError as error:
             raise locate(error, ingredients) from error
+        finally:
+            if ingredients.at("training.scheme.compile"):
+                torch.compiler.reset()  # what is compiled for one model is not looked through for the next
         return [line for line in recorded(folder) if "train_loss" in line]
 
     # -------------------------------------------------------------------------------------------------------- results
@@ -200,9 +207,13 @@ class Worker:
 
     def ini_of(self, number: int) -> str:
         """The ini file that trains as this trial did, comments included."""
-        point = {path: as_text(value) for path, value in self.study.trials[number].params.items()}
-        changes = [(path, text, True) for path, text in (self.frozen["given"] | point).items()]
-        return resolved_text(read_ingredients(self.folder / "ingredients.ini", changes))
+        params = self.study.trials[number].params
+        return resolved_text(self.read({path: as_text(params[path]) for path in self.space}))
+
+    def read(self, changes: dict[str, str]) -> Ingredients:
+        """What the sweep began with, changed; without the URL of the database, which may contain a password."""
+        changes = self.frozen["given"] | {"sweep.study.storage": "None"} | changes
+        return read_ingredients(self.folder / "ingredients.ini", [(*item, True) for item in changes.items()])
 
 
 def watched(own, on_epoch):
@@ -216,7 +227,7 @@ def watched(own, on_epoch):
                 inner(values, epoch)
             on_epoch(values | {"epoch": epoch})
 
-        track.close = carried(inner, "close") or (lambda: None)
+        track.close = carried(inner, "close")
         for line in recorded(folder):
             if "train_loss" in line:
                 on_epoch(line)

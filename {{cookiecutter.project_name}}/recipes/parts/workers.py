@@ -40,14 +40,16 @@ def augmented(samples, per_sample, seed: int):
     return found
 
 
-def worker_reader(samples, batch_size: int, device, workers: int):
-    """`read(order=None) -> batches (inputs, targets)` on the device, of samples that are not kept in memory."""
+def worker_reader(samples, batches_of, device, workers: int):
+    """`read(order=None) -> batches (inputs, targets)` on the device, of samples that are not kept in memory.
+
+    batches_of: `batches_of(order)`, a list of the indices of each batch
+    """
     plan = []  # the indices of each batch of an epoch; it stays one list, so that workers can stay
     loader = data_loader(samples, plan, device, workers)
 
-    def read(order: torch.Tensor | None = None):
-        order = torch.arange(len(samples)) if order is None else order
-        plan[:] = [part.tolist() for part in order.split(batch_size)] if len(order) else []  # else one empty part
+    def read(order: torch.Tensor | list | None = None):
+        plan[:] = [part.tolist() for part in batches_of(order)]
         for batch in loader:
             if isinstance(batch, IngredientsError):
                 try:
