@@ -6,18 +6,22 @@
 
     uv run benchmarks/scaling.py [BACKBONE] [BATCH] [SIDE]          resnet18, 16 samples a process, 64 pixels a side
     uv run benchmarks/scaling.py --device cuda resnet50 64 224      on one machine with two GPUs or more
+    uv run benchmarks/scaling.py --constants 150 100 102 25 10      without measuring: milliseconds of a step and of its
+        backward pass, MB of gradients, GB/s and microseconds of the network
 
 docs/scaling.md explains the model and applies it to many devices:
 
     step(n) = max(compute + exposed(n), input)
     exposed(n) = max(0, allreduce(n) - OVERLAP * backward) + latency of the last bucket
-    allreduce(n) = 2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency     a ring
+    allreduce(n) = the quicker of    2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency     a ring
+                   and               2 * bytes / bandwidth + 2 log2(n) * latency                 a tree
     input = batch / (samples a second that the workers of a process read)
 
 Compute is that of two processes at once, which share caches and memory. Processes run one thread each on CPUs.
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -112,7 +116,8 @@ def fit(found: dict) -> tuple[float, float]:
 
 
 def allreduce(n: int, size: float, latency: float, bandwidth: float) -> float:
-    return 2 * (n - 1) / n * size / bandwidth + 2 * (n - 1) * latency if n > 1 else 0.0
+    ring = 2 * (n - 1) / n * size / bandwidth + 2 * (n - 1) * latency
+    return min(ring, 2 * size / bandwidth + 2 * math.log2(n) * latency)
 
 
 def step_time(n: int, compute: float, backward: float, size: float, latency: float, bandwidth: float, given: float):
@@ -141,7 +146,12 @@ def main() -> None:
     parser.add_argument("batch", nargs="?", type=int, default=16)
     parser.add_argument("side", nargs="?", type=int, default=64)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--constants", nargs=5, type=float, metavar="X")
     options = parser.parse_args()
+    if options.constants:
+        compute, backward, megabytes, bandwidth, latency = options.constants
+        plan(options.batch, compute / 1e3, backward / 1e3, megabytes * 1e6, latency / 1e6, bandwidth * 1e9)
+        return
     context = torch.multiprocessing.get_context("spawn")
     found = {}
     for world in (1, 2):
@@ -164,6 +174,17 @@ def main() -> None:
     print(f"error of the model     {predicted / two['parallel'] - 1:+9.1%}")
     shares = [alone["compute"] / seconds for seconds in (two["parallel"], predicted)]
     print(f"efficiency             {shares[0]:9.2f} measured, {shares[1]:.2f} predicted")
+    plan(options.batch, two["compute"], backward, two["bytes"], latency, bandwidth)
+
+
+def plan(batch: int, compute: float, backward: float, size: float, latency: float, bandwidth: float) -> None:
+    """Print what the model says of many processes: their efficiency, and what the input has to give."""
+    print(f"{'processes':>9} {'all-reduce':>11} {'step':>9} {'efficiency':>11} {'samples a second':>17}")
+    for n in (1, 2, 8, 64, 1024):
+        seconds = step_time(n, compute, backward, size, latency, bandwidth, 0.0)
+        whole = allreduce(n, size, latency, bandwidth)
+        rate = n * batch / seconds
+        print(f"{n:>9} {whole * 1e3:>8.1f} ms {seconds * 1e3:>6.1f} ms {compute / seconds:>11.2f} {rate:>17,.0f}")
 
 
 if __name__ == "__main__":
