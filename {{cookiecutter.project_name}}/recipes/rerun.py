@@ -3,16 +3,17 @@
 python -m recipes.rerun                          the newest run
 python -m recipes.rerun runs/digits/2026-11-26_15-18-55
 
-The new run and its weights go to rerun_<time> beside the run. Exits with 1 if a metric or a weight differs.
+The new run and its weights go to rerun_<time> beside the project's runs. Exits with 1 if a metric or a weight differs.
 """
 
 import difflib
-import time
+from datetime import datetime
 
-from core import IngredientsError
+from core import IngredientsError, parse
 from core.errors import escaped, shortened
 from recipes.parts.command import Command
-from recipes.parts.records import Record, find_runs, read_run, train
+from recipes.parts.records import Record, read_run, train
+from recipes.settings import MEASURED
 
 OF_THE_END = ("epoch", "early stop", "weights", "best epoch", "unused settings", "report", "run: ")  # lines of the log
 
@@ -22,17 +23,16 @@ def main() -> None:
         command.add_argument("run", nargs="?", metavar="RUN", help="a run folder; default: the newest run")
         command.add_argument("--ingredients", default="ingredients.ini", help="default: ingredients.ini")
         arguments, ingredients = command.read(with_functions=False)
-        from recipes.parts.trained import find_trained
+        from recipes.parts.trained import find_trained, runs_of
 
         old = read_run(find_trained(arguments.run, ingredients).parents[1])
         if old.folder.name == "debug":
             raise IngredientsError(f"{old.folder}: a debug run is not repeated")
-        folder = old.folder.parent / time.strftime("rerun_%Y-%m-%d_%H-%M-%S")
+        file, name = old.folder / "ingredients.ini", f"rerun_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}/{old.folder.name}"
         # A run that was stopped is compared as far as it came, by the weights of its best epoch.
-        changes = {"training.scheme.resume": False, "training.model.save_all_checkpoints": not old.finished}
-        if code := train(old.folder / "ingredients.ini", folder, changes):
-            raise SystemExit(code)
-        new = read_run(find_runs(folder)[-1])
+        new = train(file, runs_of(parse(file)), name, {"training.model.save_all_checkpoints": str(not old.finished)})
+        if new is None:
+            raise SystemExit(1)
         print(f"rerun: {new.folder}")
         after = numbers(new, "best" if old.finished else f"epoch-{old.best['epoch']:03}", "last")
         for name, value in numbers(old, "best", *["last"] * old.finished).items():
@@ -51,7 +51,7 @@ def numbers(run: Record, *names: str) -> dict:
 
     lines = {f"epoch {line['epoch']}:": line for line in run.epochs} | {"test": run.testing}
     found = {f"{label} {name}": value for label, line in lines.items() for name, value in line.items()}
-    found = {name: value for name, value in found.items() if name.split()[-1] not in ("seconds", "split")}
+    found = {name: value for name, value in found.items() if name.split()[-1] not in ("split", *MEASURED)}
     for label, name in zip(("best", "last"), names, strict=False):
         state = checkpoint.load(run.folder / f"checkpoints/{name}.pt")["model"]
         found |= {f"{label} weights: {key}": value for key, value in state.items()}
@@ -60,10 +60,9 @@ def numbers(run: Record, *names: str) -> dict:
 
 def changed(*runs: Record) -> list[str]:
     """What may be the reason: machine, git and packages, and what the log says of data, model and resumptions."""
-    texts = [
-        "".join((run.folder / name).read_text("utf-8") for name in ("environment.json", "log.txt")) for run in runs
-    ]
-    told = [[line for line in text.splitlines() if not line.startswith(OF_THE_END)] for text in texts]
+    files = [[run.folder / name for name in ("environment.json", "log.txt")] for run in runs]
+    lines = [[line for path in paths for line in path.read_text("utf-8").splitlines()] for paths in files]
+    told = [[line for line in found if not line.startswith(OF_THE_END)] for found in lines]
     found = [shortened(line) for line in difflib.unified_diff(*told, "run", "rerun", n=0, lineterm="")]
     return found or ["the environment is the same; the cause is in code, data, or a function without a seed"]
 
