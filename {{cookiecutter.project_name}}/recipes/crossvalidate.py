@@ -12,9 +12,7 @@ import time
 
 from core import IngredientsError
 from recipes.parts.command import Command
-from recipes.parts.records import find_runs, metrics_of, read_run, train
-from recipes.run import format_metrics, runs_folder
-from recipes.settings import Saving, read_section
+from recipes.parts.records import metrics_of, train
 
 
 def main() -> None:
@@ -24,18 +22,20 @@ def main() -> None:
         arguments, ingredients = command.read()
         if arguments.folds < 2:
             raise IngredientsError(f"--folds {arguments.folds}: expected 2 or more")
-        parent = runs_folder(ingredients, read_section(ingredients, "training.model", Saving).runs)
-        parent /= time.strftime("crossvalidation_%Y-%m-%d_%H-%M-%S")
-        results = []
-        for part in (f"{fold}/{arguments.folds}" for fold in range(1, arguments.folds + 1)):
-            folder = parent / f"fold-{part.partition('/')[0]}"
-            changes = {path: value for path, value, _ in command.overrides} | {"training.scheme.fold": part}
-            if code := train(arguments.ingredients, folder, changes):
-                raise SystemExit(code)
-            results.append(metrics_of(read_run(find_runs(folder)[-1]).best))
-            print(f"fold {part}  {format_metrics(results[-1])}", flush=True)
+        from recipes.parts.trained import runs_of
+
+        parent, name = runs_of(ingredients), time.strftime("crossvalidation_%Y-%m-%d_%H-%M-%S")
+        results, given = [], {path: text for path, text, _ in command.overrides}
+        for fold in range(1, arguments.folds + 1):
+            part = {"training.scheme.fold": f"{fold}/{arguments.folds}"}
+            run = train(arguments.ingredients, parent, f"{name}/fold-{fold}", given | part)
+            if run is None:
+                raise SystemExit(1)
+            results.append(metrics_of(run.best))
+            shown = ", ".join(f"{metric} {value:.4f}" for metric, value in results[-1].items())
+            print(f"fold {fold}/{arguments.folds}  {shown}", flush=True)
         print(summarize(results))
-        print(f"runs: {parent}")
+        print(f"runs: {parent / name}")
 
 
 def summarize(results: list[dict[str, float]]) -> str:

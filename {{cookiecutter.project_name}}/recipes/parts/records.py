@@ -1,11 +1,15 @@
 """Runs as seen from outside, without torch: read one from its folder, or make one in a process of its own."""
 
+import ctypes
 import hashlib
 import json
 import re
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from core.values import as_written
 from recipes.parts.origins import settings
 from recipes.settings import MEASURED
 
-LOWEST = re.compile(r"(^|_| )(loss|error|mae|mse|rmse|perplexity)\b|Error$")  # metrics whose lowest value is the best
+LOWEST = re.compile(r"(^|_)(loss|error|mae|mse|rmse|perplexity)$|Error$")  # metrics whose lowest value is the best
 
 
 @dataclass
@@ -47,13 +51,6 @@ def read_run(folder: Path) -> Record:
     return Record(folder, found, epochs, best, testing, finished)
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """The run folders in a folder, or the one that it is. Debug runs do not count."""
-    if (folder / "checkpoints").is_dir() or not folder.is_dir():
-        return [folder]
-    return sorted(path.parent for path in folder.rglob("checkpoints") if path.parent.name != "debug")
-
-
 def recorded(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl, of which the last may be cut."""
     path = folder / "metrics.jsonl"
@@ -70,16 +67,52 @@ def metrics_of(line: dict) -> dict[str, float]:
     return {key: value for key, value in line.items() if key not in others and "." not in key}
 
 
-def train(file, folder: Path, changes: dict, *options: str) -> int:
-    """Run train.py; run folder and weights go below `folder`. Returns the exit code. changes: path -> value."""
-    changes = changes | {"training.model.runs": folder, "training.model.save_name": folder / "model.pth"}
-    changes["training.model.report"] = False  # python -m recipes.report writes it when it is wanted
-    added = [f"--add={path}={value}" for path, value in changes.items()]
-    with subprocess.Popen([sys.executable, "train.py", str(file), "--quiet", *options, *added]) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # it saves, and stops
-        process.wait()
-        signal.signal(signal.SIGTERM, before)
-    return process.returncode
+def is_lowest(metric: str, runs: list[Record]) -> bool:
+    """Whether the lowest value is the best: as these runs selected by this metric, else as its name says."""
+    for run in runs:
+        values = [line[metric] for line in run.epochs if metric in line]
+        if run.settings.get("training.scheme.best") == metric and {*values} != {run.best.get(metric)}:
+            return run.best[metric] < statistics.fmean(values)
+    return bool(LOWEST.search(metric))
+
+
+def table(columns: list[list[str]]) -> str:
+    """Columns of texts for a terminal; long texts are cut."""
+    cut = [[text[:59] + "…" * (len(text) > 59) for text in column] for column in columns]
+    padded = [[text.ljust(max(map(len, column))) for text in column] for column in cut]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+
+
+def train(file, parent: Path, name: str, changes: dict[str, str]) -> Record | None:
+    """Train into the folder `name` of the project's runs, `parent`, or go on with the run there; None if it fails."""
+    folder, options = parent / name, []
+    with suppress(IngredientsError):  # nothing is complete there
+        if (run := read_run(folder)).finished:
+            return run
+    if (folder / "checkpoints/last.pt").is_file():
+        options = ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    own = {"run_name": name, "save_name": str(folder / "model.pth"), "report": False}
+    changes = changes | {f"training.model.{key}": as_written(value) for key, value in own.items()}
+    changes["training.scheme.resume"] = "False"  # which means the newest run
+    options += [f"--add={path}={text}" for path, text in changes.items()]
+    return None if call([str(file), *options]) else read_run(folder)
+
+
+def call(arguments: list[str]) -> int:
+    """Run train.py, which ends when this process ends, and saves before if that is by SIGTERM or Ctrl-C."""
+    command = [sys.executable, Path(__file__).parents[2] / "train.py", "--quiet", *arguments]
+    end_with_parent = (lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)) if sys.platform == "linux" else None
+    with subprocess.Popen(command, preexec_fn=end_with_parent) as process:
+
+        def stop(number: int, _):
+            process.terminate()  # and wait, as `with` does
+            raise SystemExit(128 + number)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        return process.wait()
 
 
 def flat(ingredients: Ingredients) -> dict:
