@@ -160,7 +160,7 @@ def test_two_processes_have_the_losses_of_one(write, changes):
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_goes_on(write):
     """And a run that two processes began is finished by one, with the losses of one."""
-    busy = {"training.scheme.epochs": "30", "training.model.checkpoint_minutes": "0.0"}
+    busy = {"training.scheme.epochs": "16", "training.model.checkpoint_minutes": "0.0"}
     one = trained(write("one", busy))
     ini = write("two", busy)
     launched = Launched(ini, 2)
