@@ -157,9 +157,7 @@ async def read_uploads(request: Request, most: int) -> list[Upload]:
         return [Upload("image", await request.body())]
     refuse(kind != b"multipart/form-data", 415, "expected multipart/form-data, or an image and its type")
     files, ends, kept = [], [], {"MAX_MEMORY_FILE_SIZE": float("inf")}  # larger ones would go to the disk
-    parser = FormParser(
-        kind.decode(), None, files.append, lambda: ends.append(1), given.get(b"boundary"), config=limits
-    )
+    parser = FormParser(kind.decode(), None, files.append, lambda: ends.append(1), given.get(b"boundary"), config=kept)
     async for chunk in request.stream():
         parser.write(chunk)
         refuse(len(files) > most, 413, f"more than {most} images")
