@@ -63,7 +63,7 @@ def page(train, monkeypatch):
     finally:
         server.should_exit = True
         thread.join()
-    said = [text for text in said if "422" not in text]  # Chromium tells of each
+    said = [text for text in said if "422" not in text and "500" not in text]  # Chromium tells of each
     assert said == [] and [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []
 
 
@@ -99,6 +99,12 @@ def test_the_list_of_requests(page):
     page.wait_for_function("() => document.querySelectorAll('h2').length === 4")
     assert "POST /predict" in page.locator("h2").all_inner_texts()
     assert "multipart/form-data or image/*" in page.inner_text("body")
+
+
+def test_an_error_of_the_server(page, monkeypatch):
+    monkeypatch.setattr(predictor.Predictor, "__call__", lambda self, inputs: inputs[0] / "a")
+    page.evaluate(DROP, [("scene.png", base64.b64encode(scene()).decode())])
+    page.wait_for_function("() => document.getElementById('message').textContent === 'the server failed: status 500'")
 
 
 def test_what_is_found_is_drawn(page, monkeypatch):
