@@ -57,6 +57,7 @@ def test_a_calibration_by_hand():
     assert found["ece"] == pytest.approx((3 * (0.75 - 2 / 3) + 0.25) / 4)
     assert [one["count"] for one in found["bins"]] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]
     perfect = calibration(numpy.array([1.0, 0.0]), numpy.array([True, False]))
+    assert math.isnan(calibration(numpy.array([math.nan]), numpy.array([False]))["ece"])  # and nothing crashes
     assert perfect["ece"] == 0 and perfect["bins"][-1] == {"count": 1, "confidence": 1.0, "accuracy": 1.0}
 
 
@@ -332,6 +333,12 @@ def test_a_run_is_evaluated_and_gets_thresholds(train, read, own, monkeypatch, c
     assert code == 0 and "thresholds kept: models/0.0.0/model.pth" in said, said
     chosen = json.loads((run / "evaluation/validation.json").read_text())["thresholds"]
     thresholds = {name: row["threshold"] for name, row in chosen.items()}
+    path = run / "checkpoints/best.pt"
+    state = checkpoint.load(path)
+    state["model"] = {name: tensor * math.nan for name, tensor in state["model"].items()}
+    checkpoint.save(tmp_path / "nan.pt", state)
+    code, said = ask(monkeypatch, capsys, "--run", tmp_path / "nan.pt", "--thresholds")
+    assert code == 1 and "no scores of classes to choose thresholds for, or nan" in said, said
     for path, state in before.items():
         after = checkpoint.load(path)
         has = path.suffix == ".pth" or state["epoch"] == best["epoch"]
@@ -361,11 +368,28 @@ def test_other_data_and_a_lone_file(train, monkeypatch, capsys, tmp_path):
     assert found["metrics"].items() <= tested.items() and found["samples"] == 15
     code, said = ask(monkeypatch, capsys, "--run", run, "--on", "vlidation")
     assert code == 1 and "--on vlidation: there is no such folder; expected validation, testing, training" in said
+    code, said = ask(monkeypatch, capsys, "--run", run, "--on", "vlidation", "--check")
+    assert code == 1 and f"weights: {run}" not in said and "--on vlidation: there is no such folder" in said
+    code, said = ask(monkeypatch, capsys, "--run", "nowhere", "--check")
+    assert code == 1 and "nowhere: there is no such checkpoint" in said
+    (run / "evaluation").touch()
+    assert ask(monkeypatch, capsys, "--run", run) == (1, f"{run}/evaluation: File exists\n")
+    (run / "evaluation").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "find_part", lambda task: None)
         code, said = ask(monkeypatch, capsys, "--run", run, "--thresholds")
     assert code == 1 and "--thresholds: this task has no scores of classes" in said
     assert not (run / "evaluation").exists()
+    testing = tmp_path / "data/tiny/testing"
+    (testing / "class-0").rename(tmp_path / "others")  # a class may be missing
+    for path in [*testing.glob("*/*.png")]:
+        path.rename(path.with_name(f"\x1b[31m{path.name}"))
+    code, said = ask(monkeypatch, capsys, "--run", run, "--on", testing)
+    assert code == 0 and "(10 samples)" in said and "/\\x1b[31m" in said and "\x1b" not in said, said
+    found = json.loads((run / "evaluation/folder-testing.json").read_text())
+    assert [row["support"] for row in found["table"].values()] == [0, 5, 5]
+    assert all(one["truth"] in one["sample"] for one in found["worst"])
+    (tmp_path / "others").rename(testing / "class-0")
     (tmp_path / "other/dog").mkdir(parents=True)
     (tmp_path / "data/tiny/testing/class-0").rename(tmp_path / "other/cat")
     (tmp_path / "data/tiny/testing/class-1").rename(tmp_path / "other/dog/in")

@@ -82,6 +82,12 @@ def test_every_format_answers_as_the_run(train, run_export, tmp_path):
             assert "\n" not in str(told.value)
 
 
+def test_a_folder_that_cannot_be_made_is_named(train, run_export, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, wrong = run_export(train({"training.scheme.epochs": "1"}), "--output", str(tmp_path / "file"))
+    assert (code, wrong) == (1, f"{tmp_path}/file: File exists\n")
+
+
 def test_what_differs_is_removed(train, run_export, monkeypatch):
     """The comparison can fail: of weights that are altered on the way into the file."""
     folder = train({"training.scheme.epochs": "1"})

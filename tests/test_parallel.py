@@ -1,5 +1,6 @@
 """Several processes train one model as one does. Long: `python -m pytest -m long tests/test_parallel.py`."""
 
+import contextlib
 import faulthandler
 import os
 import random
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from core import IngredientsError, SettingError, resolve
 from recipes.parts import checkpoint
+from recipes.parts.failures import translate
 from recipes.settings import read_ingredients
 from recipes.train import train as recipe
 from tests.helpers import equal, metrics_of, state_of
@@ -158,7 +160,7 @@ def test_two_processes_have_the_losses_of_one(write, changes):
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_goes_on(write):
     """And a run that two processes began is finished by one, with the losses of one."""
-    busy = {"training.scheme.epochs": "30", "training.model.checkpoint_minutes": "0.0"}
+    busy = {"training.scheme.epochs": "16", "training.model.checkpoint_minutes": "0.0"}
     one = trained(write("one", busy))
     ini = write("two", busy)
     launched = Launched(ini, 2)
@@ -188,6 +190,15 @@ def test_what_is_not_made_for_several_processes_is_refused(read, monkeypatch, ch
     with pytest.raises(IngredientsError, match="under torchrun") as error:
         recipe(ingredients, resolve(ingredients))
     assert told in str(error.value).replace("\n    ", ": ")
+
+
+def test_errors_of_processes_that_train_together_are_translated():
+    unused = RuntimeError("Expected to have finished reduction ... `find_unused_parameters=True` to DistributedData...")
+    assert "training.parallel.find_unused_parameters" in str(translate(unused))
+    lost = RuntimeError(
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:41659."
+    )
+    assert "does not answer any more" in str(translate(lost)) and translate(RuntimeError("any other")) is None
 
 
 def test_a_mistake_is_told_by_the_first_process(monkeypatch, capsys):
@@ -275,7 +286,8 @@ def test_two_hosts_one_of_which_is_cut_off(write, hosts, tmp_path):
         command += ["--max-restarts", "3", str(script), ini]
         environment = os.environ | {"GLOO_SOCKET_IFNAME": "eth", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         with open(tmp_path / f"{name}.log", "w") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            settings = {"env": environment, "stdout": log, "stderr": log, "process_group": 0}
+            processes.append(subprocess.Popen(command, **settings))
     try:
         while "\nepoch   9/" not in (tmp_path / f"{first}.log").read_text() + (tmp_path / f"{second}.log").read_text():
             assert processes[0].poll() is None and processes[1].poll() is None
@@ -284,7 +296,8 @@ def test_two_hosts_one_of_which_is_cut_off(write, hosts, tmp_path):
         assert processes[0].wait(300) == 0, (tmp_path / f"{first}.log").read_text()[-3000:]
     finally:
         for process in processes:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):  # it and its processes have ended
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     said = (tmp_path / f"{first}.log").read_text()
     assert "resume runs/two/" in said and "does not answer any more" in said

@@ -165,6 +165,10 @@ VALUES = {
     "training.scheme.device": ("cuda:99", {}),
     "training.scheme.workers": (1, {"training.scheme.memory": 0}),
     "training.scheme.memory": (0, {}),
+    "training.parallel.strategy": ("fsdp", {}),  # unused by one process; for several see test_parallel.py
+    "training.parallel.sync_batch_norm": (True, {}),
+    "training.parallel.find_unused_parameters": (True, {}),
+    "training.parallel.timeout": (5, {}),
     "training.model.save_dir": ("elsewhere", {"training.model.save_name": "model.pth"}),
     "training.model.save_name": ("other.pth", {}),
     "training.model.save_all_checkpoints": (True, {}),
@@ -191,7 +195,7 @@ SAME_NUMBERS = {
     "training.model.run_name",
 }
 # What no task has a part in, and is tested with classification alone.
-GENERAL = {path for path in VALUES if path.startswith(("model.version", "training.model."))}
+GENERAL = {path for path in VALUES if path.startswith(("model.version", "training.model.", "training.parallel."))}
 GENERAL |= {f"training.scheme.{name}" for name in ("compile", "deterministic", "device", "resume", "seed")}
 # Unused for as long as another setting is as it is: setting -> (value, the other).
 UNUSED = {

@@ -22,7 +22,7 @@ from recipes.experiment import Experiment, build, choose_device, configure
 from recipes.parts.calling import carried, check_loss
 from recipes.parts.origins import sections, settings
 from recipes.parts.samples import reader
-from recipes.parts.trained import Functions
+from recipes.parts.trained import Functions, find_trained
 from recipes.parts.workers import to_device
 from recipes.run import Run
 from recipes.settings import SECTIONS, check_callable, kind_of, read_ingredients
@@ -66,6 +66,8 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
         findings.problems += error.problems
     [ingredients] = held
     broken = take_out_mistakes(ingredients, findings.problems)
+    if "run" in vars(arguments):
+        checks = [*checks, check_run]
     for own in checks:
         with findings.blame(""):
             findings.lines += filter(None, [own(arguments, ingredients)])
@@ -94,6 +96,11 @@ def answer(option: str, arguments, overrides=(), checks=()) -> int:
         lines.append("ok")
     print("".join(f"{escaped(line)}\n" for line in lines), end="")
     return 1 if findings.problems else 0
+
+
+def check_run(arguments, ingredients: Ingredients) -> str:
+    """The checkpoint that would be opened."""
+    return f"weights: {find_trained(arguments.run, ingredients)}"
 
 
 def take_out_mistakes(ingredients: Ingredients, problems: list) -> list[str]:

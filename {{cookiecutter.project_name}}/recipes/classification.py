@@ -113,7 +113,7 @@ def predict(model, inputs, classes: list[str], views=None, top=1, thresholds=Non
         found = {classes[index]: round(share, 6) for index, share in zip(indices, shares, strict=True)}
         name, probability = next(iter(found.items()))
         more = {"sure": probability >= thresholds.get(name, 0)} if thresholds else {}
-        predictions.append({"class": name, "probability": probability} | more | ({"top": found} if top > 1 else {}))
+        predictions.append({"class": name, "probability": probability} | ({"top": found} if top > 1 else {}) | more)
     return predictions
 
 

@@ -49,13 +49,7 @@ def main() -> None:
         if arguments.draw and (reads := carried(predictor.task, "READS")):
             raise IngredientsError(f"--draw needs images; this task reads {reads}")
         command.interruptible()
-        try:
-            failed = write_all(predictor, arguments)
-        except OSError as error:
-            if error.filename is None:  # standard output
-                raise
-            raise IngredientsError(f"{error.filename}: cannot be written: {error.strerror}") from error
-        if failed:
+        if write_all(predictor, arguments):
             raise SystemExit(1)
 
 
@@ -197,10 +191,9 @@ def find_inputs(names: list[str], task):
 
 
 def check_inputs(arguments, ingredients: Ingredients) -> str:
-    """For --check: the checkpoint that would be opened, and how much there is to predict."""
+    """For --check: how much there is to predict."""
     from recipes.experiment import load_task
     from recipes.parts.calling import carried
-    from recipes.parts.trained import find_trained
 
     task = load_task(ingredients)
     found = list(find_inputs([name for name in arguments.inputs if name != "-"], task))
@@ -209,7 +202,7 @@ def check_inputs(arguments, ingredients: Ingredients) -> str:
     problems += [f"{path}: there is no such file or folder" for path in missing if not carried(task, "READS")]
     if problems:
         raise IngredientsError("\n".join(problems))
-    return f"weights: {find_trained(arguments.run, ingredients)}\ninputs: {len(found)}"
+    return f"inputs: {len(found)}"
 
 
 if __name__ == "__main__":

@@ -12,16 +12,21 @@ Writes JSON, CSV and PNG files into RUN/evaluation/; recipes/parts/evaluation.py
 from pathlib import Path
 
 from core import Ingredients, IngredientsError, resolve
+from core.errors import escaped
 from recipes.parts.command import Command
 
 MOST = 20  # lines of a table
+SPLITS = ("validation", "testing", "training")
 
 
-def check_run(arguments, ingredients: Ingredients) -> str:
-    """For --check: the checkpoint that would be opened. Raises IngredientsError if there is none."""
-    from recipes.parts.trained import find_trained
-
-    return f"weights: {find_trained(arguments.run, ingredients)}"
+def check_on(arguments, ingredients: Ingredients) -> None:
+    """Refuse arguments that name no data, or data that thresholds cannot be chosen on."""
+    split = arguments.on
+    if arguments.thresholds and split in ("testing", "training"):
+        raise IngredientsError(f"--on {split}: thresholds are chosen on data of neither training nor testing")
+    if split not in SPLITS and not Path(split).expanduser().exists():
+        message = "there is no such folder; expected validation, testing, training, or a folder"
+        raise IngredientsError(f"--on {split}: {message}")
 
 
 def main() -> None:
@@ -31,7 +36,8 @@ def main() -> None:
         on = "validation (default), testing, training, or a folder of labelled data"
         command.add_argument("--on", metavar="SPLIT", default="validation", help=on)
         command.add_argument("--thresholds", action="store_true", help="choose those of the highest F1")
-        arguments, ingredients = command.read(with_functions=False, checks=[check_run])
+        arguments, ingredients = command.read(with_functions=False, checks=[check_on])
+        check_on(arguments, ingredients)
         from tqdm import tqdm
 
         from recipes.parts.evaluation import evaluate_run
@@ -41,31 +47,41 @@ def main() -> None:
         experiment = open_trained(str(file), ingredients, command.overrides)
         command.ingredients = experiment.ingredients
         split, samples = arguments.on, None
-        if arguments.thresholds and split in ("testing", "training"):
-            raise IngredientsError(f"--on {split}: thresholds are chosen on data of neither training nor testing")
-        if split not in ("validation", "testing", "training"):
+        if split not in SPLITS:
             split, samples = load_folder(experiment, split)
         of_run = file.name == "best.pt" and file.parent.name == "checkpoints"
         folder = file.parent.parent / "evaluation" if of_run else file.with_name(f"{file.stem}-evaluation")
         progress = lambda batches, count, text: tqdm(batches, desc=text, leave=False, disable=None)  # noqa: E731
         found = evaluate_run(experiment, split, folder, progress, samples, arguments.thresholds)
-        print("\n".join([*describe(found), f"written: {folder / split}.json"]))
+        print(escaped("\n".join([*describe(found), f"written: {folder / split}.json"])))
         if arguments.thresholds:
             keep_thresholds(file, found["thresholds"], experiment)
 
 
 def load_folder(experiment, source: str) -> tuple:
     """(name, samples) of labelled data, which takes the place of test data."""
+    import torch
+
+    from pantry.images import ImageFolder
+
     names = [f"{split}.load_dataset" for split in ("testing", "validation", "training")]
     section = next(name for name in names if experiment.ingredients.at(name) is not None)
     settings, path = dict(experiment.ingredients.at(section)), Path(source).expanduser()
-    if "source" not in settings or not path.exists():
-        reason = "there is no such folder" if "source" in settings else f"[{section}] has no source to replace"
-        raise IngredientsError(f"--on {source}: {reason}; expected validation, testing, training, or a folder")
+    if "source" not in settings:
+        raise IngredientsError(f"--on {source}: [{section}] has no source to replace; expected {', '.join(SPLITS)}")
     table = {"split": "all", "like": experiment.ingredients.at("training.load_dataset.source")}
     known = table if settings["@load_dataset"] == "load_csv" else {"split": "training"} if "split" in settings else {}
     settings |= {"source": str(path)} | known
-    experiment.functions.made["testing.load_dataset"] = resolve(Ingredients(settings))
+    loader, classes = resolve(Ingredients(settings)), experiment.meta["classes"]
+
+    def load():
+        data = loader()
+        if isinstance(data, ImageFolder) and data.targets.ndim == 1 and {*data.classes} < {*classes}:
+            data.targets = torch.tensor([classes.index(name) for name in data.classes])[data.targets]
+            data.classes = classes  # it lacks some
+        return data
+
+    experiment.functions.made["testing.load_dataset"] = load
     return f"folder-{path.resolve().stem}", experiment.load_checked("testing")
 
 
@@ -81,7 +97,7 @@ def describe(found: dict) -> list[str]:
         for row in list(table.values())[:1]:
             lines += ["", f"{title:<{width}}" + "".join(f"{column:>11}" for column in row)]
         for name, row in list(table.items())[:MOST]:
-            cells = [f"{value:>11,}" if isinstance(value, int) else f"{value:>11.4f}" for value in row.values()]
+            cells = [f"{value:>11,}" if isinstance(value, int) else f" {value:>10.4f}" for value in row.values()]
             lines.append(f"{name:<{width}}" + "".join(cells))
     if "calibration" in found:
         lines += ["", f"expected calibration error: {found['calibration']['ece']:.4f}"]

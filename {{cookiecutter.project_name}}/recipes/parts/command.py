@@ -106,13 +106,15 @@ class Command:
         code = 1
         if isinstance(error, KeyboardInterrupt):
             message, code = "interrupted", 128 + signal.SIGINT  # as shells count
-        elif _is_of_print(error):
+        elif _is_of_recipes(error) and error.filename is None and error.errno in STDOUT_ERRORS:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
             message = f"cannot write to standard output: {error.strerror}"
             if error.errno == errno.EPIPE:  # as of `| head -1`
                 return 128 + 13  # SIGPIPE, which Windows does not have
         elif isinstance(error, ModuleNotFoundError) and str(error.name).startswith(("pantry.", "recipes.")):
             message = f"{error.name.replace('.', '/')}.py is missing, and this needs it ({error})"
+        elif _is_of_recipes(error) and error.filename and "--traceback" not in self.rest:
+            message = f"{os.fsdecode(error.filename)}: {error.strerror}"
         elif isinstance(error, IngredientsError) and "--traceback" not in self.rest:
             message = error if self.ingredients is None else locate(error, self.ingredients)
         else:
@@ -123,12 +125,10 @@ class Command:
         return code
 
 
-def _is_of_print(error) -> bool:
-    """Whether a recipe could not print; such an error of any other code, as the user's own, is another one."""
-    if not isinstance(error, OSError) or error.filename is not None or error.errno not in STDOUT_ERRORS:
-        return False
-    recipes = os.path.dirname(os.path.dirname(__file__))
-    return extract_tb(error.__traceback__)[-1].filename.startswith(recipes)
+def _is_of_recipes(error) -> bool:
+    """Whether a recipe, and no code of the user, could not read or write."""
+    own = any("custom_functions" in frame.filename for frame in extract_tb(error.__traceback__))
+    return isinstance(error, OSError) and not own
 
 
 def split_overrides(argv: list[str]) -> tuple[list, list]:

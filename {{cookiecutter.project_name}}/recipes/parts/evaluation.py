@@ -84,8 +84,8 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
     curves = {name: precision_recall(*one) for name, one in ranked.items() if one[1].any()}
     if analysis.has_curves:
         found["curves"] = {name: {k: _thinned(v) for k, v in curve.items()} for name, curve in curves.items()}
-    if thresholds and not curves:
-        raise IngredientsError("--thresholds: this task has no scores of classes to choose a threshold for")
+    if thresholds and (not curves or math.isnan(metrics.get("loss", 0))):
+        raise IngredientsError("--thresholds: this task has no scores of classes to choose thresholds for, or nan")
     if thresholds:
         found["thresholds"] = {
             name: {k: float(v[c["f1"].argmax()]) for k, v in c.items()} for name, c in curves.items()
@@ -135,7 +135,7 @@ def bootstrap(statistic, count: int) -> dict[str, list[float]]:
 
 def calibration(confidence: numpy.ndarray, right: numpy.ndarray) -> dict:
     """The expected calibration error (Guo et al. 2017, arXiv:1706.04599), and its bins of equal width."""
-    places = numpy.ceil(confidence * BINS).clip(1, BINS).astype(int) - 1
+    places = numpy.ceil(numpy.nan_to_num(confidence) * BINS).clip(1, BINS).astype(int) - 1
     counts, *sums = (numpy.bincount(places, weights, BINS) for weights in (None, confidence, right))
     rows = zip(counts.tolist(), *(total / counts.clip(1) for total in sums), strict=True)
     bins = [{"count": count, "confidence": float(mean), "accuracy": float(share)} for count, mean, share in rows]
@@ -190,4 +190,4 @@ def _write(path: Path, found: dict) -> None:
         files[f"{path.name}-classes.csv"] = text.getvalue()
     for name, content in files.items():
         with checkpoint.replacing(path.with_name(name)) as file:
-            file.write(content.encode())
+            file.write(content.encode(errors="surrogateescape"))  # the name of a class may be any bytes

@@ -18,6 +18,9 @@ def translate(error: Exception) -> IngredientsError | None:
         message = f"out of memory ({str(error).splitlines()[0][:120]}); lower batch_size (and raise accumulate "
         message += "as much), set precision = bf16, or name blocks in model.architecture.recompute"
         return SettingError("training.scheme.batch_size", message)
+    if "find_unused_parameters" in str(error):
+        message = "some parameters got no gradient in a step; set it to True, or leave them out of the network"
+        return SettingError("training.parallel.find_unused_parameters", message)
     if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
         return IngredientsError("another of the processes that train together ended, or does not answer any more")
     if str(error).startswith("DataLoader worker"):  # it was killed

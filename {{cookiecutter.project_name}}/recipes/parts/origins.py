@@ -1,5 +1,6 @@
 """Where settings come from and go to: the resolved file, who refers to a setting, settings without effect."""
 
+import os
 from dataclasses import MISSING, fields
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,9 @@ def unused_settings(ingredients: Ingredients) -> list[str]:
     """Settings of the file without effect in this experiment: facts for people, and those that need another one."""
     referred, written = users(ingredients), [f"{section}.{key}" for section, key in settings(ingredients)]
     idle = {path: f"{path} ({why})" for path, other, is_so, why in WITHOUT_EFFECT if is_so(ingredients.at(other))}
+    for name, value in ingredients.at("training.parallel", {}).items() if "LOCAL_RANK" not in os.environ else ():
+        if value != vars(SECTIONS["training.parallel"])[name]:  # run folders have the defaults too
+            idle[f"training.parallel.{name}"] = f"training.parallel.{name} (torchrun has not started this)"
     for section, key in settings(ingredients):
         if section.partition(".")[0] == "project" and not call_key(ingredients.at(section)):
             idle[f"{section}.{key}"] = f"{section}.{key}"
