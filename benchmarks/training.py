@@ -139,6 +139,8 @@ epochs = {epochs}
 batch_size = {batch_size}
 device = {DEVICE}
 deterministic = False
+[training.model]
+report = False
 """
     ingredients = parse_string(text, (), SECTIONS)
     folder = train(ingredients, resolve(ingredients))
