@@ -93,6 +93,14 @@ def test_a_dropped_image_is_classified(page, archive):
     )
 
 
+def test_the_list_of_requests(page):
+    """It needs no network: `page` sees to that."""
+    page.goto(page.url + "docs")
+    page.wait_for_function("() => document.querySelectorAll('h2').length === 4")
+    assert "POST /predict" in page.locator("h2").all_inner_texts()
+    assert "multipart/form-data or image/*" in page.inner_text("body")
+
+
 def test_what_is_found_is_drawn(page, monkeypatch):
     """A box of the class's colour, in pixels of the image; then the map of classes over it."""
     monkeypatch.setattr(predictor.Predictor, "__call__", lambda self, inputs: [FOUND] * len(inputs))

@@ -59,6 +59,7 @@ def cases(large: bool = True) -> dict[str, tuple[dict, bytes]]:
     """large: with those that take seconds to make."""
     photo, exif = image("RGB", (64, 64), "JPEG"), Image.Exif()
     exif[0x0112] = 99
+    column = 25_000_000 if large else 1
     bomb = zlib.compress(b"\0" * (100_000_000 if large else 1_000), 1)
     found = {
         "empty body": (PNG, b""),
@@ -98,6 +99,11 @@ def cases(large: bool = True) -> dict[str, tuple[dict, bytes]]:
         "JPEG of 65,500 x 65,500": (
             PNG,
             photo.replace(struct.pack(">HH", 64, 64), struct.pack(">HH", 65500, 65500), 1),
+        ),
+        "JPEG of 20,000 scans": (PNG, photo[:-2] + photo[photo.rindex(b"\xff\xda") : -2] * 20_000),
+        "a column of 25 million pixels": (
+            PNG,
+            png(1, column, b"\0" * 2 * column),
         ),
         "PPM of 10^10 pixels": (PNG, b"P6 99999 99999 255\n" + b"\0" * 100),
         "TIFF that points to itself": (PNG, b"II*\0\x08\0\0\0" + b"\1\0" + b"\xff" * 12 + b"\x08\0\0\0"),

@@ -248,8 +248,8 @@ def open_image(path):
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # these hold 16 bits
                 raise ValueError(f"the range of its values is unknown (mode {image.mode}); save it with 8 or 16 bits")
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):  # Pillow only warns
-                raise ValueError(f"{image.width} x {image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS")
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")) or max(image.size) > 1_000_000:
+                raise ValueError(f"{image.size} pixels are more than PIL.Image.MAX_IMAGE_PIXELS, or 1,000,000 a side")
             yield image
     except IngredientsError:
         raise

@@ -6,11 +6,11 @@ curl -F image=@a.png -F image=@b.jpg localhost:8000/predict
 curl --data-binary @a.png -H "Content-Type: image/png" localhost:8000/predict
 """
 
-import importlib.util
 import json
 import os
 import signal
 import sys
+from importlib.util import find_spec
 
 from core import IngredientsError
 from recipes.parts.command import Command
@@ -39,9 +39,7 @@ def main() -> None:
         options = {name: vars(arguments)[name] for name in OPTIONS}
         if wrong := [name for name, value in options.items() if isinstance(value, int) and value < 1]:
             command.parser.error(f"--{wrong[0].replace('_', '-')} must be at least 1")
-        if missing := [
-            name for name in ("fastapi", "python_multipart", "uvicorn") if not importlib.util.find_spec(name)
-        ]:
+        if missing := [name for name in ("fastapi", "python_multipart", "uvicorn") if not find_spec(name)]:
             raise IngredientsError(f'{", ".join(missing)} is not installed: python -m pip install ".[serve]"')
         import uvicorn
 
@@ -53,11 +51,10 @@ def main() -> None:
             print(f"--host {arguments.host}: whoever reaches this machine may use the model; there is no password")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once all is answered
         command.interruptible()
-        settings = {name: options[name] for name in ("host", "port", "workers")}
-        settings |= {"limit_concurrency": 1000, "http": "h11", "access_log": False}  # h11 bounds the headers
+        settings = {"limit_concurrency": 1000, "http": "h11", "access_log": False}  # h11 bounds the headers
         if arguments.workers > 1:
             app, settings["factory"] = "recipes.parts.service:application", True
-        uvicorn.run(app, **settings)
+        uvicorn.run(app, host=arguments.host, port=arguments.port, workers=arguments.workers, **settings)
 
 
 if __name__ == "__main__":

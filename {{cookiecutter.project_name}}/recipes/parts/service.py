@@ -1,7 +1,4 @@
-"""The web application of recipes/serve.py: the images of several requests are predicted together.
-
-An upload stays in memory, and its name is never used as a path.
-"""
+"""The web application of recipes/serve.py. An upload stays in memory, and its name is never used as a path."""
 
 import asyncio
 import base64
@@ -12,7 +9,6 @@ import os
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -30,7 +26,11 @@ from recipes.parts.calling import carried
 from recipes.parts.predictor import Upload, open_predictor, without_tensors
 from recipes.settings import check_sections, declared_paths
 
-PAGE = Path(__file__).resolve().parents[1] / "templates" / "serve.html"
+PAGES = os.path.abspath(f"{__file__}/../../templates")
+SMALL, SCANS = (
+    65_536,
+    100,
+)  # bytes of an image worth no thread of its own; of a JPEG, as each takes time
 BODIES, SECONDS = 8, 30  # all bodies may take BODIES * max_bytes of memory, and each SECONDS to arrive
 FORM = {"type": "object", "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}}}
 STATUS = {FormParserError: 400, TimeoutError: 408, IngredientsError: 422, ClientDisconnect: 499}  # of these errors
@@ -40,9 +40,8 @@ class Service:
     """A predictor behind HTTP. options: those of recipes/serve.py."""
 
     def __init__(self, predictor, options):
-        self.predictor, self.options = predictor, options
-        self.images, self.bytes = 0, 0  # of the requests under way
-        self.waiting, self.turn = {}, asyncio.Lock()  # future prediction -> input; who predicts
+        self.predictor, self.options, self.images, self.bytes = predictor, options, 0, 0  # of requests under way
+        self.waiting, self.turn = {}, asyncio.Lock()  # future prediction -> Upload or input; who predicts
         self.room = asyncio.Semaphore(2 * options.batch_size)  # for decoded images
         self.decoders, self.forward = ThreadPoolExecutor(processors()), ThreadPoolExecutor(1)
         Image.MAX_IMAGE_PIXELS = options.max_pixels
@@ -73,8 +72,8 @@ class Service:
         async with self.room:
             if crowded and await request.is_disconnected():
                 raise ClientDisconnect
-            inputs = await run(self.decoders, lambda: self.predictor.prepare(self.predictor.read(upload)[0][1]))
-            self.waiting[found := asyncio.Future()] = inputs
+            found, small = asyncio.Future(), upload.getbuffer().nbytes <= SMALL
+            self.waiting[found] = upload if small else await run(self.decoders, self.prepare, upload)
             async with self.turn:
                 while not found.done():
                     await self.predict_batch()
@@ -84,24 +83,29 @@ class Service:
         return {"name": str(upload)} | without_tensors(prediction) | maps
 
     async def predict_batch(self) -> None:
-        """Predict inputs of one shape, after `delay` if more are on the way."""
+        """Predict what waits, after `delay` if more is on the way."""
         for _ in range(self.options.delay):
-            if len(self.waiting) >= min(self.images, self.options.batch_size):
-                break
-            await asyncio.sleep(0.001)
-        shape = next(iter(self.waiting.values())).shape
-        batch = [found for found, inputs in self.waiting.items() if inputs.shape == shape][: self.options.batch_size]
-        inputs = [self.waiting.pop(found) for found in batch]
-        results = await asyncio.get_running_loop().run_in_executor(self.forward, self.attempt, inputs)
+            if len(self.waiting) < min(self.images, self.options.batch_size):
+                await asyncio.sleep(0.001)
+        batch, run = list(self.waiting)[: self.options.batch_size], asyncio.get_running_loop().run_in_executor
+        results = await run(self.forward, self.attempt, list(map(self.waiting.pop, batch)))
         for found, result in zip(batch, results, strict=True):
             (found.set_exception if isinstance(result, Exception) else found.set_result)(result)
 
-    def attempt(self, inputs: list[torch.Tensor]) -> list:
-        """The prediction for each, or the error: one may be to blame for that of the batch."""
+    def prepare(self, upload: Upload) -> torch.Tensor:
+        scans = upload.getvalue().count(b"\xff\xda") if upload.getvalue()[:2] == b"\xff\xd8" else 0
+        refuse(scans > SCANS, 422, f"{upload}: a JPEG of more than {SCANS} scans")
+        return self.predictor.prepare(self.predictor.read(upload)[0][1])
+
+    def attempt(self, batch: list) -> list:
+        """The prediction for each, or the error: of a batch that fails or has several shapes, each half on its own."""
         try:
-            return self.predictor(inputs)
+            for i, given in enumerate(batch):
+                batch[i] = self.prepare(given) if isinstance(given, Upload) else given
+            return self.predictor(batch)
         except Exception as error:
-            return [error] if len(inputs) == 1 else [self.attempt([one])[0] for one in inputs]
+            half = len(batch) // 2
+            return self.attempt(batch[:half]) + self.attempt(batch[half:]) if half else [error]
 
 
 def application():
@@ -111,17 +115,18 @@ def application():
     torch.set_num_threads(max(1, processors() // options.workers - 1))  # one for decoding and answering
     predictor = open_predictor(options.run or None, ingredients, options.overrides, top=5)
     if reads := carried(predictor.task, "READS"):
-        task = predictor.facts["task"]
-        raise IngredientsError(f"{task} reads {reads}, recipes.serve takes images; use python -m recipes.predict")
-    service, app = Service(predictor, options), FastAPI(title="Predictions")
+        raise IngredientsError(
+            f"{predictor.facts['task']} reads {reads}, recipes.serve takes images; see recipes.predict"
+        )
+    service, app = Service(predictor, options), FastAPI(title="Predictions", docs_url=None, redoc_url=None)
     for error, status in STATUS.items():
-        answer = lambda request, error, status=status: JSONResponse({"detail": str(error)}, status)  # noqa: E731
-        app.add_exception_handler(error, answer)
-    app.get("/", include_in_schema=False)(lambda: FileResponse(PAGE))
+        app.add_exception_handler(error, lambda _, error, status=status: JSONResponse({"detail": str(error)}, status))
+    app.get("/", include_in_schema=False)(lambda: FileResponse(f"{PAGES}/serve.html"))
+    app.get("/docs", include_in_schema=False)(lambda: FileResponse(f"{PAGES}/serve-docs.html"))
     app.get("/health", name="health")(lambda: {"alive": True})
     app.get("/info", name="info")(lambda: predictor.facts | {"limits": vars(options)})
     app.get("/ready", name="ready")(lambda: refuse(service.images >= options.queue, 503, "busy") or {"ready": True})
-    body = {"content": {"multipart/form-data": {"schema": FORM}}}
+    body = {"content": {"multipart/form-data": {"schema": FORM}, "image/*": {}}}
     app.post("/predict", openapi_extra={"requestBody": body})(service.predict)
     return logged(app)
 
@@ -134,9 +139,9 @@ def logged(app):
 
         async def watched(message):
             if "status" in message:
-                path, milliseconds = shortened(escaped(scope["path"])), 1000 * (time.perf_counter() - started)
-                line = f"{scope['method']} {path} {message['status']} {milliseconds:.0f} ms"
-                logging.getLogger("uvicorn.error").info("%s %d images", line, scope.get("images", 0))
+                said = scope["method"], shortened(escaped(scope["path"])), message["status"]
+                said += 1000 * (time.perf_counter() - started), scope.get("images", 0)
+                logging.getLogger("uvicorn.error").info("%s %s %d %.0f ms %d images", *said)
             await send(message)
 
         await asyncio.sleep(0)  # if no HTTP follows the headers, uvicorn answers first
@@ -147,13 +152,12 @@ def logged(app):
 
 async def read_uploads(request: Request, most: int) -> list[Upload]:
     """The images in the body of a request."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
+    kind, given = parse_options_header(request.headers.get("content-type"))
     if kind.startswith(b"image/"):
         return [Upload("image", await request.body())]
     refuse(kind != b"multipart/form-data", 415, "expected multipart/form-data, or an image and its type")
-    files, ends, in_memory = [], [], {"MAX_MEMORY_FILE_SIZE": float("inf")}  # larger ones would go to the disk
-    end = lambda: ends.append(True)  # noqa: E731
-    parser = FormParser(kind.decode(), None, files.append, end, options.get(b"boundary"), config=in_memory)
+    files, ends, kept = [], [], {"MAX_MEMORY_FILE_SIZE": float("inf")}  # larger ones would go to the disk
+    parser = FormParser(kind.decode(), None, files.append, lambda: ends.append(1), given.get(b"boundary"), config=kept)
     async for chunk in request.stream():
         parser.write(chunk)
         refuse(len(files) > most, 413, f"more than {most} images")
@@ -168,9 +172,8 @@ def refuse(is_so: bool, status: int, message: str) -> None:
 
 def as_png(pixels: torch.Tensor) -> list[str]:
     """Maps over the image, (H, W) or (M, H, W), as PNG in base64."""
-    pixels = pixels > 0.5 if pixels.is_floating_point() else pixels
-    images = pixels.to("cpu", torch.uint8).reshape(-1, *pixels.shape[-2:])
+    images = (pixels + 0.5).to("cpu", torch.uint8).reshape(-1, *pixels.shape[-2:]).numpy()
     files = [io.BytesIO() for _ in images]
     for image, file in zip(images, files, strict=True):
-        Image.fromarray(image.numpy()).save(file, "PNG")
+        Image.fromarray(image).save(file, "PNG")
     return [base64.b64encode(file.getvalue()).decode() for file in files]
