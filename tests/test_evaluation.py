@@ -49,6 +49,8 @@ def test_an_interval_holds_its_value_where_resampling_is_biased():
     biased = bootstrap(lambda indices: {"n": float(len({*indices.tolist()})), "sum": squares[indices].sum()}, 50)
     assert biased["n"][0] < 50 < biased["n"][1]  # all resamples have fewer samples that differ
     assert "x" not in bootstrap(lambda indices: {"x": math.nan}, 5)
+    right = numpy.arange(27) > 2
+    assert bootstrap(lambda indices: {"accuracy": right[indices].mean()}, 27)["accuracy"][1] == 1, "and not above"
 
 
 def test_a_calibration_by_hand():
@@ -389,6 +391,9 @@ def test_other_data_and_a_lone_file(train, monkeypatch, capsys, tmp_path):
     found = json.loads((run / "evaluation/folder-testing.json").read_text())
     assert [row["support"] for row in found["table"].values()] == [0, 5, 5]
     assert all(one["truth"] in one["sample"] for one in found["worst"])
+    for data, count in ((tmp_path / "data/tiny/training", 3), (testing, 3)):  # classes without samples keep theirs
+        assert ask(monkeypatch, capsys, "--run", run, "--on", data, "--thresholds")[0] == 0
+        assert len(checkpoint.load(run / "checkpoints/best.pt")["meta"]["thresholds"]) == count
     (tmp_path / "others").rename(testing / "class-0")
     (tmp_path / "other/dog").mkdir(parents=True)
     (tmp_path / "data/tiny/testing/class-0").rename(tmp_path / "other/cat")

@@ -121,7 +121,8 @@ def keep_thresholds(file: Path, thresholds: dict, experiment) -> None:
     for path in dict.fromkeys([file, *others]):
         state = checkpoint.load(path) if path.is_file() else {"model": {}}
         if all(name in state["model"] and torch.equal(state["model"][name], weights[name]) for name in weights):
-            state["meta"]["thresholds"] = {name: row["threshold"] for name, row in thresholds.items()}
+            chosen = {name: row["threshold"] for name, row in thresholds.items()}
+            state["meta"]["thresholds"] = state["meta"].get("thresholds", {}) | chosen  # a class may have no samples
             checkpoint.save(path, state)
             print(f"thresholds kept: {path}")
 

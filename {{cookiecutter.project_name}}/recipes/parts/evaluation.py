@@ -87,9 +87,8 @@ def evaluate_run(experiment, split: str, folder: Path, progress, samples=None, t
     if thresholds and (not curves or math.isnan(metrics.get("loss", 0))):
         raise IngredientsError("--thresholds: this task has no scores of classes to choose thresholds for, or nan")
     if thresholds:
-        found["thresholds"] = {
-            name: {k: float(v[c["f1"].argmax()]) for k, v in c.items()} for name, c in curves.items()
-        }
+        best = {name: curve["f1"].argmax() for name, curve in curves.items()}
+        found["thresholds"] = {name: {k: float(v[best[name]]) for k, v in curves[name].items()} for name in best}
     found["worst"] = _draw_worst(experiment, samples, analysis, Path(folder), split)
     found["images_per_second"] = {name: round(value, 1) for name, value in speed.items()}
     _write(Path(folder) / split, found)
@@ -129,7 +128,8 @@ def bootstrap(statistic, count: int) -> dict[str, list[float]]:
     for name, value in statistic(numpy.arange(count)).items():
         values = numpy.array([one[name] for one in drawn if not math.isnan(one.get(name, math.nan))])
         if len(values):
-            intervals[name] = (numpy.percentile(values, (2.5, 97.5)) - values.mean() + value).tolist()
+            low, high = (0, 1) if values.min() >= 0 and values.max() <= 1 else (None, None)  # of a share
+            intervals[name] = (numpy.percentile(values, (2.5, 97.5)) - values.mean() + value).clip(low, high).tolist()
     return intervals
 
 
