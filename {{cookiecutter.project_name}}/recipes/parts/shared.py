@@ -99,8 +99,8 @@ class SharedExperiment(Experiment):
                 yield part
 
     def share(self, order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
-        """This process's part of each batch."""
-        return list(order.view(len(order) // batch_size, batch_size).tensor_split(self.size, 1)[self.rank])
+        """This process's part of each batch: every n-th sample, which of tar shards lie in files of its own."""
+        return [batch[self.rank :: self.size] for batch in order.split(batch_size)]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
