@@ -62,8 +62,11 @@ def folder(tmp_path):
         "table": table,
         "confusion": {"classes": CLASSES, "counts": counts},
         "calibration": {"ece": 0.125, "bins": bins},
-        "curves": {name: {"threshold": [0.9, 0.1], "precision": [1.0, 0.5], "recall": [0.5, 1.0]} for name in CLASSES},
-        "worst": [{"sample": f"{BAD}/1.png", "index": 1, "truth": BAD, "loss": 4.5, "picture": "w.png"}],
+        "curves": {
+            f"{name}\udcff": {"threshold": [0.9, 0.1], "precision": [1.0, 0.5], "recall": [0.5, 1.0]}
+            for name in CLASSES
+        },
+        "worst": [{"sample": f"{BAD}/\udcff1.png", "index": 1, "truth": BAD, "loss": 4.5, "picture": "w.png"}],
         "images_per_second": {"model": 1234.5, "all": 1000.0},
     }
     (folder / "evaluation" / "validation.json").write_text(json.dumps(found))

@@ -86,7 +86,8 @@ def render(folder: Path, is_running: bool = False) -> None:
     run = read(folder) | {"is_running": is_running}
     for template, name in (("report.html", "report.html"), ("model_card.md.jinja", "MODEL_CARD.md")):
         part = folder / f"{name}.part"
-        part.write_text(environment.get_template(template).render(run), encoding="utf-8")
+        text = environment.get_template(template).render(run)
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(part, folder / name)
 
 
@@ -114,7 +115,8 @@ def plot(lines: dict[str, tuple], label: str, mark: float | None = None, joined:
         for name, columns in lines.items():
             points = [point for point in zip(*columns, strict=True) if isinstance(point[1], int | float)]
             marker = "." * (len(points) < 60 or not joined)
-            axes.plot(*zip(*points, strict=True), label=name, linestyle="-" * joined, marker=marker)
+            written = name.encode(errors="backslashreplace").decode()  # that of a folder may be any bytes
+            axes.plot(*zip(*points, strict=True), label=written, linestyle="-" * joined, marker=marker)
         if mark is not None:
             axes.axvline(mark, color=INK, linewidth=0.8, linestyle=":")
         axes.xaxis.get_major_locator().set_params(integer=label == "epoch")
