@@ -23,17 +23,26 @@ INSTALLED = (
     | {"faster-coco-eval", "torchmetrics", "lightning-utilities"}  # of detection
     | {
         "datasets",
+        "fastapi",
         "huggingface-hub",
         "matplotlib",
         "mlflow",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "optuna",
+        "python-multipart",
         "safetensors",
         "schedulefree",
         "tensorboard",
         "timm",
+        "uvicorn",
         "wandb",
+        "webdataset",
     }
     # what those bring
     | {"fastcore", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}
+    | {"contourpy", "cycler", "fonttools", "kiwisolver", "pyparsing", "python-dateutil", "six", "starlette", "pydantic"}
     | {"colorama", "iniconfig", "packaging", "pluggy", "pygments", "sortedcontainers", "triton", "typing-extensions"}
 )
 INSTALLED_PREFIXES = ("nvidia-", "cuda-")

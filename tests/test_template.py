@@ -527,6 +527,7 @@ def test_good_name_is_taken(name):
 
 # The tools of the template alone, which no project installs.
 TEMPLATE_ONLY = {"confection", "cookiecutter", "coverage", "pytest-cookies", "pytest-xdist", "pyyaml", "scikit-learn"}
+TEMPLATE_ONLY |= {"httpx", "playwright"}
 
 
 def test_name_of_anything_installed_is_refused():

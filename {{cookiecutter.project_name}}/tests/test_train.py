@@ -24,6 +24,7 @@ def test_run_folder(train, tmp_path, capsys):
         "ingredients.ini",
         "custom_functions.py",
         "environment.json",
+        "defaults.json",
         "metrics.jsonl",
         "metrics.csv",
         "batch.png",

@@ -106,7 +106,7 @@ class Command:
         code = 1
         if isinstance(error, KeyboardInterrupt):
             message, code = "interrupted", 128 + signal.SIGINT  # as shells count
-        elif _is_of_recipes(error) and error.filename is None and error.errno in STDOUT_ERRORS:
+        elif _is_of_recipes(error, last=True) and error.filename is None and error.errno in STDOUT_ERRORS:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its exit
             message = f"cannot write to standard output: {error.strerror}"
             if error.errno == errno.EPIPE:  # as of `| head -1`
@@ -125,9 +125,11 @@ class Command:
         return code
 
 
-def _is_of_recipes(error) -> bool:
-    """Whether a recipe, and no code of the user, could not read or write."""
-    own = any("custom_functions" in frame.filename for frame in extract_tb(error.__traceback__))
+def _is_of_recipes(error, last: bool = False) -> bool:
+    """Whether a recipe, and no code of the user, could not read or write. last: it itself, and no function it called"""
+    files = [frame.filename for frame in extract_tb(error.__traceback__)]
+    recipes = os.path.dirname(os.path.dirname(__file__))
+    own = any("custom_functions" in file for file in files) or (last and not files[-1].startswith(recipes))
     return isinstance(error, OSError) and not own
 
 

@@ -36,7 +36,7 @@ class Replay(torch.nn.Module):
 
 def analyse(experiment, kept: Kept, metrics: dict) -> Analysis:
     kept.hook.remove()
-    tensors = all(map(torch.is_tensor, [*kept.outputs, *kept.targets]))
+    tensors = kept.outputs and all(map(torch.is_tensor, [*kept.outputs, *kept.targets]))
     outputs, targets = (torch.cat(part) for part in (kept.outputs, kept.targets)) if tensors else ([], [None])
     if len(outputs) != len(targets):
         return Analysis()
