@@ -165,6 +165,8 @@ def test_a_run_writes_it_and_debugging_does_not(training, tmp_path):
     assert ["report:" in text for _, text in texts] == [False, True, True, False]
     (page,) = tmp_path.rglob("report.html")
     assert "finished after epoch 4" in page.read_text() and "Evaluation: validation, 12 samples" in page.read_text()
+    assert "samples_per_second, " not in page.read_text(), "how fast it was is no metric"
+    assert "training.parallel.timeout" in json.loads((page.parent / "defaults.json").read_text())
     assert "95 % interval" in (page.parent / "MODEL_CARD.md").read_text()
     defaults = json.loads((page.parent / "defaults.json").read_text())
     assert (defaults["training.scheme.epochs"], defaults["training.optimizer.momentum"]) == (10, 0.9)

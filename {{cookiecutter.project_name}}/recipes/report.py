@@ -55,7 +55,7 @@ def watch(folder: Path) -> None:
 def follow(folder: Path) -> None:
     """Render during training, at a low priority; on Linux that of this thread alone: nobody waits for it."""
     if os.name != "nt":
-        os.nice(10)
+        os.nice(19)
     while os.read(0, 1 << 16):  # all epochs since the last one
         with suppress(Exception):  # the last time says what is wrong
             render(folder, is_running=True)

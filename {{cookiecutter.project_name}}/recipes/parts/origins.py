@@ -110,8 +110,8 @@ def settings(ingredients: Ingredients) -> list[tuple[str, str]]:
 def defaults(ingredients: Ingredients) -> dict:
     """The path of each setting that has a default -> the default: as declared, or of an argument of a function."""
     found = {}
-    for path in sections(ingredients):
-        section = ingredients.at(path)
+    for path in [*sections(ingredients), *(path for path, kind in SECTIONS.items() if isinstance(kind, type))]:
+        section = ingredients.at(path, {})
         called = call_key(section)
         taker = registry[called[1:]].get(section[called]) if called else kind_of(path)
         if callable(taker):
