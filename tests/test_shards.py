@@ -4,9 +4,8 @@ import functools
 import http.server
 import io
 import json
-import multiprocessing
-import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import threading
@@ -26,8 +25,8 @@ from recipes.settings import import_functions
 from tests.helpers import equal, metrics_of, state_of
 
 pytest.importorskip("webdataset")
-resource = pytest.importorskip("resource")
 import_functions(Path("no such folder"))
+PROJECT = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_name}}"
 
 
 @pytest.fixture(scope="module")
@@ -252,26 +251,28 @@ def test_stopped_within_an_epoch_it_ends_as_unbroken_whatever_the_workers(sharde
     assert equal(state_of(folder, "last.pt"), state_of(whole, "last.pt"))
 
 
+READ_WITHIN = """
+import re, resource, sys
+from pathlib import Path
+import torch
+from pantry.shards import webdataset
+
+limit, found = int(sys.argv[1]), webdataset(sys.argv[2])()
+found[0]
+used = int(re.search(r"VmData:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
+print(sum(found[index][0].nbytes for index in range(len(found))), flush=True)
+kept = [found[index][0] for index in range(len(found))]
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
 def test_memory_does_not_grow_with_the_data(tmp_path):
     """A set of ten times the memory that a process may take more is read; kept in a list it does not fit."""
     limit, count = 16 * 2**20, 160
     dataset = torch.utils.data.StackDataset(torch.zeros(count, 2**20, dtype=torch.uint8), torch.zeros(count))
     shard.write_shards(None, dataset, tmp_path / "s", 32e6)
-    found = load(tmp_path / "s")()
-    process = multiprocessing.get_context("fork").Process(target=read_within, args=(found, limit))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-
-
-def read_within(found, limit: int) -> None:
-    used = int(re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-    resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
-    total = sum(found[index][0].nbytes for index in range(len(found)))
-    assert total == 10 * limit
-    try:
-        kept = [found[index][0] for index in range(len(found))]
-    except MemoryError:
-        return
-    raise AssertionError(f"{len(kept)} samples fit: there was no limit")
+    command = [sys.executable, "-c", READ_WITHIN, str(limit), str(tmp_path / "s")]  # a new one, without freed memory
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == f"{10 * limit}\n" and done.returncode == 1
+    assert "MemoryError" in done.stderr or "allocate memory" in done.stderr, done.stderr
