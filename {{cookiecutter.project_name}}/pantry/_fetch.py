@@ -1,5 +1,6 @@
-"""Files fetched over the network, with further tries. Not a shelf: it registers nothing."""
+"""Files fetched over the network, with further tries; bytes that are no file. Not a shelf: it registers nothing."""
 
+import io
 import os
 import shutil
 import time
@@ -12,6 +13,17 @@ from core import IngredientsError
 
 HEADERS = {"User-Agent": "Mozilla/5.0"}  # some servers refuse urllib's own
 PAUSE = 1.0  # seconds before the second try; each later pause is twice the one before
+
+
+class Upload(io.BytesIO):
+    """The bytes of an image or table that is no file; `str(upload)` is its name, for messages."""
+
+    def __init__(self, name: str, content: bytes):
+        super().__init__(content)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def fetch(url: str, archive: Path, timeout: float, tries: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from core import IngredientsError, registry
 from core.registry import need
+from pantry._fetch import Upload
 from pantry.images import IMAGE_SUFFIXES, NotHere, decode_image
 
 LANES = 16  # shards that are read at the same time, so that a batch mixes samples of all of them
@@ -242,18 +243,7 @@ def decode(found: bytes, suffix: str, name: str, image_size, channels):
         raise IngredientsError(f"{name}: cannot be read: {error}") from error
     if f".{suffix}" not in IMAGE_SUFFIXES:
         raise IngredientsError(f"{name}: is of a kind that is not known; expected an image, npy, cls or y.npy")
-    return decode_image(Named(found, name), channels, image_size)
-
-
-class Named(io.BytesIO):
-    """A file in memory, with a name for messages."""
-
-    def __init__(self, content: bytes, name: str):
-        super().__init__(content)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
+    return decode_image(Upload(name, found), channels, image_size)
 
 
 def shard_order(counts, generator):

@@ -94,7 +94,7 @@ class Task(Protocol):
     # A dict for each input, ready for JSON; keys that begin with "_" hold tensors for drawing. top: how many classes to
     # name, thresholds: {class: lowest probability, or score}; a task may ignore them.
     def predict(self, model, inputs, classes: list[str], views=None, top=1, thresholds=None) -> list[dict]: ...
-    # Before preprocess; or several: {name: sample}. source: a path, or an Upload of recipes/parts/predictor.py.
+    # Before preprocess; or several: {name: sample}. source: a path, or an Upload of pantry/_fetch.py.
     def read_sample(self, source, input_format: dict) -> Any: ...
 
     EVALUATION: str  # name of recipes/parts/evaluation_<name>.py, which analyses its outputs, if not the task's name

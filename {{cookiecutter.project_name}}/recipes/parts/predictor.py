@@ -5,7 +5,6 @@ predictor = open_predictor("runs/digits/2026-01-31_12-00-00", ingredients)
 [prediction] = predictor([predictor.prepare(sample)])  # {"class": "7", "probability": 0.98}
 """
 
-import io
 import textwrap
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from core import Ingredients, IngredientsError
+from pantry._fetch import Upload
 from pantry.images import decode_image
 from recipes.parts.calling import blame, carried
 from recipes.parts.pictures import as_pixels, captioned
@@ -20,17 +20,6 @@ from recipes.parts.samples import as_input
 
 EXPORTED = (".safetensors", ".pt2", ".onnx")  # files that recipes/parts/exported.py opens
 LARGEST = 640  # pixels of the longer side from which on pictures of predictions are made smaller
-
-
-class Upload(io.BytesIO):
-    """The bytes of an image or table that is no file; `str(upload)` is its name, for messages."""
-
-    def __init__(self, name: str, content: bytes):
-        super().__init__(content)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Predictor:
